@@ -1,0 +1,1 @@
+"""Problems, splits, rows of token ids, and candidate pools."""

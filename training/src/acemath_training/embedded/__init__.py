@@ -1,0 +1,1 @@
+"""The embedded checkpoints: adapters, merging, publication."""

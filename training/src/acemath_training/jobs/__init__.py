@@ -1,0 +1,1 @@
+"""Training jobs: supervised fine-tuning and the reward model."""
