@@ -1,0 +1,183 @@
+"""What a caller asks the solver for, the events that it sees meanwhile, and what comes out.
+
+    SolveJob ──► Solver.run ──► CandidateDone*  CandidateScored*  Outcome
+                                (as they happen, interleaved)     (once, last)
+
+Nothing here knows HTTP: the routes make a `SolveJob` from a request and a `Solution` or chat completion from an `Outcome`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from acemath_core.deadline import Deadline
+from acemath_core.prompts import ChatMessage
+from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReason
+
+from acemath_gateway.ports import ReleaseTarget
+
+
+@dataclass(frozen=True, slots=True)
+class SolveJob:
+    """One problem to solve by best-of-N.
+
+    Attributes:
+        id: the request's id, as in logs and in the sequence limit.
+        turns: the caller's turns, unchanged and without our system text; the last one is the user's problem.
+        n: candidates wanted; temperature 0 makes one all the same.
+        temperature: 0 is greedy.
+        top_p: nucleus mass, above 0 and at most 1.
+        max_tokens: bound on each candidate's length.
+        seed: candidate i is sampled with `seed + i`.
+        stop: texts that end a candidate.
+        selection: how the answer is chosen.
+        on_scorer_failure: raise, or choose by majority and say so.
+        deadline: when an answer must have left; the best so far is given then.
+    """
+
+    id: str
+    turns: tuple[ChatMessage, ...]
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    stop: tuple[str, ...]
+    selection: Selection
+    on_scorer_failure: Literal["error", "majority"]
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDone:
+    """Candidate `index` is complete; its score is still to come.
+
+    Attributes:
+        index: the candidate's place, 0 to n-1.
+        text: the whole solution text.
+        answer: its final answer as written, or None when it gives none.
+        finish_reason: how it ended.
+        completion_tokens: tokens generated for it.
+        seconds: since the job began.
+    """
+
+    index: int
+    text: str
+    answer: str | None
+    finish_reason: FinishReason
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScored:
+    """The scorer's verdict on candidate `index`.
+
+    Attributes:
+        index: the candidate's place.
+        score: the raw logit; comparable within one problem only.
+        seconds: since the job began.
+    """
+
+    index: int
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedItem:
+    """One finished candidate in an outcome.
+
+    Attributes:
+        index: the candidate's place; the gaps are candidates that failed.
+        text: the whole solution text.
+        answer: its final answer as written, or None.
+        score: the raw logit, or None when it could not be scored.
+        answer_class: candidates with equivalent answers share it; None without an answer, and when the selection
+            did not need classes.
+        finish_reason: how it ended.
+        completion_tokens: tokens generated for it.
+    """
+
+    index: int
+    text: str
+    answer: str | None
+    score: float | None
+    answer_class: int | None
+    finish_reason: FinishReason
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, in seconds since the job began; None for what never happened.
+
+    Attributes:
+        prepare_seconds: until the prompt was handed to the policy.
+        first_candidate_seconds: the first candidate was complete.
+        last_candidate_seconds: the last one was.
+        last_score_seconds: the last score had come.
+        select_seconds: duration of comparing answers and choosing.
+        total_seconds: the whole job.
+    """
+
+    prepare_seconds: float
+    first_candidate_seconds: float | None
+    last_candidate_seconds: float | None
+    last_score_seconds: float | None
+    select_seconds: float
+    total_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        target: the release that made every part of it.
+        candidates: the finished ones, ordered by index; never empty.
+        chosen: position in `candidates` (not the candidate's index) of the answer.
+        selection: how it was really chosen; "majority" when the scorer failed and the caller allowed that.
+        stop_reason: why no more candidates were made.
+        degraded_reason: why this is less than was asked for, if it is.
+        prompt_tokens: tokens of the prompt, counted once.
+        discarded_tokens: tokens seen of candidates that did not finish; they cost, and no text of them is given.
+        n_requested: candidates the caller asked for.
+        n_generated: candidates that finished.
+        n_scored: candidates that have a score.
+        timings: where the time went.
+    """
+
+    target: ReleaseTarget
+    candidates: tuple[SolvedItem, ...]
+    chosen: int
+    selection: Selection
+    stop_reason: StopReason
+    degraded_reason: DegradedReason | None
+    prompt_tokens: int
+    discarded_tokens: int
+    n_requested: int
+    n_generated: int
+    n_scored: int
+    timings: Timings
+
+    @property
+    def best(self) -> SolvedItem:
+        """The chosen candidate."""
+        return self.candidates[self.chosen]
+
+    @property
+    def ranked(self) -> tuple[SolvedItem, ...]:
+        """The chosen candidate first, then the others by falling score; unscored ones last, ties by index."""
+        rest = [item for place, item in enumerate(self.candidates) if place != self.chosen]
+        rest.sort(key=lambda item: (item.score is None, -(item.score or 0.0), item.index))
+        return (self.best, *rest)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Every token that was generated for this job, whether it was used or not."""
+        return sum(item.completion_tokens for item in self.candidates) + self.discarded_tokens
+
+
+SolveEvent = CandidateDone | CandidateScored | Outcome
