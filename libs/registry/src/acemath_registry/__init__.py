@@ -1,0 +1,38 @@
+"""Immutable model versions, releases and channels on a shared file system."""
+
+from acemath_registry.errors import (
+    Conflict,
+    DiskFull,
+    InvalidRequest,
+    LockTimeout,
+    NotFound,
+    RejectReason,
+    StorageError,
+    VerificationError,
+)
+from acemath_registry.manifest import Compatibility, FileEntry, Manifest, ModelKind, PublishMetadata, TensorDigests
+from acemath_registry.refs import ModelRef
+from acemath_registry.registry import Registry
+from acemath_registry.releases import Channel, Release, ReleaseMember
+
+__all__ = [
+    "Channel",
+    "Compatibility",
+    "Conflict",
+    "DiskFull",
+    "FileEntry",
+    "InvalidRequest",
+    "LockTimeout",
+    "Manifest",
+    "ModelKind",
+    "ModelRef",
+    "NotFound",
+    "PublishMetadata",
+    "Registry",
+    "RejectReason",
+    "Release",
+    "ReleaseMember",
+    "StorageError",
+    "TensorDigests",
+    "VerificationError",
+]

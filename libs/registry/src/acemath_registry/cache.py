@@ -1,0 +1,103 @@
+"""A private copy of a version: what a server loads is what was hashed, whatever happens to the shared mount."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Final
+
+from acemath_registry.durable import (
+    copy_file,
+    ensure_directory,
+    exclusive_lock,
+    make_directory,
+    remove_tree,
+    rename_directory,
+    require_space,
+    sync_directory,
+)
+from acemath_registry.errors import Conflict, NotFound, StorageError, VerificationError, storage_errors
+from acemath_registry.files import OWN_NAMES
+from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from acemath_registry.progress import Progress, counter, no_progress
+from acemath_registry.refs import ModelRef
+from acemath_registry.verify import read_manifest, verify_directory
+
+_log = logging.getLogger(__name__)
+
+COPY_LOCK_TIMEOUT_S: Final = 1800.0
+"""How long one process waits for another that copies the same version into the same cache."""
+
+
+def private_copy(
+    ref: ModelRef,
+    source: Path,
+    cache: Path,
+    *,
+    manifest_sha256: str | None = None,
+    progress: Progress = no_progress,
+    lock_timeout_s: float = COPY_LOCK_TIMEOUT_S,
+) -> Path:
+    """The directory `<cache>/<name>/<version>` with a verified copy of `source`, made now or found and verified.
+
+    Raises:
+        NotFound: there is no such version.
+        VerificationError: the copy is not what was published; nothing is left in the cache.
+        DiskFull: the cache has no space; nothing is left in it.
+        LockTimeout: another process copied the same version for longer than `lock_timeout_s`.
+        StorageError: the file system refused.
+    """
+    manifest = read_manifest(ref, source, manifest_sha256=manifest_sha256)
+    target = cache / ref.name / ref.version
+    with storage_errors(f"copying {ref} into the cache"):
+        ensure_directory(target.parent, 0o700)
+        with exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
+            if not _reusable(ref, target, manifest_sha256, progress):
+                _copy_verified(ref, manifest, source, target, manifest_sha256, progress)
+    return target
+
+
+def _reusable(ref: ModelRef, target: Path, manifest_sha256: str | None, progress: Progress) -> bool:
+    try:
+        verify_directory(ref, target, manifest_sha256=manifest_sha256, progress=progress)
+    except NotFound:
+        return False
+    except (VerificationError, StorageError) as error:
+        _log.warning("the cached copy of %s is damaged (%s); copying it again", ref, error.message)
+        remove_tree(target)
+        return False
+    return True
+
+
+def _copy_verified(
+    ref: ModelRef, manifest: Manifest, source: Path, target: Path, manifest_sha256: str | None, progress: Progress
+) -> None:
+    for leftover in target.parent.glob(f".{ref.version}.partial-*"):
+        remove_tree(leftover)  # its maker is dead: we hold the lock
+    partial = target.with_name(f".{ref.version}.partial-{uuid.uuid4().hex}")
+    try:
+        _copy(manifest, source, partial, progress)
+        verify_directory(ref, partial, manifest_sha256=manifest_sha256, progress=progress)
+        if not rename_directory(partial, target):
+            raise Conflict(
+                f"{target.name} appeared in the cache while it was locked; give each service its own cache folder"
+            )
+    finally:
+        remove_tree(partial)
+
+
+def _copy(manifest: Manifest, source: Path, partial: Path, progress: Progress) -> None:
+    # Only what the manifest names is copied: verify() refuses a version that holds more.
+    require_space(partial.parent, manifest.size)
+    make_directory(partial, 0o700)
+    advance = counter(progress, "copying", manifest.size)
+    for name in (*(entry.path for entry in manifest.files), *sorted(OWN_NAMES)):
+        if name == SIGNATURE_NAME and not (source / name).exists():
+            continue
+        copy_file(source / name, partial / name, 0o600, advance if name != MANIFEST_NAME else _uncounted)
+    sync_directory(partial)
+
+
+def _uncounted(chunk_bytes: int) -> None:
+    """The manifest is not part of the size that is shown."""

@@ -1,0 +1,56 @@
+"""Where everything is, under one root. Names are checked here again, since each becomes a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from acemath_registry.refs import ModelRef, check_name, check_release_id
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of a registry; touches no disk."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        """Immutable versions, `<name>/<version>/`."""
+        return self.root / "models"
+
+    @property
+    def staging(self) -> Path:
+        """Publishers' private folders, on the same file system as `models`."""
+        return self.root / "staging"
+
+    @property
+    def releases(self) -> Path:
+        """Immutable releases, `<release>.json`."""
+        return self.root / "releases"
+
+    @property
+    def channels(self) -> Path:
+        """The pointers, `<channel>.json`."""
+        return self.root / "channels"
+
+    def version(self, ref: ModelRef) -> Path:
+        """The directory of a version."""
+        return self.models / ref.name / ref.version
+
+    def release(self, release_id: str) -> Path:
+        """The file of a release."""
+        return self.releases / f"{check_release_id(release_id)}.json"
+
+    def channel(self, name: str) -> Path:
+        """The file of a channel."""
+        return self.channels / f"{check_name(name, what='channel name')}.json"
+
+    def channel_lock(self, name: str) -> Path:
+        """The lock file of those who change a channel."""
+        return self.channels / f".{check_name(name, what='channel name')}.lock"
+
+    def status(self, service: str, instance: str | None = None) -> Path:
+        """The folder of a service's status files, or the file of one instance."""
+        folder = self.root / "status" / check_name(service, what="service name")
+        return folder if instance is None else folder / f"{check_name(instance, what='instance name')}.json"

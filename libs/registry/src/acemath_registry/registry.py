@@ -1,0 +1,142 @@
+"""The registry as one object; every method blocks on the disk, so call it from a thread in an async service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from acemath_registry import cache, publish, releases, status, verify
+from acemath_registry.errors import storage_errors
+from acemath_registry.layout import Layout
+from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
+from acemath_registry.progress import Progress, no_progress
+from acemath_registry.refs import VERSION_PATTERN, ModelRef
+from acemath_registry.releases import Channel, Release
+
+
+class Registry:
+    """Model versions, releases and channels under one directory, which may be a mount that many hosts share.
+
+    Making one touches no disk; a reader never needs to write.
+
+    Args:
+        root: the registry's directory; the first publish makes it.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self._layout = Layout(Path(root))
+
+    @property
+    def root(self) -> Path:
+        """The registry's directory."""
+        return self._layout.root
+
+    def publish(
+        self,
+        source_dir: Path | str,
+        *,
+        name: str,
+        kind: ModelKind | str,
+        metadata: PublishMetadata,
+        progress: Progress = no_progress,
+    ) -> ModelRef:
+        """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors."""
+        return publish.publish(
+            self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, progress=progress
+        )
+
+    def path(self, ref: ModelRef) -> Path:
+        """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead."""
+        return self._layout.version(ref)
+
+    def manifest(self, ref: ModelRef, *, manifest_sha256: str | None = None) -> Manifest:
+        """A version's manifest. Raises NotFound, VerificationError, StorageError (`verify.read_manifest`)."""
+        return verify.read_manifest(ref, self.path(ref), manifest_sha256=manifest_sha256)
+
+    def verify(
+        self,
+        ref: ModelRef,
+        directory: Path | str | None = None,
+        *,
+        manifest_sha256: str | None = None,
+        progress: Progress = no_progress,
+    ) -> Manifest:
+        """Check every byte of a version, in the registry or in a copy of it.
+
+        Args:
+            ref: the version.
+            directory: where the copy is; None for the registry's own.
+            manifest_sha256: what the release says of the manifest; without it an edit of both the manifest and
+                its seal is not found.
+            progress: hears how far hashing is.
+
+        Raises:
+            NotFound: there is no such directory.
+            VerificationError: anything differs; `.reason` says what.
+            StorageError: a file can not be read.
+        """
+        where = self.path(ref) if directory is None else Path(directory)
+        return verify.verify_directory(ref, where, manifest_sha256=manifest_sha256, progress=progress)
+
+    def private_copy(
+        self,
+        ref: ModelRef,
+        cache_dir: Path | str,
+        *,
+        manifest_sha256: str | None = None,
+        progress: Progress = no_progress,
+    ) -> Path:
+        """The directory of a verified copy of a version below `cache_dir`. See `cache.private_copy` for errors."""
+        return cache.private_copy(
+            ref, self.path(ref), Path(cache_dir), manifest_sha256=manifest_sha256, progress=progress
+        )
+
+    def create_release(self, policy: ModelRef, reward: ModelRef) -> Release:
+        """Pair a policy and a reward version. See `releases.create_release` for errors."""
+        return releases.create_release(self._layout, policy, reward)
+
+    def release(self, release_id: str) -> Release:
+        """A release, its bytes checked against its id. See `releases.read_release` for errors."""
+        return releases.read_release(self._layout, release_id)
+
+    def promote(self, channel: str, release_id: str, *, expected_generation: int | None, by: str) -> Channel:
+        """Point a channel at a release by compare-and-set. See `releases.promote` for errors."""
+        return releases.promote(self._layout, channel, release_id, expected_generation=expected_generation, by=by)
+
+    def rollback(self, channel: str, *, by: str, expected_generation: int | None = None) -> Channel:
+        """Promote a channel's previous release. See `releases.rollback` for errors."""
+        return releases.rollback(self._layout, channel, expected_generation=expected_generation, by=by)
+
+    def channel(self, name: str) -> Channel:
+        """Where a channel points. See `releases.read_channel` for errors; NotFound before the first promotion."""
+        return releases.read_channel(self._layout, name)
+
+    def write_status(self, service: str, instance: str, document: dict[str, Any]) -> None:
+        """Replace what an instance reports. Raises InvalidRequest, StorageError."""
+        status.write_status(self._layout, service, instance, document)
+
+    def read_status(self, service: str, instance: str) -> dict[str, Any]:
+        """What an instance reported last. Raises NotFound, VerificationError, StorageError."""
+        return status.read_status(self._layout, service, instance)
+
+    def statuses(self, service: str) -> dict[str, dict[str, Any]]:
+        """Instance → what it reported last. Raises VerificationError, StorageError."""
+        return status.read_statuses(self._layout, service)
+
+    def versions(self) -> list[ModelRef]:
+        """Every version, sorted by name and step; for people. A service follows a channel instead."""
+        with storage_errors("listing the versions"):
+            found = [path for path in self._layout.models.glob("*/*") if VERSION_PATTERN.fullmatch(path.name)]
+        return sorted(
+            (ModelRef(path.parent.name, path.name) for path in found), key=lambda ref: (ref.name, ref.step, ref.version)
+        )
+
+    def release_ids(self) -> list[str]:
+        """Every release's id, sorted; for people."""
+        with storage_errors("listing the releases"):
+            return sorted(path.stem for path in self._layout.releases.glob("r-*.json"))
+
+    def channel_names(self) -> list[str]:
+        """Every channel's name, sorted; for people."""
+        with storage_errors("listing the channels"):
+            return sorted(path.stem for path in self._layout.channels.glob("[!.]*.json"))

@@ -1,0 +1,277 @@
+"""Releases (one policy and one reward version, immutable) and channels (the pointer, changed by compare-and-set).
+
+A reader follows channel → release → two versions, each link checked by a sha256; it never lists a directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode, sha256_hex
+from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, read_file, replace_file
+from acemath_registry.errors import Conflict, InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
+from acemath_registry.layout import Layout
+from acemath_registry.manifest import MANIFEST_NAME, Manifest, ModelKind
+from acemath_registry.refs import RELEASE_PATTERN, ModelRef
+from acemath_registry.verify import read_manifest
+
+_MAX_BY_LENGTH: Final = 200
+
+
+class ReleaseMember(BaseModel):
+    """One version in a release, with the sha256 of its manifest's bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def ref(self) -> ModelRef:
+        """The version."""
+        return ModelRef(self.name, self.version)
+
+
+class Release(BaseModel):
+    """A policy and a reward version that belong together; its id is made from its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: ReleaseMember
+    reward: ReleaseMember
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the release's file."""
+        return sha256_hex(self.encoded())
+
+    @property
+    def id(self) -> str:
+        """`r-` and the first 12 hex digits of `sha256`."""
+        return f"r-{self.sha256[:12]}"
+
+    def member(self, kind: ModelKind) -> ReleaseMember:
+        """The policy or the reward version."""
+        return self.policy if kind is ModelKind.POLICY else self.reward
+
+    def encoded(self) -> bytes:
+        """The bytes of the release's file."""
+        return encode(self.model_dump(mode="json"))
+
+
+class Channel(BaseModel):
+    """The pointer that services follow.
+
+    Attributes:
+        release: id of the current release.
+        release_sha256: of the current release's file.
+        generation: 1 for the first promotion, one more for each change.
+        previous: id of the release before this one; what a rollback promotes.
+        by: who changed it.
+        at: when, in UTC; for people, never for ordering.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    release: str = Field(pattern=f"^{RELEASE_PATTERN.pattern}$")
+    release_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    generation: int = Field(ge=1)
+    previous: str | None = Field(default=None, pattern=f"^{RELEASE_PATTERN.pattern}$")
+    by: str
+    at: AwareDatetime
+
+
+def create_release(layout: Layout, policy: ModelRef, reward: ModelRef) -> Release:
+    """Write the release of these two versions; the same two give the same release and change nothing.
+
+    Raises:
+        NotFound: a version is not in the registry.
+        VerificationError: a manifest is damaged, or a version is not of its kind.
+        StorageError: it can not be written.
+    """
+    release = Release(
+        policy=_member(layout, policy, ModelKind.POLICY), reward=_member(layout, reward, ModelKind.REWARD)
+    )
+    path = layout.release(release.id)
+    with storage_errors(f"writing release {release.id}"):
+        ensure_directory(layout.releases)
+        if not path.exists():
+            replace_file(path, release.encoded())
+    return read_release(layout, release.id)
+
+
+def read_release(layout: Layout, release_id: str, *, sha256: str | None = None) -> Release:
+    """The release of this id, its bytes checked against the id and, if given, against `sha256`.
+
+    Raises:
+        InvalidRequest: not a release id.
+        NotFound: no such release.
+        VerificationError: RELEASE_EDITED.
+        StorageError: it can not be read.
+    """
+    path = layout.release(release_id)
+    with storage_errors(f"reading release {release_id}"):
+        try:
+            data = read_file(path, MAX_DOCUMENT_BYTES)
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"release {release_id} is not in the registry; create it from two versions", param="release"
+            ) from error
+    digest = sha256_hex(data)
+    if f"r-{digest[:12]}" != release_id or digest != (sha256 or digest):
+        raise VerificationError(
+            RejectReason.RELEASE_EDITED, "does not have the bytes it was written with; create it again", file=path.name
+        )
+    document = decode(data, file=path.name, reason=RejectReason.RELEASE_EDITED)
+    try:
+        return Release.model_validate(document)
+    except ValidationError as error:
+        raise VerificationError(
+            RejectReason.RELEASE_EDITED, "is not a release of this schema; create it again", file=path.name
+        ) from error
+
+
+def read_channel(layout: Layout, name: str) -> Channel:
+    """Where the channel points, after the release it names was found with the digest it names.
+
+    Raises:
+        InvalidRequest: `name` can not be a channel's name.
+        NotFound: nothing was promoted on it yet.
+        VerificationError: the channel is malformed, or its release was edited.
+        StorageError: it can not be read.
+    """
+    channel = _read_pointer(layout, name)
+    if channel is None:
+        raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
+    read_release(layout, channel.release, sha256=channel.release_sha256)
+    return channel
+
+
+def promote(layout: Layout, name: str, release_id: str, *, expected_generation: int | None, by: str) -> Channel:
+    """Point the channel at a release, if its generation still is the expected one.
+
+    Promoting the release that is already current changes nothing, the generation neither.
+
+    Args:
+        layout: of the registry.
+        name: of the channel.
+        release_id: what to point at.
+        expected_generation: what the caller saw; 0 for "no such channel yet", None for "whatever it is".
+        by: who asks, for the record.
+
+    Raises:
+        InvalidRequest: a name or `by` that can not be one.
+        NotFound: the release or a version of it is not in the registry.
+        Conflict: the generation is another one; nothing was changed.
+        VerificationError: the release or a manifest was edited.
+        LockTimeout, StorageError: it can not be written now.
+    """
+
+    def target(current: Channel | None) -> str:
+        generation = current.generation if current else 0
+        if expected_generation is not None and expected_generation != generation:
+            on = f"on {current.release}" if current else "empty"
+            raise Conflict(
+                f"channel {name!r} is at generation {generation} ({on}), not {expected_generation}; read it again, then decide",
+                param="expected_generation",
+                should_retry=False,
+            )
+        return release_id
+
+    return _change(layout, name, by, target)
+
+
+def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str) -> Channel:
+    """Promote the release that was current before this one.
+
+    Raises:
+        NotFound: the channel does not exist.
+        Conflict: there is no previous release, or the generation is another one.
+        InvalidRequest, VerificationError, LockTimeout, StorageError: as `promote`.
+    """
+
+    def target(current: Channel | None) -> str:
+        if current is None:
+            raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
+        if expected_generation is not None and expected_generation != current.generation:
+            raise Conflict(
+                f"channel {name!r} is at generation {current.generation}, not {expected_generation}; read it again, then decide",
+                param="expected_generation",
+                should_retry=False,
+            )
+        if current.previous is None:
+            raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
+        return current.previous
+
+    return _change(layout, name, by, target)
+
+
+def _change(layout: Layout, name: str, by: str, target: Callable[[Channel | None], str]) -> Channel:
+    if not by or len(by) > _MAX_BY_LENGTH or not by.isprintable():
+        raise InvalidRequest(
+            f"by must be 1 to {_MAX_BY_LENGTH} printable characters that say who changes the channel", param="by"
+        )
+    layout.channel(name)
+    with storage_errors(f"changing channel {name}"):
+        ensure_directory(layout.channels)
+        with exclusive_lock(layout.channel_lock(name), LOCK_TIMEOUT_S):
+            current = _read_pointer(layout, name)
+            release = read_release(layout, target(current))
+            _check_members(layout, release)
+            if current is not None and current.release_sha256 == release.sha256:
+                return current
+            changed = _next(current, release, by)
+            replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
+            return changed
+
+
+def _next(current: Channel | None, release: Release, by: str) -> Channel:
+    return Channel(
+        release=release.id,
+        release_sha256=release.sha256,
+        generation=current.generation + 1 if current else 1,
+        previous=current.release if current else None,
+        by=by,
+        at=datetime.now(UTC),
+    )
+
+
+def _read_pointer(layout: Layout, name: str) -> Channel | None:
+    path = layout.channel(name)
+    with storage_errors(f"reading channel {name}"):
+        try:
+            data = read_file(path, MAX_DOCUMENT_BYTES)
+        except FileNotFoundError:
+            return None
+    document = decode(data, file=path.name, reason=RejectReason.CHANNEL_MALFORMED)
+    try:
+        return Channel.model_validate(document)
+    except ValidationError as error:
+        detail = "is not a channel of this schema; restore it from a backup, or remove it and promote again"
+        raise VerificationError(RejectReason.CHANNEL_MALFORMED, detail, file=path.name) from error
+
+
+def _member(layout: Layout, ref: ModelRef, kind: ModelKind) -> ReleaseMember:
+    manifest, digest = _manifest_and_digest(layout, ref)
+    if manifest.kind is not kind:
+        raise VerificationError(
+            RejectReason.WRONG_KIND, f"{ref} is a {manifest.kind} model and can not be a release's {kind}"
+        )
+    return ReleaseMember(name=ref.name, version=ref.version, manifest_sha256=digest)
+
+
+def _manifest_and_digest(layout: Layout, ref: ModelRef) -> tuple[Manifest, str]:
+    directory = layout.version(ref)
+    manifest = read_manifest(ref, directory)
+    with storage_errors(f"reading the manifest of {ref}"):
+        return manifest, sha256_hex(read_file(directory / MANIFEST_NAME, MAX_DOCUMENT_BYTES))
+
+
+def _check_members(layout: Layout, release: Release) -> None:
+    for member in (release.policy, release.reward):
+        read_manifest(member.ref, layout.version(member.ref), manifest_sha256=member.manifest_sha256)

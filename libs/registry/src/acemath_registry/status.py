@@ -1,0 +1,57 @@
+"""What each replica observes, as one small file that it alone writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
+from acemath_registry.durable import ensure_directory, read_file, replace_file
+from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, storage_errors
+from acemath_registry.layout import Layout
+
+
+def write_status(layout: Layout, service: str, instance: str, document: dict[str, Any]) -> None:
+    """Replace the status of one instance in one step.
+
+    Raises:
+        InvalidRequest: a name that can not be one, or a document that is not JSON.
+        StorageError: the mount is read-only or full; the caller decides whether that matters.
+    """
+    path = layout.status(service, instance)
+    try:
+        data = encode(document)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the status of {service}/{instance} is not JSON ({error}); send plain values") from error
+    with storage_errors(f"writing the status of {service}/{instance}"):
+        ensure_directory(path.parent)
+        replace_file(path, data)
+
+
+def read_status(layout: Layout, service: str, instance: str) -> dict[str, Any]:
+    """What one instance wrote last.
+
+    Raises:
+        InvalidRequest: a name that can not be one.
+        NotFound: it wrote nothing.
+        VerificationError: the file is not JSON.
+        StorageError: it can not be read.
+    """
+    path = layout.status(service, instance)
+    with storage_errors(f"reading the status of {service}/{instance}"):
+        try:
+            data = read_file(path, MAX_DOCUMENT_BYTES)
+        except FileNotFoundError as error:
+            raise NotFound(f"{service}/{instance} has written no status; is it running?", param="instance") from error
+    return decode(data, file=path.name, reason=RejectReason.MANIFEST_MALFORMED)
+
+
+def read_statuses(layout: Layout, service: str) -> dict[str, dict[str, Any]]:
+    """Instance → what it wrote last, for all instances of a service; empty when none wrote.
+
+    Raises:
+        InvalidRequest, VerificationError, StorageError: as `read_status`.
+    """
+    folder = layout.status(service)
+    with storage_errors(f"listing the status of {service}"):
+        names = sorted(path.stem for path in folder.glob("[!.]*.json")) if folder.is_dir() else []
+    return {name: read_status(layout, service, name) for name in names}

@@ -1,0 +1,151 @@
+"""Is this directory the version that was published? Cheap checks first, each difference with its own reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acemath_core.errors import ServiceError
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, sha256_hex
+from acemath_registry.durable import read_file
+from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
+from acemath_registry.facts import compute_facts
+from acemath_registry.files import OWN_NAMES, hash_files, list_files, reject_reason
+from acemath_registry.manifest import (
+    MANIFEST_NAME,
+    ComputedFacts,
+    FileEntry,
+    Manifest,
+    TensorDigests,
+    decode_manifest,
+    version_of,
+)
+from acemath_registry.progress import Progress, counter, no_progress
+from acemath_registry.refs import ModelRef
+from acemath_registry.tensors import Tensor, digest_tensors, read_tensors
+
+
+def read_manifest(ref: ModelRef, directory: Path, *, manifest_sha256: str | None = None) -> Manifest:
+    """The manifest of `ref` in `directory`, checked against the version's name and, if given, a release's digest.
+
+    Raises:
+        NotFound: there is no such directory.
+        VerificationError: the manifest is missing, malformed, edited, of another version, or not the released one.
+        StorageError: it can not be read.
+    """
+    data = _manifest_bytes(ref, directory)
+    if manifest_sha256 is not None and sha256_hex(data) != manifest_sha256:
+        raise _reject(
+            RejectReason.MANIFEST_EDITED,
+            "is not the manifest that the release names; publish again and make a new release",
+        )
+    manifest = decode_manifest(data)
+    if (manifest.name, manifest.version, manifest.step) != (ref.name, ref.version, ref.step):
+        raise _reject(
+            RejectReason.MISPLACED,
+            f"describes {manifest.name}@{manifest.version}, not {ref}; put it back where it belongs",
+        )
+    if version_of(ref.step, manifest.files) != ref.version:
+        raise _reject(
+            RejectReason.VERSION_MISMATCH, f"lists files whose digest is not that of {ref}; publish again, never edit"
+        )
+    return manifest
+
+
+def verify_directory(
+    ref: ModelRef, directory: Path, *, manifest_sha256: str | None = None, progress: Progress = no_progress
+) -> Manifest:
+    """The manifest of `ref`, after every byte in `directory` was checked against it.
+
+    Raises:
+        NotFound: there is no such directory.
+        VerificationError: anything differs; `.reason` says what.
+        StorageError: a file can not be read.
+    """
+    manifest = read_manifest(ref, directory, manifest_sha256=manifest_sha256)
+    sizes = list_files(directory, ignore=OWN_NAMES)
+    _check_names(manifest, sizes)
+    tensors = read_tensors(directory, sizes)
+    _check_tensors(manifest.tensors, tensors)
+    _check_sizes(manifest, sizes)
+    _check_digests(manifest, hash_files(directory, sizes, counter(progress, "hashing", manifest.size)))
+    _check_facts(manifest, compute_facts(directory, set(sizes), tensors))
+    return manifest
+
+
+def _manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
+    path = directory / MANIFEST_NAME
+    if path.is_symlink():
+        raise _reject(RejectReason.SYMLINK, "is a symlink; put the file itself there")
+    if not path.exists():
+        raise _missing(ref, directory)
+    with storage_errors(f"reading the manifest of {ref}"):
+        return read_file(path, MAX_DOCUMENT_BYTES)
+
+
+def _missing(ref: ModelRef, directory: Path) -> ServiceError:
+    if directory.is_dir():
+        return _reject(
+            RejectReason.MANIFEST_MISSING, "is not there, so the version was never published whole; publish it again"
+        )
+    return NotFound(f"{ref} is not in the registry; publish it, or correct the name", param="model")
+
+
+def _check_names(manifest: Manifest, sizes: dict[str, int]) -> None:
+    for entry in manifest.files:
+        reason = reject_reason(entry.path)
+        if reason is not None:
+            raise _reject(reason, f"lists {entry.path!r}, which may not be in a version; do not use it")
+    listed = {entry.path for entry in manifest.files}
+    if len(listed) != len(manifest.files):
+        raise _reject(RejectReason.MANIFEST_MALFORMED, "lists a file twice; publish again")
+    for name in sorted(listed - sizes.keys()):
+        raise VerificationError(
+            RejectReason.FILE_MISSING, "is in the manifest but not on disk; copy it again", file=name
+        )
+    for name in sorted(sizes.keys() - listed):
+        raise VerificationError(RejectReason.FILE_EXTRA, "is on disk but not in the manifest; remove it", file=name)
+
+
+def _check_tensors(expected: TensorDigests, tensors: list[Tensor]) -> None:
+    found = digest_tensors(tensors)
+    for field, reason, what in (
+        ("names_sha256", RejectReason.TENSOR_NAMES, "names"),
+        ("shapes_sha256", RejectReason.TENSOR_SHAPES, "shapes"),
+        ("dtypes_sha256", RejectReason.TENSOR_DTYPES, "dtypes"),
+    ):
+        if getattr(found, field) != getattr(expected, field):
+            raise VerificationError(
+                reason,
+                f"the {what} of the {found.count} tensors differ from those of the {expected.count} published; copy the weights again",
+            )
+
+
+def _check_sizes(manifest: Manifest, sizes: dict[str, int]) -> None:
+    for entry in manifest.files:
+        if sizes[entry.path] != entry.size:
+            raise VerificationError(
+                RejectReason.SIZE_MISMATCH,
+                f"has {sizes[entry.path]} bytes, the manifest says {entry.size}; copy it again",
+                file=entry.path,
+            )
+
+
+def _check_digests(manifest: Manifest, found: tuple[FileEntry, ...]) -> None:
+    digests = {entry.path: entry.sha256 for entry in found}
+    for entry in manifest.files:
+        if digests[entry.path] != entry.sha256:
+            raise VerificationError(
+                RejectReason.CHECKSUM_MISMATCH, f"has sha256 {digests[entry.path][:12]}…, the manifest says {entry.sha256[:12]}…; copy it again",
+                file=entry.path,
+            )  # fmt: skip
+
+
+def _check_facts(manifest: Manifest, found: ComputedFacts) -> None:
+    for field in ComputedFacts.model_fields:
+        said, is_ = getattr(manifest, field), getattr(found, field)
+        if said != is_:
+            raise _reject(RejectReason.METADATA_MISMATCH, f"says {field}={said}, the files say {is_}; publish again")
+
+
+def _reject(reason: RejectReason, detail: str) -> VerificationError:
+    return VerificationError(reason, detail, file=MANIFEST_NAME)
