@@ -1,0 +1,64 @@
+"""A point in time that travels with a request: every hop's time-out is what is left of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from acemath_core.errors import DeadlineExceeded
+
+DEADLINE_HEADER = "x-acemath-deadline-ms"
+"""Remaining milliseconds on the wire: clocks of two hosts need not agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A deadline on the monotonic clock, so that a wall-clock jump moves nothing.
+
+    Attributes:
+        at: seconds on `time.monotonic()`.
+    """
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline that lies `seconds` from now."""
+        return cls(time.monotonic() + seconds)
+
+    @classmethod
+    def from_header(cls, value: str | None, *, default_seconds: float) -> Deadline:
+        """The deadline a caller sent in `x-acemath-deadline-ms`, never later than the default.
+
+        A value that is not a number counts as absent: a broken header must not fail a request.
+        """
+        try:
+            seconds = float(value) / 1000.0 if value is not None else default_seconds
+        except ValueError:
+            seconds = default_seconds
+        return cls.after(min(seconds, default_seconds) if seconds == seconds else default_seconds)
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    def expired(self) -> bool:
+        """Whether nothing is left."""
+        return self.remaining() <= 0.0
+
+    def check(self, what: str) -> float:
+        """Seconds left for `what`; raises `DeadlineExceeded` when there are none."""
+        left = self.remaining()
+        if left <= 0.0:
+            raise DeadlineExceeded(
+                f"the request's deadline passed before {what}; send a larger deadline_seconds or fewer candidates"
+            )
+        return left
+
+    def header(self) -> dict[str, str]:
+        """The header that hands this deadline to the next hop."""
+        return {DEADLINE_HEADER: str(int(self.remaining() * 1000))}
+
+    def earlier(self, seconds: float) -> Deadline:
+        """A deadline `seconds` before this one: time kept back for what must still follow."""
+        return Deadline(self.at - seconds)

@@ -1,0 +1,152 @@
+"""Conversations to token ids, equal to `apply_chat_template` on ordinary text and safe on hostile text.
+
+`apply_chat_template` renders one string and tokenises it, so that `<|im_end|>` inside a problem ends the user's turn.
+Here only the template's own text may yield control tokens: the rendered conversation is cut at the template's control
+tokens, and what lies between them (template text and caller text together, so that merges across their border are the
+same) is encoded with the control tokens switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from acemath_core.prompts import ChatMessage
+from acemath_prompts.template import ChatTemplate, Piece, TemplateError
+
+_PROBE: list[ChatMessage] = [
+    {"role": "system", "content": r"Put your final answer within \boxed{}."},
+    {"role": "user", "content": "What is 2 + 2?\n\nThink."},
+    {"role": "assistant", "content": "\n2 + 2 = 4, so\n\n\\boxed{4}  "},
+]
+
+
+class PromptEncoder:
+    """One version's tokenizer and chat template. Safe to share between threads.
+
+    Args:
+        tokenizer_json: the content of `tokenizer.json`.
+        template: the version's chat template.
+
+    Raises:
+        TemplateError: the two do not reproduce the plain rendering on an ordinary conversation.
+    """
+
+    def __init__(self, tokenizer_json: str, template: ChatTemplate) -> None:
+        self._template = template
+        added = json.loads(tokenizer_json).get("added_tokens", [])
+        control = [token for token in added if token["special"] or token["content"] in template.source]
+        _refuse_stripping(control)
+        self._ids = {str(token["content"]): int(token["id"]) for token in control}
+        names = sorted(map(re.escape, self._ids), key=len, reverse=True)
+        self._control = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)")
+        self._tokenizer = _text_only(tokenizer_json, set(self._ids))
+        self._check_against_plain_rendering(tokenizer_json)
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> PromptEncoder:
+        """The encoder of a checkpoint directory (`tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`).
+
+        Raises:
+            TemplateError: there is no chat template, or it cannot be used.
+            OSError: a file cannot be read.
+        """
+        config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_text("utf-8"))
+        template_file = directory / "chat_template.jinja"
+        source = template_file.read_text("utf-8") if template_file.exists() else config.get("chat_template")
+        if not isinstance(source, str):
+            raise TemplateError(f"{directory.name} has no single chat template; add chat_template.jinja")
+        template = ChatTemplate(source, _named_tokens(config))
+        return cls((directory / "tokenizer.json").read_text("utf-8"), template)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids that only the template may produce."""
+        return frozenset(self._ids.values())
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Ids of the conversation with the generation prompt: what the policy continues.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        return self._encode(self._template.render(messages, add_generation_prompt=True))
+
+    def encode_conversation(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Ids of the finished conversation: what the reward model scores, at its last id.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        return self._encode(self._template.render(messages, add_generation_prompt=False))
+
+    def turn_end(self, context: Sequence[ChatMessage]) -> list[int]:
+        """Ids that the template puts after an assistant turn (ChatML: `<|im_end|>` and a newline)."""
+        pieces = self._template.render([*context, {"role": "assistant", "content": "."}], add_generation_prompt=False)
+        return [] if pieces[-1].from_caller else self._encode(pieces[-1:])
+
+    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+        ids: list[int] = []
+        plain: list[str] = []
+        for piece in pieces:
+            parts = [piece.text] if piece.from_caller else self._control.split(piece.text)
+            for position, part in enumerate(parts):
+                if position % 2 == 0:
+                    plain.append(part)
+                else:
+                    ids += self._encode_text("".join(plain))
+                    ids.append(self._ids[part])
+                    plain.clear()
+        return ids + self._encode_text("".join(plain))
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+
+    def _check_against_plain_rendering(self, tokenizer_json: str) -> None:
+        plain = Tokenizer.from_str(tokenizer_json)
+        for end in (2, 3):
+            pieces = self._template.render(_PROBE[:end], add_generation_prompt=end == 2)
+            rendered = "".join(piece.text for piece in pieces)
+            if plain.encode(rendered, add_special_tokens=False).ids != self._encode(pieces):
+                raise TemplateError(
+                    "this tokenizer does not split at its control tokens as expected; it is not supported"
+                )
+
+
+def _text_only(tokenizer_json: str, control: set[str]) -> Tokenizer:
+    """The tokenizer with its control tokens turned into ordinary text."""
+    document = json.loads(tokenizer_json)
+    for token in document.get("added_tokens", []):
+        token["special"] = token["content"] in control
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _refuse_stripping(control: Sequence[dict[str, Any]]) -> None:
+    for token in control:
+        if token.get("lstrip") or token.get("rstrip"):
+            raise TemplateError(f"control token {token['content']!r} strips the text beside it, which is not supported")
+
+
+def _named_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """`bos_token` and the like: a string, or (older files) an object with its content."""
+    named: dict[str, str] = {}
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = config.get(key)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            named[key] = text
+    return named

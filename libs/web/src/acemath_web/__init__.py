@@ -1,0 +1,1 @@
+"""One way to be an HTTP service: what the gateway, the reward service and the policy agent do the same way."""

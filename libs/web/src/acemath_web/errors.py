@@ -1,0 +1,91 @@
+"""Every error leaves as `{"error": {message, type, param, code}}` with the status of core's one table."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from acemath_core.errors import ErrorCode, InvalidRequest, ServiceError, status_of, type_of
+from acemath_core.wire import ErrorBody, ErrorInfo
+
+_log = logging.getLogger(__name__)
+_BY_STATUS = {
+    400: ErrorCode.INVALID_REQUEST,
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    413: ErrorCode.REQUEST_TOO_LARGE,
+}
+
+
+def error_body(error: ServiceError) -> ErrorBody:
+    """The body of an error."""
+    return ErrorBody(
+        error=ErrorInfo(message=error.message, type=type_of(error.code), param=error.param, code=error.code.value)
+    )
+
+
+def error_response(error: ServiceError) -> Response:
+    """The whole response of an error: body, status, `Retry-After`, `x-should-retry` and the reason code."""
+    headers = {"x-acemath-error-code": error.code.value}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.should_retry is not None:
+        headers["x-should-retry"] = "true" if error.should_retry else "false"
+    return JSONResponse(error_body(error).model_dump(), status_code=status_of(error.code), headers=headers)
+
+
+def from_validation(errors: Sequence[Any]) -> InvalidRequest:
+    """The 400 of a body that does not fit its schema: names the field, never repeats the value."""
+    first = errors[0]
+    param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest(
+            f"unknown or unsupported field {param!r}; remove it",
+            param=param,
+            code=ErrorCode.UNSUPPORTED_PARAMETER,
+        )
+    if first["type"] == "json_invalid":
+        return InvalidRequest("the body is not valid JSON; send UTF-8 JSON with content-type application/json")
+    others = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
+    return InvalidRequest(f"{param or 'body'}: {_plain(first['msg'])}{others}", param=param)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every way of failing answer in the one shape."""
+
+    async def on_service_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        if error.status == 500:
+            _log.error("internal error", exc_info=error)
+        return error_response(error)
+
+    async def on_validation_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return error_response(from_validation(error.errors()))
+
+    async def on_http_exception(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
+        return error_response(ServiceError(str(error.detail), code=code))
+
+    async def on_anything_else(_: Request, error: Exception) -> Response:
+        _log.error("unhandled %s", type(error).__name__, exc_info=error)
+        return error_response(
+            ServiceError("an internal error; quote the x-request-id of this response when you report it")
+        )
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_anything_else)
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")

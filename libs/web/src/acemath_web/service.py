@@ -1,0 +1,57 @@
+"""The one assembler: what stands around every service's own routes, in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from acemath_web.auth import BearerMiddleware, KeySet
+from acemath_web.context import RequestIdMiddleware
+from acemath_web.errors import install_error_handlers
+from acemath_web.health import Readiness, health_router
+from acemath_web.limits import BodyLimitMiddleware
+from acemath_web.metrics import HttpMetrics, HttpMetricsMiddleware, metrics_router
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_service(
+    *,
+    name: str,
+    routers: Sequence[APIRouter],
+    readiness: Callable[[], Readiness],
+    registry: CollectorRegistry,
+    keys: KeySet,
+    lifespan: Lifespan,
+    max_body_bytes: int,
+    open_paths: frozenset[str] = frozenset(),
+) -> FastAPI:
+    """A service's ASGI application: its routes inside request id, HTTP metrics, body limit, key check and error shape.
+
+    Args:
+        name: one word, the middle of its metric names.
+        routers: the service's own routes.
+        readiness: the cached verdict that `/readyz` answers with.
+        registry: the Prometheus registry that `/metrics` renders.
+        keys: who may call; an empty set admits everybody (the service's settings decide whether that may be).
+        lifespan: opens and closes what the routes use.
+        max_body_bytes: a longer body is answered with 413.
+        open_paths: paths that need no key, besides probes and `/metrics`.
+    """
+    app = FastAPI(title=f"AceMath {name}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    for router in (*routers, health_router(readiness), metrics_router(registry)):
+        app.include_router(router)
+    install_error_handlers(app)
+    # The last one added is the outermost: the id is there for whatever the others refuse, and every refusal is counted.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    app.add_middleware(BearerMiddleware, keys=keys, open_paths=_open_paths(open_paths))
+    app.add_middleware(HttpMetricsMiddleware, metrics=HttpMetrics(name, registry))
+    app.add_middleware(RequestIdMiddleware)
+    return app
+
+
+def _open_paths(more: frozenset[str]) -> frozenset[str]:
+    return frozenset({"/livez", "/readyz", "/health", "/metrics"}) | more

@@ -1,0 +1,1 @@
+"""Best-of-N over a policy and a reward service that always belong to one release."""

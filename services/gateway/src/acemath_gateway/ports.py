@@ -1,0 +1,175 @@
+"""What the gateway needs from the world, in its own words; met by `adapters/` and, in tests, by doubles.
+
+PolicyPort        candidates of one prompt, as events per candidate index
+ScorerPort        the score of one candidate
+SequenceLimit     the shared bound on sequences in flight
+IdempotencyStore  one answer for one key, however often it is asked for
+LeaseStore        who still uses which release
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from acemath_core.deadline import Deadline
+from acemath_core.prompts import ChatMessage
+from acemath_core.wire import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How candidates are drawn; candidate i uses `seed + i`."""
+
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokensGenerated:
+    """Some more tokens of candidate `index`; `text` is what they add."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFinished:
+    """Candidate `index` is complete.
+
+    Attributes:
+        text: the whole text.
+        token_ids: the whole sequence of generated ids, the end-of-turn token included if the policy sent it.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFailed:
+    """Candidate `index` will not come."""
+
+    index: int
+    reason: str
+
+
+PolicyEvent = TokensGenerated | CandidateFinished | CandidateFailed
+
+
+class PolicyPort(Protocol):
+    """Samples candidates. Closing the iterator (or cancelling its task) aborts generation upstream."""
+
+    def generate(
+        self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
+    ) -> AsyncIterator[PolicyEvent]:
+        """Events of `sampling.n` candidates, in the order in which they happen.
+
+        Raises:
+            Unavailable: (`policy_unavailable`) nothing could be had from any replica.
+            InvalidRequest: the policy refused the prompt, e.g. as too long.
+        """
+        ...
+
+
+class ScorerPort(Protocol):
+    """Scores candidates. Cancelling the call takes it out of the scorer's queue."""
+
+    async def score(
+        self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
+    ) -> float:
+        """The raw score of one candidate given the turns before it (without any system text).
+
+        Raises:
+            Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica could score it in time.
+            InvalidRequest: the candidate cannot be scored, e.g. it is too long for the reward model.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTarget:
+    """One release and where it is served.
+
+    Attributes:
+        release: release id.
+        generation: the channel's generation that named it.
+        policy: policy version, name@version.
+        reward: reward version, name@version.
+        policy_endpoints: base URLs of vLLM servers that serve `policy`.
+        reward_endpoints: base URLs of reward services that serve `reward`.
+    """
+
+    release: str
+    generation: int
+    policy: str
+    reward: str
+    policy_endpoints: tuple[str, ...]
+    reward_endpoints: tuple[str, ...]
+
+
+class LimitOutcome(StrEnum):
+    """Who granted or refused a request's sequences."""
+
+    SHARED = "shared"  # the limit that all gateways share
+    LOCAL = "local"  # this gateway's own limit, because the shared store is away
+
+
+class SequenceLimit(Protocol):
+    """Bounds the sequences in flight over all gateways."""
+
+    def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AbstractAsyncContextManager[LimitOutcome]:
+        """Hold `sequences` places for the length of the block.
+
+        Raises:
+            Unavailable: (`overloaded`, with `Retry-After`) the places are taken.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A finished answer under an idempotency key: status and body as they were sent."""
+
+    status: int
+    body: bytes
+
+
+class IdempotencyStore(Protocol):
+    """One answer for one key."""
+
+    async def begin(self, key: str, fingerprint: str, deadline: Deadline) -> Stored | None:
+        """Claim the key, or give the answer that it already has; waits while another request works on it.
+
+        Raises:
+            Conflict: (`idempotency_conflict`) the key was used with another body.
+            Unavailable: (`idempotency_unavailable`) the store is away: a promise that cannot be kept is not made.
+            DeadlineExceeded: the other request did not finish in time.
+        """
+        ...
+
+    async def finish(self, key: str, fingerprint: str, answer: Stored) -> None:
+        """Keep the answer for the key's lifetime."""
+        ...
+
+    async def abandon(self, key: str, fingerprint: str) -> None:
+        """Free the key: the request failed in a way that a retry may mend."""
+        ...
+
+
+class LeaseStore(Protocol):
+    """Tells everybody which releases this gateway still works with."""
+
+    async def assert_leases(self, generation: int, counts: dict[str, int]) -> None:
+        """Publish this gateway's leases per release; called on change and as a heartbeat. Never raises."""
+        ...

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acemath_core.deadline import DEADLINE_HEADER, Deadline
+from acemath_core.errors import DeadlineExceeded
+
+
+def test_remaining_never_goes_below_zero() -> None:
+    assert Deadline.after(-5).remaining() == 0.0
+    assert Deadline.after(-5).expired()
+
+
+def test_check_raises_and_names_what_was_not_done() -> None:
+    with pytest.raises(DeadlineExceeded, match="before scoring"):
+        Deadline.after(0).check("scoring")
+
+
+@given(st.text(max_size=20) | st.floats().map(str) | st.none())
+def test_no_header_can_move_the_deadline_past_the_default(value: str | None) -> None:
+    assert Deadline.from_header(value, default_seconds=3).remaining() <= 3
+
+
+def test_the_header_carries_what_is_left() -> None:
+    sent = Deadline.after(2.0).header()
+    received = Deadline.from_header(sent[DEADLINE_HEADER], default_seconds=60)
+    assert 1.5 < received.remaining() <= 2.0

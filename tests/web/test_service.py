@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx
+import pytest
+from fastapi import APIRouter, Body, FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic import Field, SecretStr
+from starlette.responses import StreamingResponse
+
+from acemath_core.errors import Unavailable
+from acemath_core.wire import Text, Wire
+from acemath_web.auth import KeySet
+from acemath_web.context import current_request_id
+from acemath_web.health import Readiness
+from acemath_web.logs import JsonFormatter
+from acemath_web.service import create_service
+
+KEY = "k" * 32
+
+
+class _Item(Wire):
+    n: int = Field(ge=1)
+    name: Text = ""
+
+
+def _routes() -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/items/{item_id}")
+    async def put(item_id: int, item: _Item) -> dict[str, int]:
+        return {"id": item_id, "n": item.n}
+
+    @router.get("/full")
+    async def full() -> None:
+        raise Unavailable("no room; try again", retry_after=0.2)
+
+    @router.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("the secret is 42")
+
+    @router.get("/id")
+    async def request_id() -> dict[str, str | None]:
+        return {"id": current_request_id()}
+
+    @router.post("/raw")
+    async def raw(body: Annotated[bytes, Body()]) -> int:
+        return len(body)
+
+    @router.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"a"
+            await asyncio.sleep(0)
+            yield b"b"
+
+        return StreamingResponse(lines())
+
+    return router
+
+
+@asynccontextmanager
+async def _no_lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    app = create_service(
+        name="probe",
+        routers=[_routes()],
+        readiness=lambda: Readiness(False, "still loading", {"version": "m@1"}),
+        registry=CollectorRegistry(),
+        keys=KeySet([SecretStr("old" * 9), SecretStr(KEY)]),
+        lifespan=_no_lifespan,
+        max_body_bytes=1000,
+    )
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://probe", headers={"authorization": f"Bearer {KEY}"}
+    ) as http:
+        yield http
+
+
+async def test_a_bad_field_is_a_400_that_names_it_and_does_not_repeat_it(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/items/1", json={"n": -7})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["type"], error["code"]) == ("n", "invalid_request_error", "invalid_request")
+    assert "-7" not in error["message"]
+
+
+async def test_an_unknown_field_has_its_own_code(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/items/1", json={"n": 1, "nn": 2})).json()["error"]
+    assert (error["param"], error["code"]) == ("nn", "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b"[1]", b"null", b'{"n": NaN}', b'{"n": 1, "name": "\\ud800"}', b"[" * 900],
+)
+async def test_a_body_that_is_no_such_json_is_a_400(client: httpx.AsyncClient, body: bytes) -> None:
+    answer = await client.post("/items/1", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+async def test_503_carries_retry_after_of_at_least_a_second_and_a_reason(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/full")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert (answer.headers["x-acemath-error-code"], answer.json()["error"]["type"]) == (
+        "overloaded",
+        "overloaded_error",
+    )
+
+
+async def test_a_bug_is_a_500_that_tells_nothing_about_itself(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await client.get("/bug", headers={"x-request-id": "req-1"})
+    assert answer.status_code == 500
+    assert "42" not in answer.text
+    assert "RuntimeError" in caplog.text
+
+
+async def test_unknown_paths_and_methods_have_the_same_shape(client: httpx.AsyncClient) -> None:
+    for answer in (await client.get("/nothing"), await client.get("/items/1")):
+        assert answer.status_code in (404, 405)
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("header", [b"", b"Bearer", b"Bearer wrong", f"Basic {KEY}".encode(), b"Bearer \xff"])
+async def test_without_a_valid_key_401(client: httpx.AsyncClient, header: bytes) -> None:
+    answer = await client.get("/id", headers=[(b"authorization", header)])
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_both_keys_are_valid_while_they_are_rotated(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/id", headers={"authorization": f"bearer {'old' * 9}"})).status_code == 200
+
+
+async def test_probes_and_metrics_need_no_key(client: httpx.AsyncClient) -> None:
+    statuses = [
+        (await client.get(path, headers={"authorization": ""})).status_code
+        for path in ("/livez", "/readyz", "/health", "/metrics")
+    ]
+    assert statuses == [200, 503, 503, 200]
+
+
+async def test_readyz_says_why_and_verbose_says_more(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/readyz")).json() == {"ready": False, "reason": "still loading"}
+    assert (await client.get("/readyz?verbose")).json()["details"] == {"version": "m@1"}
+
+
+async def test_the_request_id_is_accepted_or_made_and_echoed_on_errors_too(client: httpx.AsyncClient) -> None:
+    given = await client.get("/id", headers={"x-request-id": "abc-1"})
+    assert given.headers["x-request-id"] == given.json()["id"] == "abc-1"
+    made = await client.get("/nothing", headers={"x-request-id": "bad id\twith tab"})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_long_body_is_413_whether_its_length_is_announced_or_not(
+    client: httpx.AsyncClient, announced: bool
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b"x" * 100
+
+    answer = await client.post("/raw", content=b"x" * 1100 if announced else chunks())
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+async def test_metrics_count_by_route_template_and_status(client: httpx.AsyncClient) -> None:
+    await client.post("/items/7", json={"n": 1})
+    await client.get("/made/up/path")
+    text = (await client.get("/metrics")).text
+    assert 'acemath_probe_http_requests_total{method="POST",route="/items/{item_id}",status="200"} 1.0' in text
+    assert 'route="unmatched"' in text
+    assert "/made/up/path" not in text
+
+
+async def test_a_stream_passes_through_whole(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/stream")).content == b"ab"
+
+
+def test_a_log_line_is_json_with_its_extras() -> None:
+    record = logging.makeLogRecord(
+        {"name": "a", "levelname": "INFO", "msg": "took %s", "args": ("1 s",), "release": "r1"}
+    )
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["message"], line["release"], line["level"]) == ("took 1 s", "r1", "info")
