@@ -3,7 +3,8 @@
     SolveJob ──► Solver.run ──► CandidateDone*  CandidateScored*  Outcome
                                 (as they happen, interleaved)     (once, last)
 
-Nothing here knows HTTP: the routes make a `SolveJob` from a request and a `Solution` or chat completion from an `Outcome`.
+Nothing here knows HTTP: the routes make a `SolveJob` from a request, and a `Solution` or chat completion from an
+`Outcome`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Literal
 from acemath_core.deadline import Deadline
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReason
-
 from acemath_gateway.ports import ReleaseTarget
 
 
