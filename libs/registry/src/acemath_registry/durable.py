@@ -128,7 +128,7 @@ def rename_directory(source: Path, target: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory of ours that no reader follows; what can not be removed is logged and left for the next sweep."""
+    """Remove a directory that no reader follows; what can not be removed is logged and left for the next sweep."""
     try:
         shutil.rmtree(path)
     except FileNotFoundError:
@@ -146,7 +146,8 @@ def require_space(directory: Path, size: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < size + _RESERVE_BYTES:
         raise DiskFull(
-            f"{size / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free (64 MiB stay in reserve); free some, then try again"
+            f"{size / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free, of which 64 MiB stay in reserve; "
+            "free some, then try again"
         )
 
 
@@ -165,7 +166,7 @@ def exclusive_lock(path: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[No
         while not _try_lock(descriptor):
             if deadline.expired():
                 raise LockTimeout(
-                    f"{path.name} was held by another process for {timeout_s:g} s; try again when it has finished",
+                    f"{path.name} was held by another process for {timeout_s:g} s; try again later",
                     retry_after=timeout_s,
                 )
             threading.Event().wait(_LOCK_POLL_S)

@@ -177,7 +177,7 @@ def decode_manifest(data: bytes) -> Manifest:
     if document.get("schema_version") != SCHEMA_VERSION:
         raise _reject(
             RejectReason.SCHEMA_UNSUPPORTED,
-            f"schema_version is {document.get('schema_version')!r}, this reader knows {SCHEMA_VERSION}; upgrade acemath-registry",
+            f"schema_version is {document.get('schema_version')!r}, this reader knows {SCHEMA_VERSION}; upgrade it",
         )
     _check_paths(document)
     if _seal({key: value for key, value in document.items() if key != _SEAL}) != data:

@@ -50,7 +50,7 @@ from acemath_registry.verify import verify_directory
 _log = logging.getLogger(__name__)
 
 STALE_STAGING_S: Final = 24 * 3600.0
-"""Age at which a dead publisher's folder goes; a living one holds its lock, but not every mount shares locks between hosts."""
+"""Age at which a dead publisher's folder goes: a living one holds its lock, but not every mount shares locks."""
 
 _LOCK: Final = "publisher.lock"
 
@@ -163,7 +163,7 @@ def _install(layout: Layout, staged: Path, manifest: Manifest) -> ModelRef:
 def _already_published(
     layout: Layout, source: Path, name: str, metadata: PublishMetadata, progress: Progress
 ) -> ModelRef | None:
-    """The version that holds exactly the source's files, if there is one; costs nothing when no version has this step."""
+    """The version that holds exactly the source's files, if there is; costs nothing when none has this step."""
     parent = layout.models / name
     if not any(parent.glob(f"s{metadata.step}-*")):
         return None

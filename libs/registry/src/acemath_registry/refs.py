@@ -65,7 +65,8 @@ def check_name(text: str, *, what: str) -> str:
     """
     if len(text) > MAX_NAME_LENGTH or not NAME_PATTERN.fullmatch(text):
         raise InvalidRequest(
-            f"{text[:MAX_NAME_LENGTH]!r} can not be a {what}; use 1 to {MAX_NAME_LENGTH} letters, digits, '_', '-' and single dots"
+            f"{text[:MAX_NAME_LENGTH]!r} can not be a {what}; "
+            f"use 1 to {MAX_NAME_LENGTH} letters, digits, '_', '-' and single dots"
         )
     return text
 

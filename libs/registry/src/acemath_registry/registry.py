@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acemath_registry import cache, publish, releases, status, verify
-from acemath_registry.errors import storage_errors
+from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
@@ -41,6 +41,8 @@ class Registry:
         progress: Progress = no_progress,
     ) -> ModelRef:
         """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors."""
+        if kind not in list(ModelKind):
+            raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
         return publish.publish(
             self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, progress=progress
         )

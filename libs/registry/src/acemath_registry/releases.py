@@ -97,12 +97,13 @@ def create_release(layout: Layout, policy: ModelRef, reward: ModelRef) -> Releas
     release = Release(
         policy=_member(layout, policy, ModelKind.POLICY), reward=_member(layout, reward, ModelKind.REWARD)
     )
-    path = layout.release(release.id)
-    with storage_errors(f"writing release {release.id}"):
-        ensure_directory(layout.releases)
-        if not path.exists():
-            replace_file(path, release.encoded())
-    return read_release(layout, release.id)
+    try:
+        return read_release(layout, release.id)
+    except (NotFound, VerificationError):  # a damaged file of this id can only be meant to hold these bytes
+        with storage_errors(f"writing release {release.id}"):
+            ensure_directory(layout.releases)
+            replace_file(layout.release(release.id), release.encoded())
+    return release
 
 
 def read_release(layout: Layout, release_id: str, *, sha256: str | None = None) -> Release:
@@ -173,14 +174,7 @@ def promote(layout: Layout, name: str, release_id: str, *, expected_generation: 
     """
 
     def target(current: Channel | None) -> str:
-        generation = current.generation if current else 0
-        if expected_generation is not None and expected_generation != generation:
-            on = f"on {current.release}" if current else "empty"
-            raise Conflict(
-                f"channel {name!r} is at generation {generation} ({on}), not {expected_generation}; read it again, then decide",
-                param="expected_generation",
-                should_retry=False,
-            )
+        _check_generation(name, current, expected_generation)
         return release_id
 
     return _change(layout, name, by, target)
@@ -198,12 +192,7 @@ def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: 
     def target(current: Channel | None) -> str:
         if current is None:
             raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
-        if expected_generation is not None and expected_generation != current.generation:
-            raise Conflict(
-                f"channel {name!r} is at generation {current.generation}, not {expected_generation}; read it again, then decide",
-                param="expected_generation",
-                should_retry=False,
-            )
+        _check_generation(name, current, expected_generation)
         if current.previous is None:
             raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
         return current.previous
@@ -228,6 +217,16 @@ def _change(layout: Layout, name: str, by: str, target: Callable[[Channel | None
             changed = _next(current, release, by)
             replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
             return changed
+
+
+def _check_generation(name: str, current: Channel | None, expected: int | None) -> None:
+    generation, at = (current.generation, current.release) if current else (0, "no release")
+    if expected is not None and expected != generation:
+        raise Conflict(
+            f"channel {name!r} is at generation {generation} ({at}), not {expected}; read it again, then decide",
+            param="expected_generation",
+            should_retry=False,
+        )
 
 
 def _next(current: Channel | None, release: Release, by: str) -> Channel:

@@ -152,11 +152,9 @@ def _weight_files(present: set[str]) -> list[str]:
 
 def _check_index(path: Path, homes: dict[str, str]) -> None:
     from_index = read_json(path, RejectReason.INDEX_MISMATCH).get("weight_map")
-    if not isinstance(from_index, dict):
+    if not isinstance(from_index, dict) or not all(isinstance(shard, str) for shard in from_index.values()):
         raise _reject(RejectReason.INDEX_MISMATCH, path.name, "has no weight_map; export again")
-    outside = sorted(
-        str(shard) for shard in from_index.values() if "/" in str(shard) or "\\" in str(shard) or str(shard) == ".."
-    )
+    outside = sorted(shard for shard in from_index.values() if "/" in shard or "\\" in shard or shard == "..")
     if outside:
         raise _reject(
             RejectReason.PATH_TRAVERSAL,
@@ -196,13 +194,14 @@ def _tensors(file: str, header: dict[str, Any]) -> list[Tensor]:
 def _tensor(file: str, name: str, entry: Any) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError("not natural numbers")
         bits = _BITS[dtype] * math.prod(shape)
-        natural = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError) as error:
         raise _reject(
             RejectReason.HEADER_MALFORMED, file, f"tensor {name!r} has no usable dtype, shape and offsets; export again"
         ) from error
-    if not natural or bits % 8 or end - begin != bits // 8:
+    if bits % 8 or end - begin != bits // 8:
         raise _reject(
             RejectReason.HEADER_MALFORMED,
             file,

@@ -74,8 +74,8 @@ def verify_directory(
 
 def _manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
     path = directory / MANIFEST_NAME
-    if path.is_symlink():
-        raise _reject(RejectReason.SYMLINK, "is a symlink; put the file itself there")
+    if directory.is_symlink() or path.is_symlink():
+        raise _reject(RejectReason.SYMLINK, "or its directory is a symlink; put the file itself there")
     if not path.exists():
         raise _missing(ref, directory)
     with storage_errors(f"reading the manifest of {ref}"):
@@ -116,7 +116,8 @@ def _check_tensors(expected: TensorDigests, tensors: list[Tensor]) -> None:
         if getattr(found, field) != getattr(expected, field):
             raise VerificationError(
                 reason,
-                f"the {what} of the {found.count} tensors differ from those of the {expected.count} published; copy the weights again",
+                f"the {what} of the {found.count} tensors differ from those of the {expected.count} published; "
+                "copy the weights again",
             )
 
 
@@ -135,9 +136,10 @@ def _check_digests(manifest: Manifest, found: tuple[FileEntry, ...]) -> None:
     for entry in manifest.files:
         if digests[entry.path] != entry.sha256:
             raise VerificationError(
-                RejectReason.CHECKSUM_MISMATCH, f"has sha256 {digests[entry.path][:12]}…, the manifest says {entry.sha256[:12]}…; copy it again",
+                RejectReason.CHECKSUM_MISMATCH,
+                f"has sha256 {digests[entry.path][:12]}…, the manifest says {entry.sha256[:12]}…; copy it again",
                 file=entry.path,
-            )  # fmt: skip
+            )
 
 
 def _check_facts(manifest: Manifest, found: ComputedFacts) -> None:

@@ -1,0 +1,222 @@
+"""`acemath registry …`: publish, promote, roll back, list, show and verify; for people and, with `--json`, for scripts.
+
+Results go to standard output, progress and errors to standard error; the exit status is 1 when something was refused.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from acemath_core.errors import InvalidRequest, ServiceError
+from acemath_registry.cli_output import describe_error, print_document, print_overview, progress_bar
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
+from acemath_registry.durable import read_file
+from acemath_registry.errors import NotFound, RejectReason
+from acemath_registry.manifest import ModelKind, PublishMetadata
+from acemath_registry.refs import RELEASE_PATTERN, ModelRef
+from acemath_registry.registry import Registry
+from acemath_registry.releases import Channel, Release, ReleaseMember
+
+app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
+
+Root = Annotated[
+    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY_ROOT", help="The registry's directory.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Expect = Annotated[
+    int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")
+]
+By = Annotated[str, typer.Option("--by", help="Who changes the channel.", default_factory=getpass.getuser)]
+Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]
+DEFAULT_ROOT = Path(".local/registry")
+
+
+@app.command()
+def publish(
+    source: Annotated[Path, typer.Argument(help="A checkpoint directory: config, tokenizer, template, safetensors.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    kind: Annotated[ModelKind, typer.Option(help="What the model is for.")],
+    step: Annotated[int | None, typer.Option(help="Training step; 0 for a base model.", min=0)] = None,
+    licence: Annotated[str | None, typer.Option(help="SPDX expression of the weights' licence.")] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with step, licence, parent, base_model, training, metrics, canary, tools."),
+    ] = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a checkpoint as an immutable version; the same content again changes nothing."""
+    with _errors(as_json), progress_bar(quiet=as_json) as progress:
+        given = _metadata(metadata, {"step": step, "licence": licence})
+        registry = Registry(root)
+        ref = registry.publish(source, name=name, kind=kind, metadata=given, progress=progress)
+        document = {"model": str(ref), "path": str(registry.path(ref))}
+    print_document(document, as_json=as_json)
+
+
+@app.command()
+def promote(
+    channel: Annotated[str, typer.Argument(help="The channel to point.")],
+    release: Annotated[str | None, typer.Option(help="Id of a release that exists.")] = None,
+    policy: Annotated[str | None, typer.Option(help="With --reward: make the release of these two versions.")] = None,
+    reward: Annotated[str | None, typer.Option(help="With --policy.")] = None,
+    expect: Expect = None,
+    by: By = ...,  # type: ignore[assignment]  # typer fills it from default_factory
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Point a channel at a release; replicas that follow it verify, load and switch."""
+    with _errors(as_json):
+        registry = Registry(root)
+        chosen = _chosen_release(registry, release, policy, reward)
+        changed = registry.promote(channel, chosen, expected_generation=expect, by=by)
+    print_document(_channel_document(channel, changed), as_json=as_json)
+
+
+@app.command()
+def rollback(
+    channel: Annotated[str, typer.Argument(help="The channel to point back.")],
+    expect: Expect = None,
+    by: By = ...,  # type: ignore[assignment]  # typer fills it from default_factory
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Promote the release that the channel had before."""
+    with _errors(as_json):
+        changed = Registry(root).rollback(channel, by=by, expected_generation=expect)
+    print_document(_channel_document(channel, changed), as_json=as_json)
+
+
+@app.command(name="list")
+def list_all(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+    """List every version, release and channel; one that can not be read is shown with what is wrong."""
+    with _errors(as_json):
+        overview = _overview(Registry(root))
+    print_overview(overview, as_json=as_json)
+
+
+@app.command()
+def show(target: Target, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+    """Show a version's manifest, a release's two versions, or where a channel points."""
+    with _errors(as_json):
+        document = _show(Registry(root), target)
+    print_document(document, as_json=as_json)
+
+
+@app.command()
+def verify(
+    target: Target,
+    directory: Annotated[Path | None, typer.Option(help="Check this copy of a version instead.")] = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of a version, or of both versions of a release or channel."""
+    with _errors(as_json), progress_bar(quiet=as_json) as progress:
+        registry = Registry(root)
+        if directory is not None and "@" not in target:
+            raise InvalidRequest("--directory holds one version; name it as name@version", param="directory")
+        verified = [
+            registry.verify(ref, directory, manifest_sha256=digest, progress=progress)
+            for ref, digest in _versions_of(registry, target)
+        ]
+        documents = [{"model": str(m.ref), "files": len(m.files), "bytes": m.size} for m in verified]
+    print_document({"verified": documents}, as_json=as_json)
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        describe_error(Console(stderr=True), error, as_json=as_json)
+        raise typer.Exit(1) from error
+
+
+def _metadata(path: Path | None, options: dict[str, Any]) -> PublishMetadata:
+    document = _json_file(path) if path else {}
+    document.update({key: value for key, value in options.items() if value is not None})
+    try:
+        return PublishMetadata.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"{field}: {first['msg']}; give it as an option or in --metadata", param=field) from error
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    try:
+        data = read_file(path, MAX_DOCUMENT_BYTES)
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}; give a readable JSON file", param="metadata") from error
+    return decode(data, file=path.name, reason=RejectReason.MANIFEST_MALFORMED)
+
+
+def _chosen_release(registry: Registry, release: str | None, policy: str | None, reward: str | None) -> str:
+    if release and not policy and not reward:
+        return release
+    if policy and reward and not release:
+        return registry.create_release(ModelRef.parse(policy), ModelRef.parse(reward)).id
+    raise InvalidRequest("give --release, or --policy and --reward, and not all of them", param="release")
+
+
+def _channel_document(name: str, channel: Channel) -> dict[str, Any]:
+    return {"channel": name, **channel.model_dump(mode="json")}
+
+
+def _release_document(release: Release) -> dict[str, Any]:
+    return {"release": release.id, "policy": str(release.policy.ref), "reward": str(release.reward.ref)}
+
+
+def _show(registry: Registry, target: str) -> dict[str, Any]:
+    if "@" in target:
+        return registry.manifest(ModelRef.parse(target)).model_dump(mode="json")
+    if RELEASE_PATTERN.fullmatch(target):
+        return _release_document(registry.release(target))
+    channel = registry.channel(target)
+    return {**_release_document(registry.release(channel.release)), **_channel_document(target, channel)}
+
+
+def _versions_of(registry: Registry, target: str) -> list[tuple[ModelRef, str | None]]:
+    if "@" in target:
+        return [(ModelRef.parse(target), None)]
+    release_id = target if RELEASE_PATTERN.fullmatch(target) else registry.channel(target).release
+    release = registry.release(release_id)
+    members: tuple[ReleaseMember, ...] = (release.policy, release.reward)
+    return [(member.ref, member.manifest_sha256) for member in members]
+
+
+def _overview(registry: Registry) -> dict[str, list[dict[str, Any]]]:
+    if not registry.root.is_dir():
+        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
+    return {
+        "versions": [_row("model", str(ref), registry, _summary) for ref in registry.versions()],
+        "releases": [_row("release", one, registry, _show) for one in registry.release_ids()],
+        "channels": [_row("channel", one, registry, _show) for one in registry.channel_names()],
+    }
+
+
+def _row(key: str, name: str, registry: Registry, read: Callable[[Registry, str], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {key: name, **read(registry, name)}
+    except ServiceError as error:
+        return {key: name, "error": error.message}
+
+
+def _summary(registry: Registry, target: str) -> dict[str, Any]:
+    manifest = registry.manifest(ModelRef.parse(target))
+    return {
+        "kind": manifest.kind.value,
+        "architecture": manifest.architecture,
+        "dtype": manifest.dtype,
+        "parameters": manifest.tensors.parameters,
+        "bytes": manifest.size,
+        "created_at": manifest.created_at.isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,85 @@
+"""How `acemath registry` shows things: tables and progress for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from acemath_core.errors import ServiceError
+from acemath_registry.errors import VerificationError
+from acemath_registry.progress import Progress as ProgressCallback
+from acemath_registry.progress import no_progress
+
+_COLUMNS = {
+    "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
+    "releases": ("release", "policy", "reward"),
+    "channels": ("channel", "release", "generation", "previous", "by", "at"),
+}
+
+
+def print_document(document: dict[str, Any], *, as_json: bool) -> None:
+    """One document, as JSON or as a table of two columns."""
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, sort_keys=True))
+        return
+    table = Table(show_header=False)
+    for key, value in document.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+        table.add_row(escape(key), escape(text))
+    Console().print(table)
+
+
+def print_overview(overview: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
+    """The whole registry, as JSON or as three tables."""
+    if as_json:
+        typer.echo(json.dumps(overview, ensure_ascii=False, sort_keys=True))
+        return
+    console = Console()
+    for title, rows in overview.items():
+        table = Table(*_COLUMNS[title], title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*_cells(_COLUMNS[title], row))
+        console.print(table)
+
+
+def describe_error(console: Console, error: ServiceError, *, as_json: bool) -> None:
+    """The error's one sentence, or the same as JSON with its code and reason."""
+    if as_json:
+        reason = error.reason.value if isinstance(error, VerificationError) else None
+        document = {"message": error.message, "code": error.code.value, "param": error.param, "reason": reason}
+        typer.echo(json.dumps({"error": document}, ensure_ascii=False, sort_keys=True), err=True)
+        return
+    console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(*, quiet: bool) -> Iterator[ProgressCallback]:
+    """A callback that draws one bar for each phase on standard error; nothing when `quiet` or not on a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield no_progress
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield show
+
+
+def _cells(columns: tuple[str, ...], row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [escape(str(row[columns[0]])), f"[red]{escape(row['error'])}[/]"]
+    return [escape("" if row[column] is None else str(row[column])) for column in columns]
