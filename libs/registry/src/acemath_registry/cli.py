@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry.cli_output import describe_error, print_document, print_overview, progress_bar
+from acemath_registry.cli_output import describe_error, print_document, print_overview, print_rows, progress_bar
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
 from acemath_registry.durable import read_file
 from acemath_registry.errors import NotFound, RejectReason
@@ -28,7 +28,7 @@ from acemath_registry.releases import Channel, Release, ReleaseMember
 app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
 
 Root = Annotated[
-    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY_ROOT", help="The registry's directory.", show_default=True)
+    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY__ROOT", help="The registry's directory.", show_default=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Expect = Annotated[
@@ -48,7 +48,7 @@ def publish(
     licence: Annotated[str | None, typer.Option(help="SPDX expression of the weights' licence.")] = None,
     metadata: Annotated[
         Path | None,
-        typer.Option(help="JSON file with step, licence, parent, base_model, training, metrics, canary, tools."),
+        typer.Option(help="JSON file: step, licence, parent, base_model, training, metrics, canary, tools."),
     ] = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
@@ -65,11 +65,11 @@ def publish(
 @app.command()
 def promote(
     channel: Annotated[str, typer.Argument(help="The channel to point.")],
+    by: By,
     release: Annotated[str | None, typer.Option(help="Id of a release that exists.")] = None,
     policy: Annotated[str | None, typer.Option(help="With --reward: make the release of these two versions.")] = None,
     reward: Annotated[str | None, typer.Option(help="With --policy.")] = None,
     expect: Expect = None,
-    by: By = ...,  # type: ignore[assignment]  # typer fills it from default_factory
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
@@ -84,8 +84,8 @@ def promote(
 @app.command()
 def rollback(
     channel: Annotated[str, typer.Argument(help="The channel to point back.")],
+    by: By,
     expect: Expect = None,
-    by: By = ...,  # type: ignore[assignment]  # typer fills it from default_factory
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +128,7 @@ def verify(
             for ref, digest in _versions_of(registry, target)
         ]
         documents = [{"model": str(m.ref), "files": len(m.files), "bytes": m.size} for m in verified]
-    print_document({"verified": documents}, as_json=as_json)
+    print_rows("verified", documents, as_json=as_json)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from acemath_registry.progress import no_progress
 _COLUMNS = {
     "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
     "releases": ("release", "policy", "reward"),
+    "verified": ("model", "files", "bytes"),
     "channels": ("channel", "release", "generation", "previous", "by", "at"),
 }
 
@@ -42,12 +43,16 @@ def print_overview(overview: dict[str, list[dict[str, Any]]], *, as_json: bool) 
     if as_json:
         typer.echo(json.dumps(overview, ensure_ascii=False, sort_keys=True))
         return
-    console = Console()
     for title, rows in overview.items():
-        table = Table(*_COLUMNS[title], title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*_cells(_COLUMNS[title], row))
-        console.print(table)
+        _print_table(title, rows)
+
+
+def print_rows(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Rows of one kind, as a JSON document with the one key `title`, or as a table."""
+    if as_json:
+        typer.echo(json.dumps({title: rows}, ensure_ascii=False, sort_keys=True))
+        return
+    _print_table(title, rows)
 
 
 def describe_error(console: Console, error: ServiceError, *, as_json: bool) -> None:
@@ -77,6 +82,16 @@ def progress_bar(*, quiet: bool) -> Iterator[ProgressCallback]:
             bars.update(tasks[phase], completed=done, total=total)
 
         yield show
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in _COLUMNS[title]:
+        # Names are there to be copied: they are folded where there is no room, never cut.
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(_COLUMNS[title], row))
+    Console().print(table)
 
 
 def _cells(columns: tuple[str, ...], row: dict[str, Any]) -> list[str]:

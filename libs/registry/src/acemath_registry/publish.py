@@ -81,9 +81,11 @@ def publish(
         raise NotFound(
             f"there is no directory {source.name!r} to publish; give the folder that holds config.json", param="source"
         )
-    ref = _already_published(layout, source, name, metadata, progress)
-    if ref is not None:
-        return ref
+    stored = _already_published(layout, source, name, metadata, progress)
+    if stored is not None:
+        _check_kind(stored.architecture, stored.kind, kind)
+        _warn_about_difference(stored, metadata)
+        return stored.ref
     with storage_errors(f"publishing {name}"):
         ensure_directory(layout.staging)
         sweep_staging(layout.staging)
@@ -132,10 +134,7 @@ def _describe(staged: Path, name: str, kind: ModelKind, metadata: PublishMetadat
     # Everything is read from the staged copy: whatever happens to the source meanwhile, manifest and files agree.
     sizes = list_files(staged)
     facts = compute_facts(staged, set(sizes), read_tensors(staged, sizes))
-    if facts.kind is not kind:
-        raise VerificationError(
-            RejectReason.WRONG_KIND, f"{facts.architecture} is a {facts.kind} model, not a {kind}; publish it as that"
-        )
+    _check_kind(facts.architecture, facts.kind, kind)
     files = hash_files(staged, sizes, counter(progress, "hashing", sum(sizes.values())))
     return Manifest(
         **{field: getattr(facts, field) for field in type(facts).model_fields},
@@ -145,6 +144,12 @@ def _describe(staged: Path, name: str, kind: ModelKind, metadata: PublishMetadat
         files=files,
         created_at=datetime.now(UTC),
     )
+
+
+def _check_kind(architecture: str, found: ModelKind, asked: ModelKind) -> None:
+    if found is not asked:
+        detail = f"{architecture} is a {found} model, not a {asked}; publish it as that"
+        raise VerificationError(RejectReason.WRONG_KIND, detail)
 
 
 def _seal(staged: Path, manifest: Manifest) -> None:
@@ -162,7 +167,7 @@ def _install(layout: Layout, staged: Path, manifest: Manifest) -> ModelRef:
 
 def _already_published(
     layout: Layout, source: Path, name: str, metadata: PublishMetadata, progress: Progress
-) -> ModelRef | None:
+) -> Manifest | None:
     """The version that holds exactly the source's files, if there is; costs nothing when none has this step."""
     parent = layout.models / name
     if not any(parent.glob(f"s{metadata.step}-*")):
@@ -172,9 +177,7 @@ def _already_published(
     ref = ModelRef(name, version_of(metadata.step, files))
     if not layout.version(ref).exists():
         return None
-    stored = _check_same(layout, ref, files)
-    _warn_about_difference(stored, metadata)
-    return ref
+    return _check_same(layout, ref, files)
 
 
 def _check_same(layout: Layout, ref: ModelRef, files: tuple[FileEntry, ...]) -> Manifest:
