@@ -1,0 +1,89 @@
+# AceMath Serving. `make` alone explains every target.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PROBLEM ?=
+TESTS ?= tests
+
+PY := .venv/bin/python
+BOOT := PYTHONPATH=deploy/local/src $(PYTHON) -m acemath_local
+PACKAGES := core web prompts answers registry gateway policy reward training evaluation cli local
+SOURCES := libs services training evaluation cli deploy tests bench
+
+# $(value …): a $ in a problem is a dollar sign, not a variable of make's.
+export ACEMATH_PROBLEM := $(value PROBLEM)
+export TORCH_CPU_INDEX
+
+.DEFAULT_GOAL := help
+.PHONY: help doctor setup setup-dev setup-train run solve stop test test-fast test-stack check format lint types layers \
+	bench embedded requirements clean distclean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@echo '  every port and path is a setting: ACEMATH_LOCAL__PORT_BASE=18000 make run moves them all'
+
+doctor: ## look at what this machine needs, before anything is installed
+	@$(BOOT).preflight
+
+setup: ## make .venv with what `make run` needs (does nothing when nothing changed)
+	@$(BOOT).install cpu
+
+setup-dev: ## the same with tests, checks and training
+	@$(BOOT).install dev
+
+setup-train: ## the same with training only
+	@$(BOOT).install train
+
+run: setup ## start the whole stack, solve one problem (PROBLEM="…" for yours), serve until Ctrl-C
+	@$(PY) -m acemath_local.run --problem "$$ACEMATH_PROBLEM"
+
+solve: setup ## ask the running stack: make solve PROBLEM="…"
+	@if [ -z "$$ACEMATH_PROBLEM" ]; then echo 'usage: make solve PROBLEM="…"' >&2; exit 2; fi
+	@$(PY) -m acemath_local.solve "$$ACEMATH_PROBLEM"
+
+stop: ## end this checkout's running stack, in order
+	@if [ -x $(PY) ]; then $(PY) -m acemath_local.stop; else echo 'nothing is set up, so nothing runs'; fi
+
+test: setup-dev ## every test that needs no GPU, the real stack included (TESTS=tests/core for some)
+	@DS_ACCELERATOR=cpu $(PY) -m pytest -m 'not gpu' $(TESTS)
+
+test-fast: setup-dev ## the inner loop: no real stack, nothing slow
+	@DS_ACCELERATOR=cpu $(PY) -m pytest -q -m 'not gpu and not stack and not slow and not docker' $(TESTS)
+
+test-stack: setup-dev ## only what starts the real stack
+	@DS_ACCELERATOR=cpu $(PY) -m pytest -m 'stack and not gpu' $(TESTS)
+
+check: setup-dev ## format, lint, types, import layers; changes nothing
+	@$(PY) -m ruff format --check $(wildcard $(SOURCES))
+	@$(PY) -m ruff check $(wildcard $(SOURCES))
+	@$(MAKE) --no-print-directory types layers
+
+format: setup-dev ## put the code into its format and sort its imports
+	@$(PY) -m ruff format $(wildcard $(SOURCES))
+	@$(PY) -m ruff check --fix $(wildcard $(SOURCES))
+
+lint: setup-dev ## ruff only
+	@$(PY) -m ruff check $(wildcard $(SOURCES))
+
+types: setup-dev ## mypy --strict on every distribution
+	@$(PY) -m mypy $(foreach name,$(PACKAGES),$(if $(wildcard */*/src/acemath_$(name) */src/acemath_$(name)),-p acemath_$(name)))
+
+layers: setup-dev ## which part may import which
+	@.venv/bin/lint-imports
+
+bench: setup-dev ## the measured comparisons under bench/, one after another
+	@set -e; found=; for script in bench/*.py; do [ -e "$$script" ] || continue; found=1; echo "== $$script"; $(PY) "$$script"; done; \
+	if [ -z "$$found" ]; then echo 'bench/ holds no comparison' >&2; exit 1; fi
+
+embedded: setup-train ## make the embedded checkpoints again from nothing (hours; needs a C++ compiler)
+	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded
+
+requirements: ## resolve the pinned files again (needs uv)
+	@requirements/compile.sh
+
+clean: ## remove caches and build outputs; .venv and .local stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
+	@find $(wildcard $(SOURCES)) -type d \( -name __pycache__ -o -name '*.egg-info' -o -name dist -o -name build \) -prune -exec rm -rf {} +
+
+distclean: clean stop ## remove the environment and all local state too: the next make run starts from nothing
+	@rm -rf .venv .local

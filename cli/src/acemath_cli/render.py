@@ -1,0 +1,83 @@
+"""How a solve looks in a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from acemath_cli.client import Event
+from acemath_core.wire import Solution, SolvedCandidate
+
+_STEPS = 2  # a candidate is finished, then scored
+
+
+class CandidateProgress:
+    """One bar for each candidate: empty while it is generated, half when it has finished, full when it is scored."""
+
+    def __init__(self, console: Console, n: int) -> None:
+        self._progress = Progress(
+            TextColumn("candidate {task.fields[number]:>2}"), BarColumn(bar_width=24),
+            TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._tasks: list[TaskID] = [self._progress.add_task("generating", total=_STEPS, number=i) for i in range(n)]
+
+    def __enter__(self) -> CandidateProgress:
+        """Begin to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bars away."""
+        self._progress.stop()
+
+    def take(self, event: Event) -> None:
+        """Move the bar of the candidate that an event speaks of; other events change nothing."""
+        index = event.data.get("index")
+        if not isinstance(index, int) or not 0 <= index < len(self._tasks):
+            return
+        if event.name == "candidate.finished":
+            answer = escape(str(event.data.get("answer")))
+            self._progress.update(self._tasks[index], completed=1, description=f"answer {answer}, being scored")
+        elif event.name == "candidate.scored":
+            self._progress.update(self._tasks[index], completed=_STEPS, description=f"score {event.data.get('score')}")
+
+
+def show(console: Console, solution: Solution) -> None:
+    """Print the answer, the chosen solution, every candidate with its score, and where the time went."""
+    console.print(
+        Panel(escape(solution.solution.strip()), title=f"answer: {escape(str(solution.answer))}", expand=False)
+    )
+    if solution.candidates:
+        console.print(_table(solution))
+    times = solution.timings
+    made = f"{solution.n_generated} candidates ({solution.n_scored} scored, {solution.stop_reason})"
+    cost = f"{times.total_seconds:.1f} s; {solution.usage.completion_tokens} tokens"
+    console.print(f"{solution.selection} of {made} in {cost}", highlight=False)
+    console.print(f"policy {solution.models.policy}   reward {solution.models.reward}", highlight=False, style="dim")
+    if solution.degraded:
+        console.print(f"degraded: {solution.degraded_reason}", style="yellow")
+
+
+def _table(solution: Solution) -> Table:
+    table = Table("", "#", "answer", "score", "tokens", "finish", "end of the solution", title="candidates by score")
+    ordered = sorted(solution.candidates, key=lambda one: (one.score is None, -(one.score or 0.0)))
+    for candidate in ordered:
+        chosen = candidate.text is not None and candidate.text == solution.solution
+        table.add_row("→" if chosen else "", *_cells(candidate), style="bold" if chosen else None)
+    return table
+
+
+def _cells(candidate: SolvedCandidate) -> list[str]:
+    score = "–" if candidate.score is None else f"{candidate.score:+.3f}"
+    end = " ".join((candidate.text or "").split())[-60:]
+    return [
+        str(candidate.index), escape(str(candidate.answer)), score, str(candidate.completion_tokens),
+        str(candidate.finish_reason), escape(end),
+    ]  # fmt: skip

@@ -1,0 +1,63 @@
+"""`acemath solve`: one problem, its candidates as they come, the answer and what it was chosen from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr, ValidationError
+from rich.console import Console
+
+from acemath_cli.client import AskError, solution_of, solve_stream
+from acemath_cli.render import CandidateProgress, show
+from acemath_cli.settings import CliSettings
+from acemath_core.settings import SettingsError
+from acemath_core.wire import Selection, Solution, SolveRequest
+
+
+def solve(
+    problem: Annotated[str, typer.Argument(help="the problem; - reads it from standard input")],
+    n: Annotated[int, typer.Option("--n", "-n", help="how many candidates, 1 to 64")] = 8,
+    selection: Annotated[Selection, typer.Option(help="how the answer is chosen")] = Selection.BEST_OF_N,
+    temperature: Annotated[float, typer.Option(help="0 makes one greedy candidate")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="longest candidate, in tokens")] = 1024,
+    seed: Annotated[int | None, typer.Option(help="candidate i is sampled with seed + i")] = None,
+    deadline: Annotated[float, typer.Option(help="seconds until the best so far is taken")] = 120.0,
+    url: Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else local")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")] = False,
+) -> None:
+    """Solve a problem by best-of-N on a running gateway."""
+    try:
+        settings = CliSettings.from_env()
+        request = SolveRequest(
+            problem=sys.stdin.read() if problem == "-" else problem,
+            n=n, selection=selection, temperature=temperature, max_tokens=max_tokens, seed=seed,
+            deadline_seconds=deadline, candidates="full",
+        )  # fmt: skip
+        solution = _ask(url or settings.url, settings.api_key, request, quiet=as_json)
+    except (AskError, SettingsError) as error:
+        raise _failed(str(error)) from error
+    except ValidationError as error:
+        raise _failed(
+            "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        ) from error
+    if as_json:
+        typer.echo(solution.model_dump_json(indent=2))
+    else:
+        show(Console(), solution)
+
+
+def _ask(url: str, key: SecretStr | None, request: SolveRequest, *, quiet: bool) -> Solution:
+    console = Console(stderr=True, quiet=quiet)
+    with CandidateProgress(console, 1 if request.temperature == 0 else request.n) as progress:
+        for event in solve_stream(url, key, request):
+            if event.name == "solution":
+                return solution_of(event)
+            progress.take(event)
+    raise AskError("the gateway closed the stream before its answer")
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(f"acemath solve: {message}", err=True)
+    return typer.Exit(1)

@@ -1,0 +1,89 @@
+"""What the services of the local stack are told: addresses of each other, paths below the state folder, one key."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+from acemath_local.settings import LocalSettings
+
+_SOCKET_LIMIT = 100  # bytes of a Unix socket's path, with room for supervisor's own suffix (the kernel's limit is 108)
+
+
+def prepare_state(settings: LocalSettings) -> None:
+    """Make the folders and, once, the key that services show each other (mode 0600)."""
+    for name in ("registry", "redis", "logs", "cache", "run", "keys"):
+        (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
+    (settings.state_dir / "keys").chmod(0o700)
+    make_key(settings.state_dir / "keys" / "internal.key")
+
+
+def make_key(path: Path) -> None:
+    """Write a new random key with mode 0600, unless the file is there."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_urlsafe(32) + "\n")
+
+
+def socket_path(settings: LocalSettings) -> Path:
+    """Supervisor's control socket: in the state folder, or in a private temporary one when that path is too long."""
+    inside = settings.state_dir / "run" / "supervisor.sock"
+    if len(os.fsencode(inside)) < _SOCKET_LIMIT:
+        return inside
+    digest = sha256(os.fsencode(settings.state_dir)).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"acemath-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / "supervisor.sock"
+
+
+def services_environment(settings: LocalSettings, base: dict[str, str]) -> dict[str, str]:
+    """The environment of supervisor and of everything it starts.
+
+    Each process reads only the names under its own prefix, so one environment serves all. What the caller has set
+    already stays: any setting of any service can be changed from the command line of `make run`.
+    """
+    return _defaults(settings) | base | _supervisor_names(settings)
+
+
+def _defaults(settings: LocalSettings) -> dict[str, str]:
+    ports, state = settings.ports, settings.state_dir
+    shared = {
+        "REGISTRY_ROOT": str(state / "registry"),
+        "INTERNAL_KEY_FILE": str(state / "keys" / "internal.key"),
+        "HOST": "127.0.0.1",
+    }
+    values = {
+        f"ACEMATH_{service}__{name}": value
+        for service in ("GATEWAY", "POLICY", "REWARD")
+        for name, value in shared.items()
+    }
+    return values | {
+        "ACEMATH_GATEWAY__PORT": str(ports.gateway),
+        "ACEMATH_GATEWAY__POLICY_URLS": f'["http://127.0.0.1:{ports.policy}"]',
+        "ACEMATH_GATEWAY__REWARD_URLS": f'["http://127.0.0.1:{ports.reward}"]',
+        "ACEMATH_GATEWAY__REDIS_URL": f"redis://127.0.0.1:{ports.redis}/0",
+        "ACEMATH_POLICY__PORT": str(ports.policy),
+        "ACEMATH_POLICY__VLLM_PORT_FIRST": str(ports.vllm_first),
+        "ACEMATH_POLICY__CACHE_DIR": str(state / "cache" / "policy"),
+        "ACEMATH_REWARD__PORT": str(ports.reward),
+        "ACEMATH_REWARD__CACHE_DIR": str(state / "cache" / "reward"),
+    }
+
+
+def _supervisor_names(settings: LocalSettings) -> dict[str, str]:
+    return {
+        "ACEMATH_LOCAL__STATE_DIR": str(settings.state_dir),
+        "ACEMATH_LOCAL__REDIS_PORT": str(settings.ports.redis),
+        "ACEMATH_LOCAL_STATE": str(settings.state_dir),
+        "ACEMATH_LOCAL_SOCKET": str(socket_path(settings)),
+        "ACEMATH_LOCAL_PYTHON": sys.executable,
+        "ACEMATH_LOCAL_PROMETHEUS_PORT": str(settings.ports.prometheus),
+        "PYTHONUNBUFFERED": "1",
+    }

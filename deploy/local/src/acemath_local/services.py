@@ -1,0 +1,69 @@
+"""What the local stack consists of, in the order in which it starts: each waits for what it needs."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from acemath_local.settings import LocalSettings
+
+_PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One program of the supervisor.
+
+    Attributes:
+        name: its name in supervisord.conf and in the logs.
+        doing: what it does while it starts, for the progress line.
+        ready: returns an empty string when it can serve, else why not; answers within seconds.
+        needs: services that must be ready before it starts.
+    """
+
+    name: str
+    doing: str
+    ready: Callable[[], str]
+    needs: tuple[str, ...] = ()
+
+
+def local_services(settings: LocalSettings) -> list[Service]:
+    """The stack for these settings; Prometheus only where it is installed."""
+    ports = settings.ports
+    services = [
+        Service("redis", "Redis protocol server", lambda: redis_answers(ports.redis)),
+        Service("policy", "policy: vLLM loads the checkpoint", lambda: http_ready(ports.policy)),
+        Service("reward", "reward model", lambda: http_ready(ports.reward)),
+        Service("gateway", "gateway", lambda: http_ready(ports.gateway), ("redis", "policy", "reward")),
+    ]
+    if settings.prometheus == "auto" and shutil.which("prometheus"):
+        services.append(Service("prometheus", "Prometheus", lambda: http_ready(ports.prometheus, "/-/ready")))
+    return services
+
+
+def http_ready(port: int, path: str = "/readyz") -> str:
+    """Empty when `GET path` on loopback answers 200, else the reason in a few words."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        text = answer.read(200).decode(errors="replace").strip()
+        return "" if answer.status == 200 else f"{answer.status} {text}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer yet ({type(error).__name__})"
+    finally:
+        connection.close()
+
+
+def redis_answers(port: int) -> str:
+    """Empty when a Redis-protocol server answers PING on loopback (it says LOADING while it replays its file)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=_PROBE_SECONDS) as connection:
+            connection.sendall(b"PING\r\n")
+            answer = connection.recv(64)
+    except OSError as error:
+        return f"no answer yet ({type(error).__name__})"
+    return "" if answer.startswith(b"+PONG") else answer.decode(errors="replace").strip()
