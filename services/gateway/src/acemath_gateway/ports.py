@@ -9,7 +9,7 @@ LeaseStore        who still uses which release
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,7 +72,7 @@ class PolicyPort(Protocol):
 
     def generate(
         self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
-    ) -> AsyncIterator[PolicyEvent]:
+    ) -> AsyncGenerator[PolicyEvent, None]:
         """Events of `sampling.n` candidates, in the order in which they happen.
 
         Raises:
@@ -108,6 +108,7 @@ class ReleaseTarget:
         reward: reward version, name@version.
         policy_endpoints: base URLs of vLLM servers that serve `policy`.
         reward_endpoints: base URLs of reward services that serve `reward`.
+        context_length: tokens of prompt and completion together that every policy endpoint takes; None when unknown.
     """
 
     release: str
@@ -116,6 +117,7 @@ class ReleaseTarget:
     reward: str
     policy_endpoints: tuple[str, ...]
     reward_endpoints: tuple[str, ...]
+    context_length: int | None = None
 
 
 class LimitOutcome(StrEnum):

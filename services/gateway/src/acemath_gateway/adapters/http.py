@@ -1,0 +1,257 @@
+"""One call to a replica of another service, and whom to ask when it fails.
+
+What httpx can raise becomes one `CallFailed` with a result that metrics and callers understand; what the other side
+says about *our request* becomes `InvalidRequest`. Every wait ends with the request's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Literal
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import ErrorCode, InvalidRequest
+from acemath_gateway.metrics import CallResult, GatewayMetrics
+from acemath_web.context import REQUEST_ID_HEADER, current_request_id
+
+Role = Literal["policy", "reward"]
+
+
+_log = logging.getLogger(__name__)
+_CONNECT_SECONDS = 2.0
+_WRITE_SECONDS = 10.0
+_KEEPALIVE_SECONDS = (
+    3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
+)
+_MAX_BODY_BYTES = 1024 * 1024
+_SHUNNED_SECONDS = 2.0
+_OVERLOADED = frozenset({429, 503})
+_CALLERS_FAULT = frozenset({400, 413, 422})
+_NOT_SERVED = frozenset({404, 409})
+
+
+class CallFailed(Exception):
+    """A call to one replica that brought nothing.
+
+    Attributes:
+        result: what kind of failure, for metrics and for whether another replica may help.
+        retry_after: seconds that the replica asked us to wait, if it did.
+    """
+
+    def __init__(self, result: CallResult, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.result = result
+        self.retry_after = retry_after
+
+
+class RetryBudget:
+    """Bounds retries to a share of the calls, so that an outage is not multiplied by them.
+
+    Args:
+        share: retries earned by each call.
+        most: how many can be saved up; also what there is at the start.
+    """
+
+    def __init__(self, share: float = 0.2, most: float = 10.0) -> None:
+        self._share, self._most, self._tokens = share, most, most
+
+    def earn(self) -> None:
+        """Count one call."""
+        self._tokens = min(self._most, self._tokens + self._share)
+
+    def take(self) -> bool:
+        """Whether one retry may be made now."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Replicas:
+    """Which replica to ask first: the one with least of our own work, those that just failed last."""
+
+    def __init__(self) -> None:
+        self._load: Counter[str] = Counter()
+        self._shunned_until: dict[str, float] = {}
+        self._turn = 0
+
+    def order(self, endpoints: Sequence[str]) -> list[str]:
+        """The endpoints in the order in which to try them; equals take turns."""
+        self._turn += 1
+        now, count = time.monotonic(), max(1, len(endpoints))
+        turned = [endpoints[(self._turn + i) % count] for i in range(len(endpoints))]
+        return sorted(turned, key=lambda e: (self._shunned_until.get(e, 0.0) > now, self._load[e]))
+
+    def shun(self, endpoint: str) -> None:
+        """Put an endpoint last for a moment: it just failed."""
+        self._shunned_until = {e: t for e, t in self._shunned_until.items() if t > time.monotonic()}
+        self._shunned_until[endpoint] = time.monotonic() + _SHUNNED_SECONDS
+
+    @contextlib.contextmanager
+    def working(self, endpoint: str, weight: int) -> Iterator[None]:
+        """Count `weight` units of work at an endpoint for the length of the block."""
+        self._load[endpoint] += weight
+        try:
+            yield
+        finally:
+            self._load[endpoint] -= weight
+            if not self._load[endpoint]:
+                del self._load[endpoint]
+
+
+class Upstream:
+    """One kind of service behind us: its connections, the key we show it, and its figures.
+
+    Args:
+        role: which service, the label in metrics.
+        key: the internal key, sent as a bearer; None sends none.
+        metrics: where calls are counted.
+        max_connections: bound on open connections; a call waits for one until its deadline.
+        transport: replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        key: SecretStr | None,
+        metrics: GatewayMetrics,
+        max_connections: int = 512,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.role, self.metrics = role, metrics
+        self.replicas, self.budget = Replicas(), RetryBudget()
+        limits = httpx.Limits(
+            max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=_KEEPALIVE_SECONDS
+        )
+        self._client = httpx.AsyncClient(
+            limits=limits,
+            transport=transport,
+            trust_env=False,  # a proxy of the environment has no place between two services
+            follow_redirects=False,
+            headers={"authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def stream(self, url: str, body: dict[str, Any], deadline: Deadline) -> AsyncIterator[httpx.Response]:
+        """The response to a POST as it arrives; leaving the block closes the connection, which cancels the work.
+
+        Raises:
+            InvalidRequest: the replica found our request at fault.
+            CallFailed: there is no response, or one of failure.
+        """
+        response = await self._send(self._request("POST", url, deadline, body), deadline)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def post(self, url: str, body: dict[str, Any], deadline: Deadline) -> bytes:
+        """The body of a successful POST; raises as `stream`."""
+        async with self.stream(url, body, deadline) as response:
+            return await _whole(response, deadline)
+
+    async def get(self, url: str, deadline: Deadline) -> bytes:
+        """The body of a successful GET; raises as `stream`."""
+        response = await self._send(self._request("GET", url, deadline, None), deadline)
+        try:
+            return await _whole(response, deadline)
+        finally:
+            await response.aclose()
+
+    def _request(self, method: str, url: str, deadline: Deadline, body: dict[str, Any] | None) -> httpx.Request:
+        left = deadline.remaining()
+        timeout = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left), write=min(_WRITE_SECONDS, left))
+        request_id = current_request_id()
+        headers = deadline.header() | ({REQUEST_ID_HEADER: request_id} if request_id else {})
+        return self._client.build_request(method, url, json=body, headers=headers, timeout=timeout)
+
+    async def _send(self, request: httpx.Request, deadline: Deadline) -> httpx.Response:
+        with translated(deadline):
+            async with asyncio.timeout(deadline.remaining()):
+                response = await self._client.send(request, stream=True)
+        if response.is_success:
+            return response
+        try:
+            raise _refusal(response, await _whole(response, deadline))
+        finally:
+            await response.aclose()
+
+
+class _RefusalInfo(BaseModel):
+    message: str
+    param: str | None = None
+    code: str | int | None = None
+
+
+class _Refusal(BaseModel):
+    error: _RefusalInfo
+
+
+@contextlib.contextmanager
+def translated(deadline: Deadline) -> Iterator[None]:
+    """Turn what the network raises into `CallFailed`; the message carries no body and no address."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise CallFailed(CallResult.UNREACHABLE, "cannot be reached") from error
+    except (TimeoutError, httpx.TimeoutException) as error:
+        what = "did not answer before the deadline" if deadline.expired() else "did not answer in time"
+        raise CallFailed(CallResult.TIMEOUT, what) from error
+    except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
+        raise CallFailed(CallResult.BROKEN, f"cut the connection ({type(error).__name__})") from error
+
+
+async def _whole(response: httpx.Response, deadline: Deadline) -> bytes:
+    body = bytearray()
+    with translated(deadline):
+        async with asyncio.timeout(deadline.remaining()):
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MAX_BODY_BYTES:
+                    raise CallFailed(CallResult.BROKEN, f"answered with more than {_MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _refusal(response: httpx.Response, body: bytes) -> Exception:
+    """What a status other than success means to us."""
+    status = response.status_code
+    if status in _CALLERS_FAULT:
+        return _invalid(body)
+    if status in _NOT_SERVED:
+        return CallFailed(CallResult.MISMATCH, "does not serve the leased version")
+    if status in _OVERLOADED:
+        return CallFailed(CallResult.OVERLOADED, "is overloaded", retry_after=_retry_after(response))
+    if status in (401, 403):
+        _log.error("a replica refuses our internal key", extra={"status": status, "url": str(response.url)})
+    return CallFailed(CallResult.BROKEN, f"answered with status {status}")
+
+
+def _invalid(body: bytes) -> InvalidRequest:
+    """The other side's 400 in our words; its code is kept where we know it (vLLM's is a number, and unknown)."""
+    try:
+        info = _Refusal.model_validate_json(body).error
+    except ValidationError:
+        return InvalidRequest("the request was refused")
+    known = {code.value: code for code in ErrorCode}
+    return InvalidRequest(info.message[:500], param=info.param, code=known.get(str(info.code)))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= 3600 else None
