@@ -167,13 +167,15 @@ class _Call:
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[_Chunk, None]:
         fingerprint: str | None = None
-        async with self._upstream.stream(f"{self._endpoint}/v1/completions", body, self._deadline) as response:
-            async with contextlib.aclosing(self._data(response)) as events:
-                async for data in events:
-                    chunk = _parse(data)
-                    fingerprint = chunk.system_fingerprint or fingerprint
-                    self._check_version(chunk.model)
-                    yield chunk
+        async with (
+            self._upstream.stream(f"{self._endpoint}/v1/completions", body, self._deadline) as response,
+            contextlib.aclosing(self._data(response)) as events,
+        ):
+            async for data in events:
+                chunk = _parse(data)
+                fingerprint = chunk.system_fingerprint or fingerprint
+                self._check_version(chunk.model)
+                yield chunk
         if self._open():
             raise CallFailed(CallResult.BROKEN, "ended its stream before every candidate had ended")
         self._check_version(fingerprint)

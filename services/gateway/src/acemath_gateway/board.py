@@ -1,0 +1,140 @@
+"""What is known of one job's candidates while they come in and get their scores."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from acemath_answers import extract_answer
+from acemath_core.errors import ServiceError
+from acemath_core.wire import FinishReason
+from acemath_gateway.jobs import CandidateDone, CandidateScored, SolvedItem, SolveEvent, Timings
+from acemath_gateway.metrics import CandidateResult, GatewayMetrics
+from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, TokensGenerated
+
+
+class Board:
+    """The candidates of one job.
+
+    Args:
+        wanted: candidates asked of the policy.
+        emit: gets `CandidateDone` and `CandidateScored` as they happen.
+
+    Attributes:
+        wanted: see above.
+        cut: whether the deadline ended the work.
+        scorer_error: the service failure that ended scoring, if one did.
+    """
+
+    def __init__(self, wanted: int, emit: Callable[[SolveEvent], None]) -> None:
+        self.wanted, self._emit = wanted, emit
+        self.cut = False
+        self.scorer_error: ServiceError | None = None
+        self._started = time.monotonic()
+        self._prepared = 0.0
+        self._done: dict[int, CandidateDone] = {}
+        self._scored: dict[int, CandidateScored] = {}
+        self._failed: set[int] = set()
+        self._unscorable: set[int] = set()
+        self._seen: Counter[int] = Counter()
+
+    @property
+    def finished(self) -> int:
+        """Candidates that are complete."""
+        return len(self._done)
+
+    @property
+    def scored(self) -> int:
+        """Candidates that have a score."""
+        return len(self._scored)
+
+    @property
+    def discarded_tokens(self) -> int:
+        """Tokens seen of candidates that never became complete."""
+        return sum(tokens for index, tokens in self._seen.items() if index not in self._done)
+
+    def prepared(self) -> None:
+        """The prompt goes to the policy now."""
+        self._prepared = self._now()
+
+    def take(self, event: PolicyEvent) -> CandidateDone | None:
+        """Note what the policy says; gives the candidate that it completes, if it does."""
+        match event:
+            case TokensGenerated(index=index, token_ids=ids):
+                self._seen[index] += len(ids)
+            case CandidateFailed(index=index):
+                self._failed.add(index)
+            case CandidateFinished():
+                return self._finish(event)
+        return None
+
+    def give_score(self, index: int, score: float) -> None:
+        """Note the score of a candidate."""
+        self._scored[index] = CandidateScored(index, score, self._now())
+        self._emit(self._scored[index])
+
+    def give_up(self, index: int) -> None:
+        """Note that a candidate cannot be scored."""
+        self._unscorable.add(index)
+
+    def items(self, classes: dict[int, int | None]) -> tuple[SolvedItem, ...]:
+        """The finished candidates by index, with these classes of answers."""
+        return tuple(self._item(self._done[index], classes.get(index)) for index in sorted(self._done))
+
+    def answers(self) -> dict[int, str | None]:
+        """Index of each finished candidate → its answer, by index."""
+        return {index: self._done[index].answer for index in sorted(self._done)}
+
+    def timings(self, select_seconds: float) -> Timings:
+        """Where the time went."""
+        done = [event.seconds for event in self._done.values()]
+        return Timings(
+            prepare_seconds=self._prepared,
+            first_candidate_seconds=min(done, default=None),
+            last_candidate_seconds=max(done, default=None),
+            last_score_seconds=max((event.seconds for event in self._scored.values()), default=None),
+            select_seconds=select_seconds,
+            total_seconds=self._now(),
+        )
+
+    def record(self, metrics: GatewayMetrics) -> None:
+        """Count what became of every candidate; once, at the end, however the job ended."""
+        results = metrics.candidates
+        results.labels(CandidateResult.SCORED).inc(self.scored)
+        results.labels(CandidateResult.UNSCORED).inc(self.finished - self.scored)
+        results.labels(CandidateResult.FAILED).inc(len(self._failed))
+        results.labels(CandidateResult.CANCELLED).inc(max(0, self.wanted - self.finished - len(self._failed)))
+        metrics.truncated.inc(sum(1 for event in self._done.values() if event.finish_reason is FinishReason.LENGTH))
+        metrics.generated_tokens.inc(sum(e.completion_tokens for e in self._done.values()) + self.discarded_tokens)
+        metrics.candidates_per_request.observe(self.finished)
+        if self._done:
+            metrics.first_candidate.observe(min(event.seconds for event in self._done.values()))
+        for event in self._scored.values():
+            metrics.score.observe(event.score)
+        if len(self._scored) > 1:
+            times = [event.seconds for event in self._scored.values()]
+            metrics.straggler_wait.observe(max(times) - statistics.median(times))
+
+    def _finish(self, event: CandidateFinished) -> CandidateDone:
+        answer = extract_answer(event.text)
+        done = CandidateDone(event.index, event.text, answer, event.finish_reason, len(event.token_ids), self._now())
+        self._done[event.index] = done
+        self._emit(done)
+        return done
+
+    def _item(self, done: CandidateDone, answer_class: int | None) -> SolvedItem:
+        scored = self._scored.get(done.index)
+        return SolvedItem(
+            done.index,
+            done.text,
+            done.answer,
+            scored.score if scored else None,
+            answer_class,
+            done.finish_reason,
+            done.completion_tokens,
+        )
+
+    def _now(self) -> float:
+        return time.monotonic() - self._started

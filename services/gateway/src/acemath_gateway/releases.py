@@ -1,0 +1,282 @@
+"""Which release new jobs use, where it is served, and who still uses an older one.
+
+    channel file ─┐ (stat every second)
+                  ├─► poll ─► one reference, `ReleaseTarget` ─► lease ─► a job keeps it to its end
+    /v1/slots ────┘ of every policy agent and reward service
+
+Rules:
+
+* The reference moves to the channel's release in one assignment, when every configured replica reports it ready and
+  its tokenizer could be read. Until then everything stays as it is: a bad checkpoint changes a reason and no answer.
+* A replica that stops answering only takes its endpoint out of the current release; the others go on.
+* A gateway that starts has nothing to stay on: it takes the channel's release or, when that one is not ready
+  anywhere, the one before it; replicas that do not answer are waited for during `start_grace_seconds`, then left out.
+* A job keeps the release it leased to its end, whatever moves meanwhile (`leases`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from acemath_core.errors import ErrorCode, ServiceError, Unavailable
+from acemath_core.wire import Slot, SlotState
+from acemath_gateway.leases import LeaseLedger
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.pointer import ChannelWatch, Pointer
+from acemath_gateway.ports import LeaseStore, ReleaseTarget
+from acemath_gateway.prompts import RegistryEncoders
+from acemath_gateway.replicas import ADOPTABLE, SERVING, ReplicaWatch, SlotsPort
+from acemath_prompts import TemplateError
+from acemath_web.health import Readiness
+
+_log = logging.getLogger(__name__)
+_READ_SECONDS = 2.0
+_STARTING = "starting: nothing has been polled yet"
+
+
+class ReleaseTracker:
+    """Follows a channel and its replicas; `run` must run as long as leases are given.
+
+    Args:
+        channel: what is to be served.
+        slots: asks replicas.
+        policy_urls: every policy agent.
+        reward_urls: every reward service.
+        encoders: reads a version's tokenizer before the version is used.
+        stores: where leases are published.
+        metrics: where versions and leases are counted.
+        poll_seconds: between two looks.
+        heartbeat_seconds: longest time between two publications of leases.
+        start_grace_seconds: how long a starting gateway waits for replicas that do not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: ChannelWatch,
+        slots: SlotsPort,
+        policy_urls: Sequence[str],
+        reward_urls: Sequence[str],
+        encoders: RegistryEncoders,
+        stores: Sequence[LeaseStore],
+        metrics: GatewayMetrics,
+        poll_seconds: float = 1.0,
+        heartbeat_seconds: float = 5.0,
+        start_grace_seconds: float = 15.0,
+    ) -> None:
+        self._channel, self._slots_port, self._encoders = channel, slots, encoders
+        self._policy, self._reward = ReplicaWatch(slots, policy_urls), ReplicaWatch(slots, reward_urls)
+        self._metrics, self._poll_seconds = metrics, poll_seconds
+        self._ledger = LeaseLedger(
+            stores=stores, metrics=metrics, current=self.current, heartbeat_seconds=heartbeat_seconds
+        )
+        self._patient_until = time.monotonic() + start_grace_seconds
+        self._target: ReleaseTarget | None = None
+        self._lengths: dict[tuple[str, str], int] = {}
+        self._pointers: tuple[Pointer, ...] = ()
+        self._reading: asyncio.Task[tuple[Pointer, ...]] | None = None
+        self._readiness = Readiness(False, _STARTING)
+
+    # ------------------------------------------------------------------------------------------------ for requests
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[ReleaseTarget]:
+        """Hold the current release for the length of the block.
+
+        Raises:
+            Unavailable: (`not_ready`) no release has been ready yet; (`policy_unavailable`) no policy server is left.
+        """
+        target = self._serving()
+        with self._ledger.holding(target.release):
+            yield target
+
+    def current(self) -> ReleaseTarget | None:
+        """What new jobs use; None before the first release was ready."""
+        return self._target
+
+    def readiness(self) -> Readiness:
+        """The cached verdict for `/readyz`."""
+        return self._readiness
+
+    # ------------------------------------------------------------------------------------------ in the background
+
+    async def run(self) -> None:
+        """Poll and publish until cancelled; then say once more what is leased."""
+        publishing = asyncio.create_task(self._ledger.publish_forever(), name="publish leases")
+        try:
+            while True:
+                await self.poll()
+                await asyncio.sleep(self._poll_seconds)
+        finally:
+            publishing.cancel()
+            await asyncio.wait({publishing})
+            await self._ledger.publish()
+
+    async def poll(self) -> None:
+        """Look once at everything and act on it; never raises."""
+        problem = ""
+        try:
+            self._pointers = await self._read_channel()
+        except ServiceError as error:
+            problem = f"channel: {error.message}"
+        await asyncio.gather(self._policy.refresh(), self._reward.refresh())
+        problem = problem or await self._follow()
+        await self._refresh_target()
+        if problem:
+            self._metrics.polls_failed.inc()
+        self._readiness = self._verdict(problem)
+
+    async def _read_channel(self) -> tuple[Pointer, ...]:
+        """The channel, or an error after `_READ_SECONDS`; a mount that hangs holds one thread, not one a second."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._channel.read), name="read channel")
+        done, _ = await asyncio.wait({self._reading}, timeout=_READ_SECONDS)
+        if not done:
+            raise Unavailable("the registry does not answer; check its mount", code=ErrorCode.NOT_READY)
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    # --------------------------------------------------------------------------------------------------- decisions
+
+    async def _follow(self) -> str:
+        """Move to the channel's release if it may be; otherwise say why not."""
+        if not self._pointers:
+            return "nothing was promoted on the channel yet"
+        newest, *before = self._pointers
+        if self._target and self._target.release == newest.release:
+            if self._target.generation != newest.generation:
+                self._set(replace(self._target, generation=newest.generation))
+            return ""
+        problem = await self._adopt(newest, ADOPTABLE)
+        if problem and self._target is None and self._impatient():
+            for older in before:
+                await self._adopt(older, SERVING)
+        return problem
+
+    async def _adopt(self, pointer: Pointer, states: frozenset[SlotState]) -> str:
+        """Make a release the current one, or say why it cannot be."""
+        reason = self._missing(self._policy, pointer.policy, states) or self._missing(
+            self._reward, pointer.reward, states
+        )
+        if reason:
+            return f"release {pointer.release}: {reason}"
+        try:
+            await self._encoders.load(pointer.policy, manifest_sha256=pointer.policy_manifest_sha256)
+            target = await self._locate(pointer, strict=True)
+        except (ServiceError, TemplateError, OSError, ValueError) as error:
+            return f"release {pointer.release}: {error}"
+        if not target.policy_endpoints or not target.reward_endpoints:
+            return f"release {pointer.release}: no replica of both kinds answers"
+        _log.info("new jobs use another release", extra={"release": pointer.release, "generation": pointer.generation})
+        self._set(target)
+        return ""
+
+    def _missing(self, replicas: ReplicaWatch, version: str, states: frozenset[SlotState]) -> str:
+        """Which replica keeps a version from being used, in words; empty when none does."""
+        for url in replicas.urls:
+            if not replicas.answering(url):
+                if self._target is None and self._impatient():
+                    continue
+                return f"{url} does not answer"
+            slot = replicas.slot(url, version)
+            if slot is None:
+                return f"{url} does not have {version} yet"
+            if slot.state not in states:
+                return f"{url} has {version} in state {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
+        return ""
+
+    def _impatient(self) -> bool:
+        return time.monotonic() > self._patient_until
+
+    async def _refresh_target(self) -> None:
+        """Where the current release is served now."""
+        current = self._target
+        if current is None:
+            return
+        pointer = Pointer(current.release, current.generation, current.policy, current.reward, "")
+        self._set(await self._locate(pointer, strict=False))
+
+    async def _locate(self, pointer: Pointer, *, strict: bool) -> ReleaseTarget:
+        """The endpoints that serve a release.
+
+        Raises:
+            Unavailable: (only when strict) a policy server that reports the version does not answer to it.
+        """
+        policy, lengths = [], []
+        for slot in self._serving_slots(self._policy, pointer.policy).values():
+            if slot.endpoint is None:
+                continue
+            try:
+                lengths.append(await self._length(slot.endpoint.rstrip("/"), pointer.policy))
+            except ServiceError:
+                if strict:
+                    raise
+                continue
+            policy.append(slot.endpoint.rstrip("/"))
+        return ReleaseTarget(
+            pointer.release,
+            pointer.generation,
+            pointer.policy,
+            pointer.reward,
+            tuple(policy),
+            tuple(self._serving_slots(self._reward, pointer.reward)),
+            min(lengths, default=None),
+        )
+
+    def _serving_slots(self, replicas: ReplicaWatch, version: str) -> dict[str, Slot]:
+        slots = {url: replicas.slot(url, version) for url in replicas.urls}
+        return {url: slot for url, slot in slots.items() if slot is not None and slot.state in SERVING}
+
+    async def _length(self, endpoint: str, version: str) -> int:
+        known = self._lengths.get((endpoint, version))
+        if known is None:
+            known = await self._slots_port.context_length(endpoint, version)
+            self._lengths[endpoint, version] = known
+        return known
+
+    # ----------------------------------------------------------------------------------------------------- the rest
+
+    def _set(self, target: ReleaseTarget) -> None:
+        if target == self._target:
+            return
+        moved = self._target is None or self._target.generation != target.generation
+        self._target = target
+        if moved:
+            self._lengths = {key: n for key, n in self._lengths.items() if key[1] == target.policy}
+            self._metrics.release_generation.set(target.generation)
+            self._metrics.model_info.clear()
+            self._metrics.model_info.labels("policy", target.policy).set(1)
+            self._metrics.model_info.labels("reward", target.reward).set(1)
+            self._ledger.note_change()
+
+    def _serving(self) -> ReleaseTarget:
+        target = self._target
+        if target is None:
+            raise Unavailable("no release is ready yet; try again shortly", code=ErrorCode.NOT_READY, retry_after=5.0)
+        if not target.policy_endpoints:
+            raise Unavailable(
+                "no policy server answers; try again shortly", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=5.0
+            )
+        return target
+
+    def _verdict(self, problem: str) -> Readiness:
+        details: dict[str, object] = {
+            "problem": problem,
+            "policy_replicas": self._policy.describe(),
+            "reward_replicas": self._reward.describe(),
+        }
+        target = self._target
+        if target is None:
+            return Readiness(False, problem or _STARTING, details)
+        details |= {"release": target.release, "generation": target.generation}
+        details |= {"policy": target.policy, "reward": target.reward}
+        if not target.policy_endpoints:
+            return Readiness(False, "no policy server answers", details)
+        if not target.reward_endpoints:
+            return Readiness(False, "no reward service answers", details)
+        return Readiness(True, "", details)

@@ -1,0 +1,313 @@
+"""Best-of-N: one lease, one prompt, N candidates, each scored the moment it ends, one choice.
+
+    lease ─► prompt as token ids ─► policy: one streaming call with n=N
+                                        │ each finished candidate
+                                        ▼
+                                    scorer (bounded concurrency) ─► classes of answers, selection ─► Outcome
+
+What can go wrong, and what comes out:
+
+| what                                        | answer                                                              |
+|---------------------------------------------|---------------------------------------------------------------------|
+| some candidates fail, or the stream breaks  | chosen among the finished; `policy_failed`, `fewer_candidates`       |
+| no candidate finishes                       | 503 `policy_unavailable`                                            |
+| the scorer fails                            | 503 of the scorer; or, where allowed, by majority, `scorer_failed`   |
+| the scorer fails, and majority was asked    | by majority (scores only break its ties), `scorer_failed`            |
+| one candidate cannot be scored              | chosen among the others; `partly_scored`                            |
+| no candidate can be scored                  | 503 `no_usable_candidate`; or by majority, `scorer_failed`           |
+| the deadline comes                          | chosen among what is scored; `deadline`; 504 when nothing is         |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Protocol
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
+from acemath_core.prompts import ChatMessage, policy_conversation
+from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway.board import Board
+from acemath_gateway.jobs import CandidateDone, Outcome, SolveEvent, SolveJob
+from acemath_gateway.metrics import GatewayMetrics, JobOutcome
+from acemath_gateway.ports import PolicyPort, ReleaseTarget, Sampling, ScorerPort
+from acemath_gateway.prompts import Encoders
+from acemath_gateway.selection import margin, select
+
+_log = logging.getLogger(__name__)
+_RESERVE_SECONDS = 1.0
+_RESERVE_SHARE = 0.1
+_JUDGE_SECONDS = 10.0
+
+
+class Leases(Protocol):
+    """Gives the release that a job works with."""
+
+    def lease(self) -> AbstractAsyncContextManager[ReleaseTarget]:
+        """Hold the current release for the length of the block.
+
+        Raises:
+            Unavailable: (`not_ready`, `policy_unavailable`) there is none to give.
+        """
+        ...
+
+
+class Judge(Protocol):
+    """Says which answers are the same."""
+
+    async def aclasses(self, answers: Sequence[str | None], *, deadline_s: float) -> list[int | None]:
+        """The equivalence class of each answer, None for None, within `deadline_s` seconds."""
+        ...
+
+
+class Solver:
+    """Solves jobs; one for a process, shared by all requests.
+
+    Args:
+        policy: makes candidates.
+        scorer: scores them.
+        judge: compares answers; needed by votes only.
+        releases: gives each job its release.
+        encoders: prompts by policy version.
+        metrics: where everything is counted.
+        max_scoring: candidates being scored at once over all jobs; others wait their turn.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PolicyPort,
+        scorer: ScorerPort,
+        judge: Judge,
+        releases: Leases,
+        encoders: Encoders,
+        metrics: GatewayMetrics,
+        max_scoring: int = 256,
+    ) -> None:
+        self._policy, self._scorer, self._judge = policy, scorer, judge
+        self._releases, self._encoders, self._metrics = releases, encoders, metrics
+        self._scoring = asyncio.Semaphore(max_scoring)
+
+    async def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
+        """Events as they happen and, last, the `Outcome`.
+
+        Closing the generator cancels generation and queued scoring, and returns when nothing of the job is left.
+
+        Raises:
+            InvalidRequest: the problem does not fit the model, or the policy refused it.
+            Unavailable: not ready, or policy or scorer failed in a way that leaves no answer.
+            DeadlineExceeded: the deadline came before anything could be chosen from.
+        """
+        # Never more than two events for each candidate, the outcome, and the end: putting never waits.
+        events: asyncio.Queue[SolveEvent | None] = asyncio.Queue(maxsize=2 * job.n + 2)
+        work = asyncio.create_task(self._counted(job, events.put_nowait), name=f"solve {job.id}")
+        work.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            await work
+        finally:
+            await _end(work)
+
+    async def _counted(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> None:
+        """The whole job, and its line in the metrics."""
+        started, became, metrics = time.monotonic(), JobOutcome.CANCELLED, self._metrics
+        board = Board(1 if job.temperature == 0 else job.n, emit)
+        try:
+            with metrics.inflight_requests.track_inprogress():
+                outcome = await self._solve(job, board)
+            became = JobOutcome.OK if outcome.degraded_reason is None else JobOutcome.DEGRADED
+            self._record(outcome)
+            emit(outcome)
+        except InvalidRequest:
+            became = JobOutcome.REFUSED
+            raise
+        except Exception:
+            became = JobOutcome.FAILED
+            raise
+        finally:
+            board.record(metrics)
+            metrics.requests.labels(became, job.selection).inc()
+            metrics.duration.labels(became).observe(time.monotonic() - started)
+
+    async def _solve(self, job: SolveJob, board: Board) -> Outcome:
+        async with self._releases.lease() as target:
+            self._refuse_hopeless(job, target)
+            prompt = await self._prompt(job, target)
+            board.prepared()
+            self._metrics.inflight_sequences.inc(board.wanted)
+            try:
+                await self._gather(job, target, prompt, board)
+            finally:
+                self._metrics.inflight_sequences.dec(board.wanted)
+            return await self._choose(job, target, len(prompt), board)
+
+    def _refuse_hopeless(self, job: SolveJob, target: ReleaseTarget) -> None:
+        """Nothing is generated for an answer that could not be chosen."""
+        if not target.reward_endpoints and not _may_vote(job):
+            raise Unavailable(
+                "no reward service answers; try again shortly", code=ErrorCode.REWARD_UNAVAILABLE, retry_after=2.0
+            )
+
+    async def _prompt(self, job: SolveJob, target: ReleaseTarget) -> list[int]:
+        try:
+            async with asyncio.timeout(job.deadline.remaining()):
+                prompts = await self._encoders.of(target.policy)
+                ids = await prompts.encode(policy_conversation(job.turns))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                "the deadline passed before the prompt was ready; send a larger deadline_seconds"
+            ) from error
+        limit = min(prompts.max_length, target.context_length or prompts.max_length)
+        if len(ids) + job.max_tokens > limit:
+            raise InvalidRequest(
+                f"the prompt has {len(ids)} tokens and max_tokens is {job.max_tokens}, {len(ids) + job.max_tokens} "
+                f"together; the model takes {limit}: shorten the problem or lower max_tokens",
+                param="max_tokens" if len(ids) < limit else "messages",
+                code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            )
+        return ids
+
+    async def _gather(self, job: SolveJob, target: ReleaseTarget, prompt: list[int], board: Board) -> None:
+        """Generate and score until all is done or the time for it is over; then nothing of either still runs."""
+        sampling = Sampling(board.wanted, job.temperature, job.top_p, job.max_tokens, job.seed, job.stop)
+        cutoff = job.deadline.earlier(min(_RESERVE_SECONDS, _RESERVE_SHARE * job.deadline.remaining()))
+        try:
+            async with (
+                asyncio.timeout(cutoff.remaining()),
+                asyncio.TaskGroup() as scoring,
+                aclosing(self._policy.generate(target, prompt, sampling, job.deadline)) as events,
+            ):
+                async for event in events:
+                    done = board.take(event)
+                    if done is not None:
+                        scoring.create_task(self._score(job, target, done, board), name=f"score {job.id}")
+        except TimeoutError:
+            board.cut = True
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _score(self, job: SolveJob, target: ReleaseTarget, done: CandidateDone, board: Board) -> None:
+        with self._metrics.scoring_queue.track_inprogress():
+            await self._scoring.acquire()
+        try:
+            if board.scorer_error is None:
+                context: list[ChatMessage] = [turn for turn in job.turns if turn["role"] != "system"]
+                board.give_score(done.index, await self._scorer.score(target, context, done.text, job.deadline))
+        except InvalidRequest as error:
+            board.give_up(done.index)
+            _log.info("a candidate cannot be scored: %s", error.message)
+        except ServiceError as error:
+            board.scorer_error = error
+            if not _may_vote(job):
+                raise
+        finally:
+            self._scoring.release()
+
+    async def _choose(self, job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board: Board) -> Outcome:
+        started = time.monotonic()
+        selection = self._selection(job, board)
+        classes = await self._classes(selection, board, job.deadline)
+        items = board.items(classes)
+        chosen = select(selection, items)
+        return Outcome(
+            target=target,
+            candidates=items,
+            chosen=items.index(chosen),
+            selection=selection,
+            stop_reason=_stop_reason(job, board),
+            degraded_reason=_degraded(job, board),
+            prompt_tokens=prompt_tokens,
+            discarded_tokens=board.discarded_tokens,
+            n_requested=job.n,
+            n_generated=board.finished,
+            n_scored=board.scored,
+            timings=board.timings(time.monotonic() - started),
+        )
+
+    def _selection(self, job: SolveJob, board: Board) -> Selection:
+        """How to choose among what there is; raises when there is nothing to choose from."""
+        if not board.finished and board.cut:
+            raise DeadlineExceeded(
+                "the deadline passed before any candidate was finished; send a larger deadline_seconds"
+            )
+        if not board.finished:
+            raise Unavailable(
+                "the policy finished no candidate; try again shortly",
+                code=ErrorCode.POLICY_UNAVAILABLE,
+                retry_after=2.0,
+            )
+        if board.scored and board.scorer_error is None:
+            return job.selection
+        if _may_vote(job):
+            return Selection.MAJORITY
+        if board.cut:
+            raise DeadlineExceeded(
+                "the deadline passed before any candidate was scored; send a larger deadline_seconds"
+            )
+        raise Unavailable("the reward model can score none of the candidates", code=ErrorCode.NO_USABLE_CANDIDATE)
+
+    async def _classes(self, selection: Selection, board: Board, deadline: Deadline) -> dict[int, int | None]:
+        answers = board.answers()
+        if selection is Selection.BEST_OF_N:
+            return {}
+        seconds = min(_JUDGE_SECONDS, 0.9 * deadline.remaining())
+        found = await self._judge.aclasses(list(answers.values()), deadline_s=seconds)
+        return dict(zip(answers, found, strict=True))
+
+    def _record(self, outcome: Outcome) -> None:
+        timings, metrics = outcome.timings, self._metrics
+        metrics.overhead.observe(timings.prepare_seconds + timings.select_seconds)
+        metrics.rejected_tokens.inc(outcome.completion_tokens - outcome.best.completion_tokens)
+        if outcome.degraded_reason is not None:
+            metrics.degraded.labels(outcome.degraded_reason).inc()
+        gap = margin(outcome.candidates)
+        if gap is not None:
+            metrics.score_margin.observe(gap)
+
+
+def _may_vote(job: SolveJob) -> bool:
+    """Whether an answer may be chosen without the scorer."""
+    return job.selection is Selection.MAJORITY or job.on_scorer_failure == "majority"
+
+
+def _stop_reason(job: SolveJob, board: Board) -> StopReason:
+    if board.cut:
+        return StopReason.DEADLINE
+    if board.finished < board.wanted:
+        return StopReason.POLICY_FAILED
+    return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
+
+
+def _degraded(job: SolveJob, board: Board) -> DegradedReason | None:
+    """The gravest of what is missing."""
+    if board.scorer_error is not None or not board.scored:
+        return DegradedReason.SCORER_FAILED
+    if board.finished < board.wanted:
+        return DegradedReason.FEWER_CANDIDATES
+    return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group, which cancelled the others; a bug of ours goes before a declared error."""
+    flat: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(reversed(error.exceptions))
+        else:
+            flat.append(error)
+    return next((error for error in flat if not isinstance(error, ServiceError)), flat[0])
+
+
+async def _end(work: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is over; its error, if it has one, has been raised to the reader."""
+    work.cancel()
+    await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
