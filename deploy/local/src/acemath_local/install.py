@@ -133,8 +133,13 @@ def _install_torch(paths: Paths, console: Console) -> None:
 
 def _pip(paths: Paths, console: Console, title: str, arguments: list[str]) -> None:
     command = [str(paths.python), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", *arguments]
-    with console.step(title) as step, paths.log.open("a") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=paths.root)
+    with (
+        console.step(title) as step,
+        paths.log.open("a") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=paths.root
+        ) as process,
+    ):
         last = ""
         for line in process.stdout or ():
             log.write(line)

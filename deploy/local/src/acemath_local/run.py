@@ -125,18 +125,19 @@ def _publish(settings: LocalSettings, env: dict[str, str], console: Console) -> 
 
 def _step(console: Console, title: str, env: dict[str, str], module: list[str]) -> None:
     command = [*_tethered(), "-m", *module]
-    with console.step(title) as step:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (
+        console.step(title) as step,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         said = []
         try:
             for line in process.stdout or ():
                 said.append(line.rstrip())
                 step.note = line.strip()[:70]
             code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        except BaseException:
+            process.kill()
+            raise
         if code != 0:
             raise RunError(f"{title} failed: " + "\n".join(said[-8:]))
 

@@ -108,7 +108,7 @@ def _ports(env: Mapping[str, str]) -> Ports:
     return Ports(
         gateway=_integer(env, "ACEMATH_GATEWAY__PORT", default.gateway),
         policy=_integer(env, "ACEMATH_POLICY__PORT", default.policy),
-        vllm_first=_integer(env, "ACEMATH_POLICY__VLLM_PORT_FIRST", default.vllm_first),
+        vllm_first=_integer(env, "ACEMATH_POLICY__FIRST_VLLM_PORT", default.vllm_first),
         reward=_integer(env, "ACEMATH_REWARD__PORT", default.reward),
         redis=_integer(env, f"{PREFIX}REDIS_PORT", default.redis),
         prometheus=_integer(env, f"{PREFIX}PROMETHEUS_PORT", default.prometheus),

@@ -45,7 +45,7 @@ class Stack:
         self._supervisor.start()
         began: dict[str, float] = {}
         ready: set[str] = set()
-        ends: dict[str, set[str]] = {service.name: set() for service in self._services}
+        ends: dict[str, set[int]] = {service.name: set() for service in self._services}
         with self._console.step("starting the services") as step:
             while len(ready) < len(self._services):
                 self._start_what_can(began, ready)
@@ -94,7 +94,7 @@ class Stack:
                 self._supervisor.start_program(service.name)
                 began[service.name] = time.monotonic()
 
-    def _look(self, began: dict[str, float], ready: set[str], ends: dict[str, set[str]], step: Step) -> None:
+    def _look(self, began: dict[str, float], ready: set[str], ends: dict[str, set[int]], step: Step) -> None:
         if not self._supervisor.alive():
             raise StackError("supervisord ended while the services were starting")
         states = self._supervisor.states()
@@ -109,9 +109,9 @@ class Stack:
             step.note = f"{service.doing}: {reason}"[:70]
             self._refuse(service, states[service.name], taken, ends[service.name])
 
-    def _refuse(self, service: Service, state: ProcessState, taken: float, ends: set[str]) -> None:
+    def _refuse(self, service: Service, state: ProcessState, taken: float, ends: set[int]) -> None:
         if state.state in _ENDED:
-            ends.add(state.description)  # supervisor's words carry the time of each end
+            ends.add(state.started)  # two starts are never in the same second: supervisor waits between them
         if len(ends) >= _GIVE_UP_AFTER or state.state == "FATAL":
             raise StackError(f"{service.name} does not start: {self._last_words(service.name)}")
         if taken > self._ready_seconds:

@@ -23,11 +23,12 @@ class SupervisionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What supervisor knows of one program: its state (RUNNING, BACKOFF, …), pid (0 when none) and its words."""
+    """What supervisor knows of a program: state (RUNNING, BACKOFF, …), pid (0: none), Unix time of its last start."""
 
     name: str
     state: str
     pid: int
+    started: int
     description: str
 
 
@@ -84,12 +85,7 @@ class Supervisor:
             SupervisionError: supervisor does not answer.
         """
         answer: list[dict[str, Any]] = self._call("getAllProcessInfo")
-        return {
-            info["name"]: ProcessState(
-                info["name"], info["statename"], int(info["pid"]), info["description"] or info["spawnerr"]
-            )
-            for info in answer
-        }
+        return {info["name"]: _state_of(info) for info in answer}
 
     def stop(self) -> None:
         """Begin an orderly shutdown: programs are stopped by falling priority. Returns at once; `wait` for the end."""
@@ -128,6 +124,11 @@ class Supervisor:
                 return getattr(proxy.supervisor, method)(*arguments)
         except (OSError, xmlrpc.client.Error) as error:
             raise SupervisionError(f"supervisor, {method}: {error}") from error
+
+
+def _state_of(info: dict[str, Any]) -> ProcessState:
+    words = str(info["description"] or info["spawnerr"])
+    return ProcessState(info["name"], info["statename"], int(info["pid"]), int(info["start"]), words)
 
 
 def _pause(seconds: float) -> None:

@@ -1,0 +1,55 @@
+"""What every test may use, and what a test may not do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+# Nothing in a test may ask a hub; a test of vLLM or transformers works on files that it made or that were published.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _has_docker_engine() -> bool:
+    docker = shutil.which("docker")
+    if docker is None:
+        return False
+    return subprocess.run([docker, "version"], capture_output=True, timeout=20, check=False).returncode == 0
+
+
+def _has_gpu() -> bool:
+    return os.path.exists("/dev/nvidia0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    for marker, possible, reason in (
+        ("docker", _has_docker_engine, "no Docker engine answers here"),
+        ("gpu", _has_gpu, "no CUDA device here"),
+    ):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not possible():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns a loopback port nobody listens on now; a different one at each call."""
+    given: set[int] = set()
+
+    def find() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            if port not in given:
+                given.add(port)
+                return port
+
+    return find

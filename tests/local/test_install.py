@@ -1,0 +1,82 @@
+"""Set-up does what is missing and nothing else; pip itself is replaced by a script that keeps its arguments."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from acemath_local import install as module
+from acemath_local.console import Console
+from acemath_local.install import InstallError, Paths, install, installed, wanted
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Paths:
+    for name in ("torch-cpu", "cpu", "train", "dev"):
+        (tmp_path / "requirements").mkdir(exist_ok=True)
+        (tmp_path / "requirements" / f"{name}.txt").write_text("one==1\n")
+    (tmp_path / "libs" / "core").mkdir(parents=True)
+    (tmp_path / "libs" / "core" / "pyproject.toml").write_text("[project]\n")
+    paths = Paths(tmp_path)
+    paths.python.parent.mkdir(parents=True)
+    fake_pip(paths, "exit 0")
+    return paths
+
+
+def fake_pip(paths: Paths, end: str) -> None:
+    paths.python.write_text(f'#!/bin/sh\necho "$@" >> {paths.root}/calls\necho "last words"\n{end}\n')
+    paths.python.chmod(0o755)
+
+
+def calls(paths: Paths) -> list[str]:
+    file = paths.root / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_everything_once_then_nothing(checkout):
+    assert install(checkout, "cpu", Console(io.StringIO())) is True
+    done = calls(checkout)
+    assert ["torch-cpu.txt" in done[0], "--require-hashes" in done[1], "--editable" in done[2]] == [True, True, True]
+    assert install(checkout, "cpu", Console(io.StringIO())) is False
+    assert calls(checkout) == done
+
+
+def test_only_what_changed_is_installed_again(checkout):
+    install(checkout, "cpu", Console(io.StringIO()))
+    before = len(calls(checkout))
+    (checkout.root / "libs" / "core" / "pyproject.toml").write_text("[project]\nname='x'\n")
+    install(checkout, "cpu", Console(io.StringIO()))
+    assert len(calls(checkout)) == before + 1 and "--editable" in calls(checkout)[-1]
+
+
+def test_the_larger_profile_keeps_the_smaller_one(checkout):
+    install(checkout, "cpu", Console(io.StringIO()))
+    install(checkout, "dev", Console(io.StringIO()))
+    assert installed(checkout) == wanted(checkout, "dev")
+    assert install(checkout, "cpu", Console(io.StringIO())) is False
+
+
+def test_a_failed_step_is_named_and_tried_again(checkout):
+    fake_pip(checkout, "exit 1")
+    with pytest.raises(InstallError, match=r"torch.*failed: last words"):
+        install(checkout, "cpu", Console(io.StringIO()))
+    assert "--index-url" in calls(checkout)[-1]  # PyTorch's own index was tried before giving up
+    fake_pip(checkout, "exit 0")
+    assert install(checkout, "cpu", Console(io.StringIO())) is True
+
+
+def test_an_unsuitable_machine_is_refused_before_anything_is_made(checkout, monkeypatch):
+    advice = module.Finding("libnuma", "missing", "install libnuma1")
+    monkeypatch.setattr(module, "machine_checks", lambda: [advice])
+    with pytest.raises(InstallError, match="install libnuma1"):
+        install(checkout, "cpu", Console(io.StringIO()))
+    assert calls(checkout) == []
+
+
+def test_every_distribution_of_the_checkout_is_known():
+    root = Path(__file__).parents[2]
+    found = {str(path.parent.relative_to(root)) for pattern in ("*/pyproject.toml", "*/*/pyproject.toml")
+             for path in root.glob(pattern) if not path.parts[len(root.parts)].startswith(".")}  # fmt: skip
+    assert found <= set(module.DISTRIBUTIONS)

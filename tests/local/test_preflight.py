@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from acemath_local import preflight
+from acemath_local.preflight import check_disk, check_port, port_checks
+from acemath_local.settings import Ports
+
+
+def test_a_taken_port_is_one_sentence_with_the_way_out(free_port):
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        finding = check_port("gateway", port)
+    assert not finding.ok
+    assert f"port {port} for gateway" in finding.advice and "ACEMATH_LOCAL__PORT_BASE" in finding.advice
+    assert check_port("gateway", port).ok
+
+
+def test_two_services_on_one_port_are_refused():
+    assert not port_checks(Ports(gateway=8100))[0].ok
+
+
+def test_too_little_disk_says_how_much_is_needed(tmp_path: Path):
+    assert check_disk(tmp_path / "not" / "there" / "yet", 0.001).ok
+    assert "1000000 GiB are needed" in check_disk(tmp_path, 1e6).advice
+
+
+def test_a_missing_library_names_its_package(monkeypatch):
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(preflight.ctypes, "CDLL", missing)
+    assert "libnuma1" in preflight.check_libnuma().advice
+
+
+def test_it_runs_on_a_fresh_clone_without_any_package(free_port):
+    source = Path(preflight.__file__).parents[1]
+    env = {"PYTHONPATH": str(source), "ACEMATH_LOCAL__PORT_BASE": "39100", "PATH": "/usr/bin:/bin"}
+    bare = subprocess.run(
+        [sys.executable, "-S", "-m", "acemath_local.preflight"], env=env, capture_output=True, text=True, check=False
+    )
+    assert "✓ Python" in bare.stdout, bare.stderr
