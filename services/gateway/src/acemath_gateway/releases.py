@@ -91,13 +91,18 @@ class ReleaseTracker:
         Raises:
             Unavailable: (`not_ready`) no release has been ready yet; (`policy_unavailable`) no policy server is left.
         """
-        target = self._serving()
+        target = self._leasable()
         with self._ledger.holding(target.release):
             yield target
 
     def current(self) -> ReleaseTarget | None:
         """What new jobs use; None before the first release was ready."""
         return self._target
+
+    def serving(self) -> ReleaseTarget | None:
+        """What new jobs use, as long as a policy server and a reward service of it answer."""
+        target = self._target
+        return target if target and target.policy_endpoints and target.reward_endpoints else None
 
     def readiness(self) -> Readiness:
         """The cached verdict for `/readyz`."""
@@ -254,7 +259,7 @@ class ReleaseTracker:
             self._metrics.model_info.labels("reward", target.reward).set(1)
             self._ledger.note_change()
 
-    def _serving(self) -> ReleaseTarget:
+    def _leasable(self) -> ReleaseTarget:
         target = self._target
         if target is None:
             raise Unavailable("no release is ready yet; try again shortly", code=ErrorCode.NOT_READY, retry_after=5.0)

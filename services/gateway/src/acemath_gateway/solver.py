@@ -23,25 +23,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol
 
-from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage, policy_conversation
-from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.board import Board
+from acemath_gateway.choosing import Judge, choose, may_vote
 from acemath_gateway.jobs import CandidateDone, Outcome, SolveEvent, SolveJob
 from acemath_gateway.metrics import GatewayMetrics, JobOutcome
 from acemath_gateway.ports import PolicyPort, ReleaseTarget, Sampling, ScorerPort
 from acemath_gateway.prompts import Encoders
-from acemath_gateway.selection import margin, select
+from acemath_gateway.selection import margin
 
 _log = logging.getLogger(__name__)
 _RESERVE_SECONDS = 1.0
 _RESERVE_SHARE = 0.1
-_JUDGE_SECONDS = 10.0
 
 
 class Leases(Protocol):
@@ -53,14 +51,6 @@ class Leases(Protocol):
         Raises:
             Unavailable: (`not_ready`, `policy_unavailable`) there is none to give.
         """
-        ...
-
-
-class Judge(Protocol):
-    """Says which answers are the same."""
-
-    async def aclasses(self, answers: Sequence[str | None], *, deadline_s: float) -> list[int | None]:
-        """The equivalence class of each answer, None for None, within `deadline_s` seconds."""
         ...
 
 
@@ -144,11 +134,11 @@ class Solver:
                 await self._gather(job, target, prompt, board)
             finally:
                 self._metrics.inflight_sequences.dec(board.wanted)
-            return await self._choose(job, target, len(prompt), board)
+            return await choose(job, target, len(prompt), board, self._judge)
 
     def _refuse_hopeless(self, job: SolveJob, target: ReleaseTarget) -> None:
         """Nothing is generated for an answer that could not be chosen."""
-        if not target.reward_endpoints and not _may_vote(job):
+        if not target.reward_endpoints and not may_vote(job):
             raise Unavailable(
                 "no reward service answers; try again shortly", code=ErrorCode.REWARD_UNAVAILABLE, retry_after=2.0
             )
@@ -203,61 +193,10 @@ class Solver:
             _log.info("a candidate cannot be scored: %s", error.message)
         except ServiceError as error:
             board.scorer_error = error
-            if not _may_vote(job):
+            if not may_vote(job):
                 raise
         finally:
             self._scoring.release()
-
-    async def _choose(self, job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board: Board) -> Outcome:
-        started = time.monotonic()
-        selection = self._selection(job, board)
-        classes = await self._classes(selection, board, job.deadline)
-        items = board.items(classes)
-        chosen = select(selection, items)
-        return Outcome(
-            target=target,
-            candidates=items,
-            chosen=items.index(chosen),
-            selection=selection,
-            stop_reason=_stop_reason(job, board),
-            degraded_reason=_degraded(job, board),
-            prompt_tokens=prompt_tokens,
-            discarded_tokens=board.discarded_tokens,
-            n_requested=job.n,
-            n_generated=board.finished,
-            n_scored=board.scored,
-            timings=board.timings(time.monotonic() - started),
-        )
-
-    def _selection(self, job: SolveJob, board: Board) -> Selection:
-        """How to choose among what there is; raises when there is nothing to choose from."""
-        if not board.finished and board.cut:
-            raise DeadlineExceeded(
-                "the deadline passed before any candidate was finished; send a larger deadline_seconds"
-            )
-        if not board.finished:
-            raise Unavailable(
-                "the policy finished no candidate; try again shortly",
-                code=ErrorCode.POLICY_UNAVAILABLE,
-                retry_after=2.0,
-            )
-        if board.scored and board.scorer_error is None:
-            return job.selection
-        if _may_vote(job):
-            return Selection.MAJORITY
-        if board.cut:
-            raise DeadlineExceeded(
-                "the deadline passed before any candidate was scored; send a larger deadline_seconds"
-            )
-        raise Unavailable("the reward model can score none of the candidates", code=ErrorCode.NO_USABLE_CANDIDATE)
-
-    async def _classes(self, selection: Selection, board: Board, deadline: Deadline) -> dict[int, int | None]:
-        answers = board.answers()
-        if selection is Selection.BEST_OF_N:
-            return {}
-        seconds = min(_JUDGE_SECONDS, 0.9 * deadline.remaining())
-        found = await self._judge.aclasses(list(answers.values()), deadline_s=seconds)
-        return dict(zip(answers, found, strict=True))
 
     def _record(self, outcome: Outcome) -> None:
         timings, metrics = outcome.timings, self._metrics
@@ -268,28 +207,6 @@ class Solver:
         gap = margin(outcome.candidates)
         if gap is not None:
             metrics.score_margin.observe(gap)
-
-
-def _may_vote(job: SolveJob) -> bool:
-    """Whether an answer may be chosen without the scorer."""
-    return job.selection is Selection.MAJORITY or job.on_scorer_failure == "majority"
-
-
-def _stop_reason(job: SolveJob, board: Board) -> StopReason:
-    if board.cut:
-        return StopReason.DEADLINE
-    if board.finished < board.wanted:
-        return StopReason.POLICY_FAILED
-    return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
-
-
-def _degraded(job: SolveJob, board: Board) -> DegradedReason | None:
-    """The gravest of what is missing."""
-    if board.scorer_error is not None or not board.scored:
-        return DegradedReason.SCORER_FAILED
-    if board.finished < board.wanted:
-        return DegradedReason.FEWER_CANDIDATES
-    return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

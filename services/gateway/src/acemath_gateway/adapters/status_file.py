@@ -1,4 +1,4 @@
-"""`LeaseStore` as a status file in the registry: what policy agents and reward services read before they stop a version.
+"""`LeaseStore` as a status file in the registry: what agents and reward services read before they stop a version.
 
 `status/gateway/<instance>.json`: `{"generation": 3, "leases": {"r-…": 2}, "at": <Unix seconds>, "stopped": false}`.
 A gateway that ends in order writes `"stopped": true` last; without that, an old record means *unknown*, never zero.

@@ -1,0 +1,108 @@
+"""From the board to the outcome: how to choose, among what, and what to call it when something is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, ErrorCode, Unavailable
+from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway.board import Board
+from acemath_gateway.jobs import Outcome, SolveJob
+from acemath_gateway.ports import ReleaseTarget
+from acemath_gateway.selection import select
+
+_JUDGE_SECONDS = 10.0
+_JUDGE_SHARE = 0.9  # of what is left: the answer must still be sent
+
+
+class Judge(Protocol):
+    """Says which answers are the same."""
+
+    async def aclasses(self, answers: Sequence[str | None], *, deadline_s: float) -> list[int | None]:
+        """The equivalence class of each answer, None for None, within `deadline_s` seconds."""
+        ...
+
+
+async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board: Board, judge: Judge) -> Outcome:
+    """The outcome of what is on the board.
+
+    Raises:
+        DeadlineExceeded: the deadline came before anything could be chosen from.
+        Unavailable: (`policy_unavailable`, `no_usable_candidate`) there is nothing to choose from.
+    """
+    started = time.monotonic()
+    selection = _selection(job, board)
+    items = board.items(await _classes(selection, board, job.deadline, judge))
+    chosen = select(selection, items)
+    return Outcome(
+        target=target,
+        candidates=items,
+        chosen=items.index(chosen),
+        selection=selection,
+        stop_reason=_stop_reason(job, board),
+        degraded_reason=_degraded(board),
+        prompt_tokens=prompt_tokens,
+        discarded_tokens=board.discarded_tokens,
+        n_requested=job.n,
+        n_generated=board.finished,
+        n_scored=board.scored,
+        timings=board.timings(time.monotonic() - started),
+    )
+
+
+def may_vote(job: SolveJob) -> bool:
+    """Whether an answer may be chosen without the scorer."""
+    return job.selection is Selection.MAJORITY or job.on_scorer_failure == "majority"
+
+
+def _selection(job: SolveJob, board: Board) -> Selection:
+    """How to choose among what there is; raises when there is nothing to choose from."""
+    if not board.finished and board.cut:
+        raise _too_late("finished")
+    if not board.finished:
+        raise Unavailable(
+            "the policy finished no candidate; try again shortly", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=2.0
+        )
+    if board.scored and board.scorer_error is None:
+        return job.selection
+    if may_vote(job):
+        return Selection.MAJORITY
+    if board.cut:
+        raise _too_late("scored")
+    raise Unavailable("the reward model can score none of the candidates", code=ErrorCode.NO_USABLE_CANDIDATE)
+
+
+async def _classes(selection: Selection, board: Board, deadline: Deadline, judge: Judge) -> dict[int, int | None]:
+    """Candidate index → class of its answer; empty where no vote needs it."""
+    if selection is Selection.BEST_OF_N:
+        return {}
+    answers = board.answers()
+    seconds = min(_JUDGE_SECONDS, _JUDGE_SHARE * deadline.remaining())
+    found = await judge.aclasses(list(answers.values()), deadline_s=seconds)
+    return dict(zip(answers, found, strict=True))
+
+
+def _stop_reason(job: SolveJob, board: Board) -> StopReason:
+    if board.cut:
+        return StopReason.DEADLINE
+    if board.finished < board.wanted:
+        return StopReason.POLICY_FAILED
+    return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
+
+
+def _degraded(board: Board) -> DegradedReason | None:
+    """The gravest of what is missing."""
+    if board.scorer_error is not None or not board.scored:
+        return DegradedReason.SCORER_FAILED
+    if board.finished < board.wanted:
+        return DegradedReason.FEWER_CANDIDATES
+    return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
+
+
+def _too_late(what: str) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the deadline passed before any candidate was {what}; send a larger deadline_seconds or fewer candidates"
+    )
