@@ -1,0 +1,112 @@
+import json
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from acemath_registry import ModelRef, Registry
+from acemath_registry.cli import app
+
+
+class Cli:
+    def __init__(self, root: Path) -> None:
+        self.root, self.runner = root, CliRunner()
+
+    def run(self, *args: str) -> Result:
+        return self.runner.invoke(app, [*args, "--root", str(self.root)], terminal_width=200)
+
+    def json(self, *args: str) -> Any:
+        result = self.run(*args, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def error(self, *args: str) -> Any:
+        result = self.run(*args, "--json")
+        assert result.exit_code == 1 and result.stdout == ""
+        return json.loads(result.stderr)["error"]
+
+
+@pytest.fixture
+def cli(registry: Registry) -> Cli:
+    return Cli(registry.root)
+
+
+def test_the_command_is_found_by_its_entry_point() -> None:
+    (found,) = entry_points(group="acemath.commands", name="registry")
+    assert found.load() is app
+
+
+def test_from_a_checkpoint_to_a_rollback(cli: Cli, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    metadata = tmp_path / "metadata.json"
+    metadata.write_text(json.dumps({"step": 3, "licence": "MIT", "metrics": {"pass_at_1": 0.5}}))
+    refs = []
+    for mark in ("one", "two"):
+        source = str(make_checkpoint(mark=mark))
+        document = cli.json("publish", source, "--name", "pol", "--kind", "policy", "--metadata", str(metadata))
+        refs.append(document["model"])
+        assert Path(document["path"]).is_dir()
+    reward_source = str(make_checkpoint("reward"))
+    options = ("--name", "rew", "--kind", "reward", "--step", "0", "--licence", "MIT")
+    reward = cli.json("publish", reward_source, *options)["model"]
+    first = cli.json("promote", "default", "--policy", refs[0], "--reward", reward, "--expect", "0", "--by", "ann")
+    assert (first["channel"], first["generation"], first["by"]) == ("default", 1, "ann")
+    second = cli.json("promote", "default", "--policy", refs[1], "--reward", reward)
+    assert cli.json("promote", "default", "--release", second["release"], "--expect", "2") == second
+    assert cli.json("rollback", "default", "--expect", "2")["release"] == first["release"]
+    shown = cli.json("show", "default")
+    assert (shown["policy"], shown["reward"], shown["generation"]) == (refs[0], reward, 3)
+    assert cli.json("show", refs[0])["metrics"] == {"pass_at_1": 0.5}
+    assert cli.json("show", first["release"]) == {"release": first["release"], "policy": refs[0], "reward": reward}
+    for target in ("default", first["release"]):
+        assert [one["model"] for one in cli.json("verify", target)["verified"]] == [refs[0], reward]
+    overview = cli.json("list")
+    assert sorted(one["model"] for one in overview["versions"]) == sorted([*refs, reward])
+    assert len(overview["releases"]) == 2 and overview["channels"][0]["generation"] == 3
+
+
+def test_tables_show_whole_names(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    listed = cli.run("list")
+    assert listed.exit_code == 0 and "[" not in listed.stdout.replace("[/]", "")
+    text = "".join(character for character in listed.stdout if character.isalnum() or character in "@-")
+    assert policy.version[:8] in text and "default" in text
+    for command in (("show", str(policy)), ("verify", str(policy)), ("show", "default")):
+        result = cli.run(*command)
+        assert result.exit_code == 0 and "pol" in result.stdout
+
+
+def test_a_damaged_version_is_listed_with_what_is_wrong(cli: Cli, registry: Registry, policy: ModelRef) -> None:
+    (registry.path(policy) / "manifest.json").unlink()
+    assert "manifest_missing" in cli.json("list")["versions"][0]["error"]
+    assert "manifest_missing" in cli.run("list").stdout.replace("\n", "").replace(" ", "").replace("│", "")
+
+
+def test_a_copy_is_verified(cli: Cli, registry: Registry, policy: ModelRef, tmp_path: Path) -> None:
+    copy = registry.private_copy(policy, tmp_path / "cache")
+    assert cli.json("verify", str(policy), "--directory", str(copy))["verified"][0]["model"] == str(policy)
+    (copy / "config.json").unlink()
+    error = cli.error("verify", str(policy), "--directory", str(copy))
+    assert (error["code"], error["reason"]) == ("conflict", "file_missing")
+    assert cli.error("verify", "default", "--directory", str(copy))["param"] == "directory"
+
+
+def test_refusals_are_one_sentence(cli: Cli, policy: ModelRef, make_checkpoint: Callable[..., Path]) -> None:
+    source = str(make_checkpoint())
+    assert cli.error("show", "absent")["code"] == "not_found"
+    assert cli.error("promote", "default", "--policy", str(policy))["param"] == "release"
+    assert cli.error("promote", "default", "--release", "r-0123456789ab")["code"] == "not_found"
+    assert cli.error("rollback", "default")["code"] == "not_found"
+    publish = ("publish", source, "--name", "pol", "--kind", "policy")
+    assert cli.error(*publish)["param"] == "step"
+    assert cli.error(*publish, "--metadata", source + "/absent.json")["param"] == "metadata"
+    assert cli.error(*publish, "--metadata", source + "/model.safetensors")["reason"] == "manifest_malformed"
+    result = cli.run("show", "absent")
+    assert (result.exit_code, result.stdout) == (1, "") and result.stderr.startswith("error: channel 'absent'")
+    assert cli.run("publish", source, "--name", "pol", "--kind", "judge").exit_code == 2
+
+
+def test_no_registry(tmp_path: Path) -> None:
+    assert "there is no registry" in Cli(tmp_path / "absent").error("list")["message"]
