@@ -26,7 +26,7 @@ def build_app() -> typer.Typer:
     )
     app.command("solve")(solve)
     for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
-        app.add_typer(_load(entry), name=entry.name)
+        _add(app, entry)
     return app
 
 
@@ -35,23 +35,21 @@ def main() -> None:
     build_app()()
 
 
-def _load(entry: EntryPoint) -> typer.Typer:
+def _add(app: typer.Typer, entry: EntryPoint) -> None:
     try:
         loaded = entry.load()
     except ImportError as error:
-        return _unavailable(entry, error)
+        _add_unavailable(app, entry.name, f"needs {error.name}, which is not installed" if error.name else str(error))
+        return
     if not isinstance(loaded, typer.Typer):
         raise TypeError(f"entry point {entry.name} of {GROUP} ({entry.value}) is not a typer.Typer")
-    return loaded
+    app.add_typer(loaded, name=entry.name)
 
 
-def _unavailable(entry: EntryPoint, error: ImportError) -> typer.Typer:
-    reason = f"needs {error.name}, which is not installed" if error.name else str(error)
-    app = typer.Typer(help=f"not available: {reason}", invoke_without_command=True)
+def _add_unavailable(app: typer.Typer, name: str, reason: str) -> None:
+    takes_anything = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-    @app.callback(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    @app.command(name, help=f"not available: {reason}", context_settings=takes_anything)
     def explain() -> None:
-        sys.stderr.write(f"acemath {entry.name}: {reason}\n")
+        sys.stderr.write(f"acemath {name}: {reason}\n")
         raise typer.Exit(1)
-
-    return app
