@@ -1,0 +1,142 @@
+"""The bound on sequences in flight that all gateways share, and each one's own bound while Redis is away.
+
+`acemath:limit:sequences` is a sorted set of `<request>:<hold>:<sequences>` by expiry (Unix ms, Redis' own clock). A
+hold lives a few seconds and is asserted again by its gateway: a killed gateway's places come back by themselves, and a
+flushed or restarted Redis counts right again after one round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import Unavailable
+from acemath_gateway.adapters import redis_scripts as scripts
+from acemath_gateway.adapters.redis_link import ASSERT_SECONDS, LIFETIME_SECONDS, Argument, RedisLink, StoreAway
+from acemath_gateway.ports import LimitOutcome
+
+_KEY = "acemath:limit:sequences"
+_MAX_RELEASED_IN_ONE_CALL = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    sequences: int
+    deadline: Deadline
+
+    def lifetime_ms(self) -> int:
+        """Until the request's deadline, and never longer than a gateway that died may block others."""
+        return int(1000 * min(self.deadline.remaining() + 1.0, LIFETIME_SECONDS))
+
+
+class RedisSequenceLimit:
+    """The bound on sequences in flight over all gateways; this gateway's own bound while Redis is away.
+
+    Args:
+        link: the connection.
+        shared_max: sequences over all gateways.
+        local_max: sequences of this gateway while Redis is away.
+    """
+
+    def __init__(self, link: RedisLink, *, shared_max: int, local_max: int) -> None:
+        self._link, self._shared_max, self._local_max = link, shared_max, local_max
+        self._holds: dict[str, _Hold] = {}
+        self._released: dict[str, float] = {}  # by monotonic time: what is older has run out in Redis by itself
+        self._wake = asyncio.Event()
+        link.on_recovery(self._assert_again)
+
+    @asynccontextmanager
+    async def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AsyncIterator[LimitOutcome]:
+        """Hold `sequences` places for the length of the block.
+
+        Raises:
+            Unavailable: (`overloaded`) the places are taken.
+        """
+        member = f"{request_id[:64]}:{uuid.uuid4().hex}:{sequences}"
+        outcome = await self._take(member, _Hold(sequences, deadline))
+        try:
+            yield outcome
+        finally:
+            # Not awaited: a cancelled request may not be able to await, and its places must come back all the same.
+            del self._holds[member]
+            self._give_back(member)
+
+    async def keep(self) -> None:
+        """Give back what was released and assert again what is held; runs until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(ASSERT_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # nothing was released meanwhile: time to assert again
+            self._wake.clear()
+            if self._link.up:
+                await self._assert_quietly()
+            else:
+                expired = time.monotonic() - LIFETIME_SECONDS
+                self._forget([member for member, at in self._released.items() if at < expired])
+
+    async def _take(self, member: str, hold: _Hold) -> LimitOutcome:
+        try:
+            granted = await self._take_shared(member, hold)
+            outcome, limit = LimitOutcome.SHARED, self._shared_max
+        except asyncio.CancelledError:
+            self._give_back(member)  # the script may have run although nobody waits for its answer
+            raise
+        except StoreAway:
+            granted = self._held_here() + hold.sequences <= self._local_max
+            outcome, limit = LimitOutcome.LOCAL, self._local_max
+        if not granted:
+            self._give_back(member)
+            raise Unavailable(
+                f"all {limit} places for candidates are taken; try again later or ask for fewer candidates",
+                retry_after=1.0,
+            )
+        self._holds[member] = hold
+        return outcome
+
+    async def _take_shared(self, member: str, hold: _Hold) -> bool:
+        released = self._some_released()
+        args: list[Argument] = [member, hold.sequences, self._shared_max, hold.lifetime_ms(), *released]
+        granted = bool(await self._link.run(scripts.TAKE, [_KEY], args))
+        self._forget(released)
+        return granted
+
+    async def _assert_quietly(self) -> None:
+        try:
+            await self._assert(recovering=False)
+        except StoreAway:
+            return  # what is owed is kept; the recovery hook pays it
+
+    async def _assert_again(self) -> None:
+        await self._assert(recovering=True)
+
+    async def _assert(self, *, recovering: bool) -> None:
+        released = self._some_released()
+        asserted = dict(self._holds)
+        held = [value for member, hold in asserted.items() for value in (member, hold.lifetime_ms())]
+        try:
+            await self._link.run(scripts.ASSERT, [_KEY], [len(released), *released, *held], recovering=recovering)
+            self._forget(released)
+        finally:
+            for member in asserted.keys() - self._holds.keys():
+                self._give_back(member)  # released meanwhile: this call may have put it back after it was taken out
+
+    def _give_back(self, member: str) -> None:
+        self._released[member] = time.monotonic()
+        self._wake.set()
+
+    def _forget(self, members: list[str]) -> None:
+        for member in members:
+            self._released.pop(member, None)
+
+    def _some_released(self) -> list[str]:
+        return [member for member, _ in zip(self._released, range(_MAX_RELEASED_IN_ONE_CALL), strict=False)]
+
+    def _held_here(self) -> int:
+        return sum(hold.sequences for hold in self._holds.values())

@@ -1,0 +1,148 @@
+"""The one connection to Redis, and the breaker that makes an absent Redis cost microseconds instead of seconds.
+
+The first call that fails opens the breaker; from then on every call raises `StoreAway` at once. A task in the
+background asks until Redis answers, re-asserts what this gateway holds (the recovery hooks), and only then closes the
+breaker: no request ever pays for a probe, and nobody counts before the holds are back.
+
+Commands stay within Redis 6.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+_log = logging.getLogger(__name__)
+
+_PROBE_FIRST_SECONDS = 0.1
+_PROBE_LONGEST_SECONDS = 2.0
+_MAX_CONNECTIONS = 32
+
+ASSERT_SECONDS = 5.0
+"""How often holds, claims and leases are asserted again by the gateway that has them."""
+LIFETIME_SECONDS = 15.0
+"""How long they outlive it."""
+
+Argument = str | bytes | int | float
+
+
+class StoreAway(Exception):
+    """Redis does not answer, or the breaker is open because it did not a moment ago."""
+
+
+class _Script(Protocol):
+    """What redis-py's registered script offers: EVALSHA, and SCRIPT LOAD when the server forgot it."""
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> object: ...
+
+
+class RedisLink:
+    """Runs Lua scripts on one Redis, or says at once that it is away.
+
+    Args:
+        url: `redis://` or `rediss://` address.
+        timeout_seconds: longest wait for a connection, and for an answer.
+        on_change: told True when Redis is back and False when it is lost.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float, on_change: Callable[[bool], None]) -> None:
+        self._timeout = timeout_seconds
+        self._client = Redis(connection_pool=_pool(url, timeout_seconds))
+        self._on_change = on_change
+        self._up = False
+        self._lost = asyncio.Event()
+        self._hooks: list[Callable[[], Awaitable[None]]] = []
+        self._scripts: dict[str, _Script] = {}
+
+    @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        return self._up
+
+    def on_recovery(self, hook: Callable[[], Awaitable[None]]) -> None:
+        """Have `hook` awaited each time Redis is back, before anything else uses it; it may raise `StoreAway`."""
+        self._hooks.append(hook)
+
+    async def run(
+        self, script: str, keys: Sequence[str], args: Sequence[Argument], *, recovering: bool = False
+    ) -> object:
+        """Run a Lua script in one round trip.
+
+        Args:
+            script: the source; registered at first use.
+            keys: `KEYS`.
+            args: `ARGV`.
+            recovering: pass the open breaker; only for recovery hooks.
+
+        Raises:
+            StoreAway: at once while the breaker is open, else after the time-out.
+        """
+        if not self._up and not recovering:
+            raise StoreAway("the breaker is open")
+        try:
+            async with asyncio.timeout(2 * self._timeout):  # waiting for a connection and for the answer
+                return await self._script(script)(keys=keys, args=args)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._lose(error)
+            raise StoreAway(f"{type(error).__name__}") from error
+
+    async def connect(self) -> bool:
+        """Ask once whether Redis is there; True closes the breaker."""
+        try:
+            async with asyncio.timeout(2 * self._timeout):
+                await self._client.ping()
+            for hook in self._hooks:
+                await hook()
+        except (RedisError, OSError, TimeoutError, StoreAway) as error:
+            self._lose(error)
+            return False
+        self._up = True
+        self._lost.clear()
+        self._on_change(True)
+        _log.info("redis answers")
+        return True
+
+    async def watch(self) -> None:
+        """Bring the link back whenever it is lost; runs until cancelled."""
+        while True:
+            await self._lost.wait()
+            pause = _PROBE_FIRST_SECONDS
+            while not await self.connect():
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _PROBE_LONGEST_SECONDS)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._up = False
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()
+
+    def _script(self, source: str) -> _Script:
+        if source not in self._scripts:
+            self._scripts[source] = cast("_Script", self._client.register_script(source))
+        return self._scripts[source]
+
+    def _lose(self, error: Exception) -> None:
+        was_up, self._up = self._up, False
+        if was_up or not self._lost.is_set():
+            _log.warning("redis is away: %s", type(error).__name__)
+            self._on_change(False)
+        self._lost.set()
+
+
+def _pool(url: str, timeout_seconds: float) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),  # the breaker decides when to try again, not the caller's request
+    )

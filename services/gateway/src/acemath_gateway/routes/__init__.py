@@ -1,0 +1,1 @@
+"""The gateway's HTTP face: reads requests, writes answers, and decides nothing."""

@@ -1,0 +1,66 @@
+"""`POST /v1/chat/completions`: the same best-of-N in the words of OpenAI's API, whole or as chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from acemath_core.errors import ServiceError
+from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
+from acemath_gateway.chat_wire import ChatRequest, chat_job, without_neutral
+from acemath_gateway.jobs import SolveJob
+from acemath_gateway.routes.body import read_fields, validated
+from acemath_gateway.routes.disconnect import unless_gone
+from acemath_gateway.routes.once import Answer, idempotency_key
+from acemath_gateway.routes.parts import Parts, parts_of
+from acemath_gateway.routes.schema import json_body
+from acemath_gateway.routes.streams import EventStream, event_bytes
+from acemath_web.context import current_request_id
+from acemath_web.errors import error_body
+
+
+def chat_router() -> APIRouter:
+    """`POST /v1/chat/completions`."""
+    router = APIRouter(tags=["chat"])
+
+    @router.post(
+        "/v1/chat/completions",
+        summary="Solve the last turn of a chat",
+        openapi_extra=json_body(ChatRequest, ChatCompletion),
+    )
+    async def chat(request: Request) -> Response:
+        parts = parts_of(request)
+        with parts.refusals_counted():
+            body = validated(ChatRequest, without_neutral(await read_fields(request)))
+            job = chat_job(body, current_request_id() or "", parts.limits)
+            key = idempotency_key(request, stream=bool(body.stream))
+            if body.stream:
+                return EventStream(_events(parts, job, body), render_error=_error_chunk, on_gone=parts.client_left)
+            answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
+            return await unless_gone(request.receive, answer, parts.client_left)
+
+    return router
+
+
+async def _whole(parts: Parts, job: SolveJob, body: ChatRequest) -> Answer:
+    completion = (await _answer(parts, job, body)).completion()
+    return Answer(completion.model_dump_json().encode(), release=completion.system_fingerprint)
+
+
+async def _events(parts: Parts, job: SolveJob, body: ChatRequest) -> AsyncGenerator[bytes, None]:
+    answer = await _answer(parts, job, body)
+    for chunk in answer.chunks(include_usage=body.include_usage):
+        yield event_bytes(json.dumps(chunk))
+    yield event_bytes("[DONE]")
+
+
+async def _answer(parts: Parts, job: SolveJob, body: ChatRequest) -> ChatAnswer:
+    solved = await parts.service.solve(job)
+    return ChatAnswer(solved.outcome, n=body.n or 1, detail=body.acemath.candidates, queue_seconds=solved.queue_seconds)
+
+
+def _error_chunk(error: ServiceError) -> bytes:
+    return event_bytes(error_body(error).model_dump_json())

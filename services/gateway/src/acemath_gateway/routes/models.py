@@ -1,0 +1,55 @@
+"""`GET /v1/models`: the one model name. `GET /v1/releases`: which versions stand behind it now."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request
+
+from acemath_core.errors import ErrorCode, NotFound
+from acemath_gateway.chat_wire import MODEL
+from acemath_gateway.routes.parts import parts_of
+
+
+def models_router() -> APIRouter:
+    """`/v1/models`, `/v1/models/{id}` and `/v1/releases`."""
+    router, since = APIRouter(tags=["models"]), int(time.time())
+
+    @router.get("/v1/models", summary="The models that can be asked")
+    async def models(request: Request) -> dict[str, object]:
+        return {"object": "list", "data": [_model(request, since)]}
+
+    @router.get("/v1/models/{model}", summary="One model")
+    async def model(model: str, request: Request) -> dict[str, object]:
+        if model != MODEL:
+            raise NotFound(
+                f"the model {model[:100]!r} does not exist here; use {MODEL!r}",
+                param="model",
+                code=ErrorCode.MODEL_NOT_FOUND,
+            )
+        return _model(request, since)
+
+    @router.get("/v1/releases", summary="The release that new requests get")
+    async def releases(request: Request) -> dict[str, object]:
+        target = parts_of(request).serving()
+        served = (
+            []
+            if target is None
+            else [
+                {
+                    "object": "release",
+                    "id": target.release,
+                    "generation": target.generation,
+                    "models": {"policy": target.policy, "reward": target.reward},
+                }
+            ]
+        )
+        return {"object": "list", "data": served}
+
+    return router
+
+
+def _model(request: Request, since: int) -> dict[str, object]:
+    target = parts_of(request).serving()
+    release = None if target is None else target.release
+    return {"id": MODEL, "object": "model", "created": since, "owned_by": "acemath", "release": release}

@@ -1,0 +1,68 @@
+"""What the routes are given; the application's lifespan makes it, and a request finds it at `app.state.parts`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from acemath_core.errors import ErrorCode, ServiceError
+from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.metrics import GatewayMetrics, RejectionReason
+from acemath_gateway.ports import ReleaseTarget
+from acemath_gateway.routes.once import Once
+from acemath_gateway.service import SolveService
+from acemath_gateway.solve_wire import Limits
+
+_REASONS = {
+    ErrorCode.INVALID_REQUEST: RejectionReason.INVALID,
+    ErrorCode.UNSUPPORTED_PARAMETER: RejectionReason.INVALID,
+    ErrorCode.MODEL_NOT_FOUND: RejectionReason.INVALID,
+    ErrorCode.IDEMPOTENCY_CONFLICT: RejectionReason.IDEMPOTENCY,
+    ErrorCode.IDEMPOTENCY_UNAVAILABLE: RejectionReason.IDEMPOTENCY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The gateway as its routes see it.
+
+    Attributes:
+        service: admits and solves.
+        once: one answer for one key.
+        limits: what is allowed beyond the schemas.
+        metrics: the gateway's own figures.
+        door: the figures of the door.
+        serving: the release that new requests get, or None while there is none.
+    """
+
+    service: SolveService
+    once: Once
+    limits: Limits
+    metrics: GatewayMetrics
+    door: DoorMetrics
+    serving: Callable[[], ReleaseTarget | None]
+
+    def client_left(self) -> None:
+        """Count a client that closed its connection before its answer."""
+        self.metrics.disconnects.inc()
+
+    @contextmanager
+    def refusals_counted(self) -> Iterator[None]:
+        """Count a request that is refused inside the block."""
+        try:
+            yield
+        except ServiceError as error:
+            reason = _REASONS.get(error.code)
+            if reason is not None:
+                self.metrics.rejections.labels(reason).inc()
+            raise
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the application that serves this request."""
+    parts = request.app.state.parts
+    assert isinstance(parts, Parts)
+    return parts

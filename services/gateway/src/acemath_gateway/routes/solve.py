@@ -1,0 +1,85 @@
+"""`POST /v1/solve`: one problem, the best of N solutions; whole, or as named server-sent events while they arise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from acemath_core.errors import InvalidRequest, ServiceError
+from acemath_core.wire import Solution, SolveRequest
+from acemath_gateway.admission import Admitted
+from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
+from acemath_gateway.routes.body import read_fields, validated
+from acemath_gateway.routes.disconnect import unless_gone
+from acemath_gateway.routes.once import Answer, idempotency_key
+from acemath_gateway.routes.parts import Parts, parts_of
+from acemath_gateway.routes.schema import json_body
+from acemath_gateway.routes.streams import EventStream, event_bytes
+from acemath_gateway.solve_wire import finished_event, job_of, scored_event, solution_of
+from acemath_web.context import current_request_id
+from acemath_web.errors import error_body
+
+
+def solve_router() -> APIRouter:
+    """`POST /v1/solve`."""
+    router = APIRouter(tags=["solve"])
+
+    @router.post("/v1/solve", summary="Solve a problem by best-of-N", openapi_extra=json_body(SolveRequest, Solution))
+    async def solve(request: Request) -> Response:
+        parts = parts_of(request)
+        with parts.refusals_counted():
+            body = validated(SolveRequest, await read_fields(request))
+            job = job_of(body, current_request_id() or "", parts.limits)
+            key = idempotency_key(request, stream=body.stream)
+            if body.stream:
+                return _stream(parts, job, body.candidates)
+            answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
+            return await unless_gone(request.receive, answer, parts.client_left)
+
+    return router
+
+
+async def _whole(parts: Parts, job: SolveJob, detail: str) -> Answer:
+    with _in_words_of_solve():
+        solved = await parts.service.solve(job)
+    solution = solution_of(solved.outcome, detail=detail, queue_seconds=solved.queue_seconds)
+    return Answer(solution.model_dump_json().encode(), release=solution.release)
+
+
+def _stream(parts: Parts, job: SolveJob, detail: str) -> EventStream:
+    return EventStream(_events(parts, job, detail), render_error=_error_event, on_gone=parts.client_left)
+
+
+async def _events(parts: Parts, job: SolveJob, detail: str) -> AsyncGenerator[bytes, None]:
+    queue_seconds = 0.0
+    async with aclosing(parts.service.events(job)) as events:
+        with _in_words_of_solve():
+            async for event in events:
+                match event:
+                    case Admitted():
+                        queue_seconds = event.queue_seconds
+                    case CandidateDone():
+                        yield event_bytes(finished_event(event, detail).model_dump_json(), "candidate.finished")
+                    case CandidateScored():
+                        yield event_bytes(scored_event(event).model_dump_json(), "candidate.scored")
+                    case _:
+                        solution = solution_of(event, detail=detail, queue_seconds=queue_seconds)
+                        yield event_bytes(solution.model_dump_json(), "solution")
+
+
+@contextmanager
+def _in_words_of_solve() -> Iterator[None]:
+    """The solver speaks of turns; here they are one field."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param == "messages":
+            error.param = "problem"
+        raise
+
+
+def _error_event(error: ServiceError) -> bytes:
+    return event_bytes(error_body(error).model_dump_json(), "error")

@@ -1,0 +1,122 @@
+"""Server-sent events: bounded, kept alive, with an honest status while there still is one, over when the client is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from acemath_core.errors import ClientGone, InternalError, ServiceError
+from acemath_gateway.routes.disconnect import beside, until_gone
+
+_log = logging.getLogger(__name__)
+
+KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE_SECONDS = 10.0
+STATUS_GRACE_SECONDS = 2.0
+"""How long the status line waits for a first event: what fails until then is a real 4xx or 5xx, no event in a 200."""
+_SEND_SECONDS = 30.0  # a client that reads nothing for so long is gone
+_QUEUED_EVENTS = 16
+
+
+def event_bytes(data: str, name: str | None = None) -> bytes:
+    """One event. `data` is JSON, so it holds no line break."""
+    return (f"event: {name}\n" if name else "").encode() + b"data: " + data.encode() + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends the events of a generator; leaving early, from either side, closes the generator.
+
+    Args:
+        events: the events as bytes.
+        render_error: what a client that already reads the stream is told of an error.
+        on_gone: told when the client left before the end.
+        headers: more response headers.
+        keep_alive_seconds: a comment is sent after so long without an event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        render_error: Callable[[ServiceError], bytes],
+        on_gone: Callable[[], None],
+        headers: dict[str, str] | None = None,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+        del self.headers["content-length"]
+        self._events, self._render_error, self._on_gone = events, render_error, on_gone
+        self._keep_alive_seconds = keep_alive_seconds
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the generator ends or the client leaves.
+
+        Raises:
+            ServiceError: the generator failed before anything was sent.
+        """
+        async with beside(self._stream(send)) as streaming, beside(until_gone(receive)) as gone:
+            await asyncio.wait({gone, streaming}, return_when=asyncio.FIRST_COMPLETED)
+            if streaming.done() and not self._left_unread(streaming):
+                streaming.result()
+                return
+        self._on_gone()
+        if not self._started:
+            raise ClientGone("the caller closed the connection")
+
+    @staticmethod
+    def _left_unread(streaming: asyncio.Task[None]) -> bool:
+        return isinstance(streaming.exception(), ClientGone)
+
+    async def _stream(self, send: Send) -> None:
+        queue: asyncio.Queue[bytes | ServiceError | None] = asyncio.Queue(_QUEUED_EVENTS)
+        async with beside(self._make(queue)):
+            item = await self._next(queue, STATUS_GRACE_SECONDS)
+            if isinstance(item, ServiceError):
+                raise item
+            await self._start(send)
+            while item is not None:
+                await self._send(send, self._render_error(item) if isinstance(item, ServiceError) else item)
+                item = None if isinstance(item, ServiceError) else await self._next(queue, self._keep_alive_seconds)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _make(self, queue: asyncio.Queue[bytes | ServiceError | None]) -> None:
+        """Fill the queue from a task of its own, so that waiting with a time limit does not disturb the generator."""
+        end: ServiceError | None = None
+        try:
+            async with aclosing(self._events):
+                async for item in self._events:
+                    await queue.put(item)
+        except ServiceError as error:
+            end = error
+        except Exception as error:
+            _log.error("unhandled %s in a stream", type(error).__name__, exc_info=error)
+            end = InternalError("an internal error; quote the x-request-id of this response when you report it")
+        await queue.put(end)
+
+    @staticmethod
+    async def _next(queue: asyncio.Queue[bytes | ServiceError | None], seconds: float) -> bytes | ServiceError | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await queue.get()
+        except TimeoutError:
+            return KEEP_ALIVE
+
+    async def _start(self, send: Send) -> None:
+        self._started = True
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
+    @staticmethod
+    async def _send(send: Send, body: bytes) -> None:
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError as error:
+            raise ClientGone("the caller does not read its answer") from error

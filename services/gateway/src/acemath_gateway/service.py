@@ -1,0 +1,74 @@
+"""One solve from the door to the answer: admission around the solver. What the routes hold and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from acemath_core.errors import InternalError
+from acemath_gateway.admission import Admission, Admitted
+from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
+
+
+class Runs(Protocol):
+    """The solver, as the service needs it."""
+
+    def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
+        """The job's events, an `Outcome` last; closing it cancels everything behind it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A finished job and how long it waited at the door."""
+
+    outcome: Outcome
+    queue_seconds: float
+
+
+class SolveService:
+    """Admits jobs and runs them.
+
+    Args:
+        admission: the door.
+        solver: does the work.
+    """
+
+    def __init__(self, admission: Admission, solver: Runs) -> None:
+        self._admission, self._solver = admission, solver
+
+    async def events(self, job: SolveJob) -> AsyncGenerator[Admitted | SolveEvent, None]:
+        """`Admitted` once the job has its places, then its events; closing the generator cancels it.
+
+        Raises:
+            ServiceError: whatever the door or the solver raises.
+        """
+        async with self._admission.enter(job.id, cost(job), job.deadline) as admitted:
+            yield admitted
+            async with aclosing(self._solver.run(job)) as run:
+                async for event in run:
+                    yield event
+
+    async def solve(self, job: SolveJob) -> Solved:
+        """The job's outcome.
+
+        Raises:
+            ServiceError: whatever the door or the solver raises.
+        """
+        queue_seconds, outcome = 0.0, None
+        async with aclosing(self.events(job)) as events:
+            async for event in events:
+                if isinstance(event, Admitted):
+                    queue_seconds = event.queue_seconds
+                elif isinstance(event, Outcome):
+                    outcome = event
+        if outcome is None:
+            raise InternalError("the solver ended without an outcome; this is a bug")
+        return Solved(outcome, queue_seconds)
+
+
+def cost(job: SolveJob) -> int:
+    """Sequences that the job has in flight at once: temperature 0 makes one, whatever n is."""
+    return 1 if job.temperature == 0 else job.n

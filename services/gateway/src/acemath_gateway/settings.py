@@ -1,0 +1,145 @@
+"""The gateway's settings: `ACEMATH_GATEWAY__<NAME>`, read once by `__main__`."""
+
+from __future__ import annotations
+
+import json
+import socket
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
+
+Urls = Annotated[tuple[str, ...], NoDecode]
+
+
+def _replica_name(values: dict[str, Any]) -> str:
+    """Host name and port: two gateways never share a lease record because nobody named them."""
+    return f"{socket.gethostname()[:48]}-{values.get('port', 0)}"
+
+
+class GatewaySettings(HttpServiceSettings):
+    """Everything that can be set about a gateway; every field has its unit in its name or description."""
+
+    model_config = settings_config("ACEMATH_GATEWAY__")
+
+    port: int = Field(8080, description="port to bind", ge=1, le=65535)
+    instance: str = Field(
+        default_factory=_replica_name,
+        description="name of this replica; default <host>-<port>",
+        pattern=r"^[\w.-]{1,64}$",
+    )
+    policy_urls: Urls = Field(
+        ("http://127.0.0.1:8100",), min_length=1, description="policy agents: comma separated, or a JSON list"
+    )
+    reward_urls: Urls = Field(
+        ("http://127.0.0.1:8200",), min_length=1, description="reward services: comma separated, or a JSON list"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6380/0"), description="what gateways share; may hold a password"
+    )
+    redis_timeout_seconds: float = Field(0.25, gt=0, le=5, description="longest wait for one answer of Redis")
+
+    max_sequences_in_flight: int = Field(
+        64, ge=1, le=16384, description="candidates being made at once, over all gateways"
+    )
+    local_max_sequences: int = Field(
+        64, ge=1, le=16384, description="candidates being made at once by this gateway while Redis is away"
+    )
+    max_queued_requests: int = Field(
+        64, ge=0, le=4096, description="requests that may wait for a place in this gateway"
+    )
+    max_queue_seconds: float = Field(30.0, ge=0.5, le=600, description="longest wait for a place; then 503 overloaded")
+
+    max_problem_chars: int = Field(32_768, ge=1, description="longest problem, or all messages of a chat together")
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="a longer body is answered with 413")
+    default_deadline_seconds: float = Field(120.0, gt=0, le=3600, description="deadline of a request that names none")
+    max_deadline_seconds: float = Field(
+        600.0, gt=0, le=3600, description="largest deadline_seconds a caller may ask for"
+    )
+    idempotency_ttl_seconds: int = Field(
+        86_400, ge=1, le=604_800, description="how long an answer is kept under its key"
+    )
+
+    api_keys_file: Path | None = Field(
+        None, description="file (mode 0600) with one API key a line; none = loopback only"
+    )
+    drain_notice_seconds: float = Field(
+        2.0, ge=0, le=60, description="how long /readyz says 503 before the gateway stops accepting connections"
+    )
+    drain_seconds: int = Field(60, ge=1, le=3600, description="how long requests in flight may still take at a stop")
+
+    @field_validator("policy_urls", "reward_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        listed = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        return tuple(str(url).strip().rstrip("/") for url in listed if str(url).strip())
+
+    @field_validator("policy_urls", "reward_urls")
+    @classmethod
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [url for url in value if not url.startswith(("http://", "https://"))]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not an http:// or https:// URL")
+        return value
+
+    def api_keys(self) -> tuple[SecretStr, ...]:
+        """The callers' keys; none means that everybody who can reach the port may ask.
+
+        Raises:
+            SettingsError: the file cannot be read, is empty or readable by others; or there are no keys and the
+                gateway is bound to more than loopback.
+        """
+        if self.api_keys_file is not None:
+            return _keys_in(self.api_keys_file)
+        if not is_loopback(self.host):
+            raise SettingsError(
+                f"ACEMATH_GATEWAY__HOST is {self.host}, which others can reach, and no API keys are configured; set "
+                "ACEMATH_GATEWAY__API_KEYS_FILE to a file (mode 0600) with one key a line, or bind to 127.0.0.1"
+            )
+        return ()
+
+    @classmethod
+    def checked_from_env(cls) -> Self:
+        """`from_env`, and the rules that need more than one field.
+
+        Raises:
+            SettingsError: a setting is unknown, of the wrong kind, or contradicts another.
+        """
+        settings = cls.from_env()
+        if settings.default_deadline_seconds > settings.max_deadline_seconds:
+            raise SettingsError(
+                "ACEMATH_GATEWAY__DEFAULT_DEADLINE_SECONDS is larger than "
+                "ACEMATH_GATEWAY__MAX_DEADLINE_SECONDS; lower the first"
+            )
+        return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _keys_in(path: Path) -> tuple[SecretStr, ...]:
+    try:
+        mode, text = path.stat().st_mode, path.read_text()
+    except OSError as error:
+        raise SettingsError(
+            f"API key file {path}: {error.strerror}; create it with mode 0600 and one key a line"
+        ) from error
+    if mode & 0o077:
+        raise SettingsError(f"API key file {path} is readable by others (mode {mode & 0o777:o}); run: chmod 600 {path}")
+    keys = tuple(SecretStr(line.strip()) for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise SettingsError(f"API key file {path} has no key; write one key a line into it")
+    return keys

@@ -1,0 +1,196 @@
+"""`POST /v1/solve` in both directions: the wire's words to a job, a job's events and outcome to the wire's."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import InvalidRequest
+from acemath_core.wire import (
+    MAX_SEED,
+    CompletionTokensDetails,
+    FinishReason,
+    ServedModels,
+    Solution,
+    SolvedCandidate,
+    SolveRequest,
+    SolveTimings,
+    Usage,
+    Wire,
+)
+from acemath_gateway.jobs import CandidateDone, CandidateScored, Outcome, SolvedItem, SolveJob
+
+
+class CandidateFinishedEvent(Wire):
+    """`candidate.finished`: a candidate is complete, its score still to come; `text` only with `candidates="full"`."""
+
+    index: int
+    text: str | None = None
+    answer: str | None
+    finish_reason: FinishReason
+    completion_tokens: int
+    seconds: float
+
+
+class CandidateScoredEvent(Wire):
+    """`candidate.scored`: the raw score of a candidate."""
+
+    index: int
+    score: float
+    seconds: float
+
+
+class Limits(Wire):
+    """What this gateway allows beyond the schema.
+
+    Attributes:
+        max_problem_chars: of a problem, or of all messages together.
+        default_deadline_seconds: when the caller names none.
+        max_deadline_seconds: the largest a caller may ask for.
+    """
+
+    max_problem_chars: int
+    default_deadline_seconds: float
+    max_deadline_seconds: float
+
+    def check_text(self, chars: int, param: str) -> None:
+        """Raise `InvalidRequest` when the caller's text is too long."""
+        if chars > self.max_problem_chars:
+            raise InvalidRequest(
+                f"{param}: {chars} characters, at most {self.max_problem_chars} are taken; shorten it", param=param
+            )
+
+    def deadline(self, seconds: float | None, param: str) -> Deadline:
+        """The deadline of a request that asks for `seconds`; raises `InvalidRequest` when that is too long."""
+        if seconds is None:
+            return Deadline.after(self.default_deadline_seconds)
+        if seconds > self.max_deadline_seconds:
+            raise InvalidRequest(f"{param}: at most {self.max_deadline_seconds:g} seconds are given", param=param)
+        return Deadline.after(seconds)
+
+
+def checked_problem(problem: str, limits: Limits) -> str:
+    """The problem unchanged; raises `InvalidRequest` when it is blank or too long."""
+    limits.check_text(len(problem), "problem")
+    if not problem.strip():
+        raise InvalidRequest("problem: is blank; write the problem to be solved", param="problem")
+    return problem
+
+
+def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
+    """The job that a request asks for.
+
+    Raises:
+        InvalidRequest: a blank or too long problem, or a deadline beyond the limit.
+    """
+    asked = request.deadline_seconds if "deadline_seconds" in request.model_fields_set else None
+    return SolveJob(
+        id=request_id,
+        turns=({"role": "user", "content": checked_problem(request.problem, limits)},),
+        n=request.n,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        max_tokens=request.max_tokens,
+        seed=random_seed() if request.seed is None else request.seed,
+        stop=(),
+        selection=request.selection,
+        on_scorer_failure=request.on_scorer_failure,
+        deadline=limits.deadline(asked, "deadline_seconds"),
+    )
+
+
+def random_seed() -> int:
+    """A seed for a caller who named none."""
+    return random.SystemRandom().randrange(MAX_SEED + 1)
+
+
+def finished_event(event: CandidateDone, detail: str) -> CandidateFinishedEvent:
+    """The wire form of a finished candidate."""
+    return CandidateFinishedEvent(
+        index=event.index,
+        text=event.text if detail == "full" else None,
+        answer=event.answer,
+        finish_reason=event.finish_reason,
+        completion_tokens=event.completion_tokens,
+        seconds=event.seconds,
+    )
+
+
+def scored_event(event: CandidateScored) -> CandidateScoredEvent:
+    """The wire form of a score."""
+    return CandidateScoredEvent(index=event.index, score=event.score, seconds=event.seconds)
+
+
+def solution_of(outcome: Outcome, *, detail: str, queue_seconds: float) -> Solution:
+    """The answer to a solve request.
+
+    Args:
+        outcome: what became of the job.
+        detail: the request's `candidates`: none, scores or full.
+        queue_seconds: how long the job waited for its places.
+    """
+    best = outcome.best
+    return Solution(
+        id=f"sol_{uuid.uuid4().hex}",
+        created=int(time.time()),
+        answer=best.answer,
+        solution=best.text,
+        score=best.score,
+        selection=outcome.selection,
+        stop_reason=outcome.stop_reason,
+        degraded=outcome.degraded_reason is not None,
+        degraded_reason=outcome.degraded_reason,
+        release=outcome.target.release,
+        models=ServedModels(policy=outcome.target.policy, reward=outcome.target.reward),
+        n_requested=outcome.n_requested,
+        n_generated=outcome.n_generated,
+        n_scored=outcome.n_scored,
+        candidates=candidates_of(outcome, detail),
+        usage=usage_of(outcome, (best,)),
+        timings=timings_of(outcome, queue_seconds),
+    )
+
+
+def candidates_of(outcome: Outcome, detail: str) -> list[SolvedCandidate]:
+    """The candidates, as much of them as the caller asked for."""
+    if detail == "none":
+        return []
+    return [
+        SolvedCandidate(
+            index=item.index,
+            text=item.text if detail == "full" else None,
+            answer=item.answer,
+            score=item.score,
+            finish_reason=item.finish_reason,
+            completion_tokens=item.completion_tokens,
+        )
+        for item in outcome.candidates
+    ]
+
+
+def usage_of(outcome: Outcome, given: tuple[SolvedItem, ...]) -> Usage:
+    """Every generated token, and how many of them are not in the candidates that were `given` to the caller."""
+    completion = outcome.completion_tokens
+    return Usage(
+        prompt_tokens=outcome.prompt_tokens,
+        completion_tokens=completion,
+        total_tokens=outcome.prompt_tokens + completion,
+        completion_tokens_details=CompletionTokensDetails(
+            rejected_prediction_tokens=completion - sum(item.completion_tokens for item in given)
+        ),
+    )
+
+
+def timings_of(outcome: Outcome, queue_seconds: float) -> SolveTimings:
+    """Where the time went."""
+    timings = outcome.timings
+    return SolveTimings(
+        queue_seconds=queue_seconds,
+        first_candidate_seconds=timings.first_candidate_seconds,
+        last_candidate_seconds=timings.last_candidate_seconds,
+        last_score_seconds=timings.last_score_seconds,
+        select_seconds=timings.select_seconds,
+        total_seconds=timings.total_seconds,
+    )
