@@ -1,0 +1,96 @@
+"""Is it the model that was trained? Teacher-forced log-probabilities against those in the manifest.
+
+The engine is shown fixed token ids and asked how likely it finds each; nothing is sampled, so that batching and
+seeds do not matter. The manifest's `canary` is
+
+    {"cases": [{"token_ids": [t0, …, tk], "logprobs": [log p(t1|t0), …, log p(tk|t0…)]}, …], "dtype": "bfloat16"}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+MAX_CASES = 32
+MAX_TOKENS = 2048  # of one case
+
+
+class CanaryMismatch(Exception):
+    """The engine's log-probabilities are not the trainer's; the message gives the differences."""
+
+
+class CanaryCase(BaseModel):
+    """Token ids and, for each but the first, the natural log-probability that the trainer computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=MAX_TOKENS)]
+    logprobs: tuple[Annotated[float, Field(le=0.0)], ...]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if len(self.logprobs) != len(self.token_ids) - 1:
+            raise ValueError("logprobs must have one value less than token_ids")
+        return self
+
+
+class Canary(BaseModel):
+    """The cases of one version, and the dtype they were computed in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: Annotated[tuple[CanaryCase, ...], Field(min_length=1, max_length=MAX_CASES)]
+    dtype: str
+
+    @classmethod
+    def of(cls, document: Mapping[str, JsonValue]) -> Self:
+        """The canary in a manifest.
+
+        Raises:
+            CanaryMismatch: it has another form, so that nothing can be compared.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CanaryMismatch(f"the manifest's canary is malformed: {where}: {first['msg']}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest allowed |difference| of log-probabilities over all cases, in nats."""
+
+    mean: float
+    largest: float
+
+
+class TeacherForced(Protocol):
+    """Something that gives a prompt's log-probabilities."""
+
+    async def prompt_logprobs(self, token_ids: tuple[int, ...], timeout: float) -> list[float]:
+        """log p(token_ids[i + 1] | token_ids[: i + 1]) for every i."""
+        ...
+
+
+async def check(canary: Canary, engine: TeacherForced, tolerance: Tolerance, timeout: float) -> tuple[float, float]:
+    """Compare; returns (mean, largest) |difference| in nats.
+
+    Raises:
+        CanaryMismatch: over the tolerance.
+    """
+    differences: list[float] = []
+    for case in canary.cases:
+        found = await engine.prompt_logprobs(case.token_ids, timeout)
+        differences += [abs(a - b) for a, b in zip(found, case.logprobs, strict=True)]
+    mean, largest = math.fsum(differences) / len(differences), max(differences)
+    if mean > tolerance.mean or largest > tolerance.largest:
+        raise CanaryMismatch(
+            f"log-probabilities differ by {mean:.3f} on average and {largest:.3f} at most "
+            f"(allowed {tolerance.mean:g} and {tolerance.largest:g})"
+        )
+    return mean, largest
