@@ -1,4 +1,4 @@
-"""The gateway's ports in memory: deterministic, with faults on request; `tests/contract` holds them to the real ones."""
+"""The gateway's ports in memory: deterministic, faults on request; `tests/contract` holds them to the real ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from acemath_gateway.ports import (
 
 POLICY, REWARD = "p@s1-000000000001", "r@s1-000000000002"
 TARGET = ReleaseTarget("r-000000000001", 1, POLICY, REWARD, ("http://policy.test",), ("http://reward.test",), 2048)
-SCRIPT = ("3 * 8 = 24. \\boxed{24}", "8 + 8 + 8 = 24, so \\boxed{24}.", "3 + 8 = 11. \\boxed{11}")
+SCRIPT = ("3 times 8 is 24. \\boxed{24}", "8 + 8 + 8 = 24, so the answer is \\boxed{24}.", "3 + 8 = 11. \\boxed{11}")
 
 
 @dataclass

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
+from acemath_core.prompts import POLICY_SYSTEM
+from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReason
+from acemath_gateway.jobs import CandidateDone, CandidateScored, Outcome, SolveEvent, SolveJob
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.solver import Solver
+from doubles.ports import SCRIPT, TARGET, BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+
+
+@dataclass
+class Bench:
+    """A solver on doubles."""
+
+    policy: ScriptedPolicy = field(default_factory=ScriptedPolicy)
+    scorer: ScriptedScorer = field(default_factory=ScriptedScorer)
+    judge: TextJudge = field(default_factory=TextJudge)
+    releases: FixedRelease = field(default_factory=FixedRelease)
+    prompts: BytePrompts = field(default_factory=BytePrompts)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    max_scoring: int = 256
+
+    def __post_init__(self) -> None:
+        self.solver = Solver(
+            policy=self.policy,
+            scorer=self.scorer,
+            judge=self.judge,
+            releases=self.releases,
+            encoders=self.prompts,
+            metrics=GatewayMetrics.on(self.registry),
+            max_scoring=self.max_scoring,
+        )
+
+    async def events(self, **job: Any) -> list[SolveEvent]:
+        async with aclosing(self.solver.run(a_job(**job))) as run:
+            return [event async for event in run]
+
+    async def solve(self, **job: Any) -> Outcome:
+        last = (await self.events(**job))[-1]
+        assert isinstance(last, Outcome)
+        return last
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
+
+
+def a_job(**changes: Any) -> SolveJob:
+    job = SolveJob(
+        id="job-1",
+        turns=({"role": "user", "content": "What is 3 * 8?"},),
+        n=6,
+        temperature=0.7,
+        top_p=0.95,
+        max_tokens=64,
+        seed=0,
+        stop=(),
+        selection=Selection.BEST_OF_N,
+        on_scorer_failure="error",
+        deadline=Deadline.after(changes.pop("seconds", 10.0)),
+    )
+    return replace(job, **changes)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
+
+
+SCORER_DOWN = Unavailable("down", code=ErrorCode.REWARD_UNAVAILABLE)
+
+
+async def test_the_best_of_n_is_the_highest_score() -> None:
+    bench = Bench()
+    outcome = await bench.solve()
+    assert [c.index for c in outcome.candidates] == list(range(6))
+    assert outcome.best.index == 2  # the shortest text; index 5 recites it too and loses the tie
+    assert (outcome.n_requested, outcome.n_generated, outcome.n_scored) == (6, 6, 6)
+    assert (outcome.stop_reason, outcome.degraded_reason) == (StopReason.COMPLETE, None)
+    assert outcome.best.answer == "11"
+    assert outcome.target == TARGET
+    assert outcome.completion_tokens == 2 * sum(len(text.split(" ")) for text in SCRIPT)
+    assert bench.releases.held == 0
+    assert bench.judge.calls == []
+
+
+async def test_the_prompt_has_our_system_text_and_the_scorer_sees_none() -> None:
+    bench = Bench()
+    await bench.solve()
+    ((prompt, sampling),) = bench.policy.calls
+    assert bytes(prompt).decode() == f"system:{POLICY_SYSTEM}\nuser:What is 3 * 8?\n"
+    assert (sampling.n, sampling.seed) == (6, 0)
+    turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1"})
+    await bench.solve(turns=turns)
+    assert bytes(bench.policy.calls[1][0]).decode() == "system:Be brief.\nuser:1+1\n"
+    assert bench.scorer.contexts[-1] == [{"role": "user", "content": "1+1"}]
+
+
+async def test_candidates_are_scored_while_others_are_still_generated() -> None:
+    bench = Bench(policy=ScriptedPolicy(script=["\\boxed{1}", "a b c d e f g h \\boxed{2}"], token_seconds=0.005))
+    events = await bench.events(n=2)
+    kinds = [(type(e).__name__, getattr(e, "index", None)) for e in events]
+    assert kinds == [
+        ("CandidateDone", 0),
+        ("CandidateScored", 0),
+        ("CandidateDone", 1),
+        ("CandidateScored", 1),
+        ("Outcome", None),
+    ]
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome)
+    done = [e for e in events if isinstance(e, CandidateDone)]
+    scored = [e for e in events if isinstance(e, CandidateScored)]
+    assert outcome.timings.first_candidate_seconds == done[0].seconds
+    assert outcome.timings.last_score_seconds == scored[1].seconds
+
+
+async def test_votes_use_classes_of_answers() -> None:
+    bench = Bench()
+    outcome = await bench.solve(selection=Selection.MAJORITY)
+    assert outcome.best.answer == "24"
+    assert [c.answer_class for c in outcome.candidates] == [0, 0, 1, 0, 0, 1]
+    weighted = await bench.solve(selection=Selection.WEIGHTED_VOTE)
+    assert weighted.selection is Selection.WEIGHTED_VOTE
+    assert len(bench.judge.calls) == 2
+
+
+async def test_temperature_zero_makes_one_candidate() -> None:
+    bench = Bench()
+    outcome = await bench.solve(temperature=0.0, n=8)
+    assert bench.policy.calls[0][1].n == 1
+    assert (outcome.n_requested, outcome.n_generated, outcome.stop_reason) == (8, 1, StopReason.GREEDY)
+    assert outcome.degraded_reason is None
+
+
+async def test_a_candidate_cut_at_its_limit_is_scored_too() -> None:
+    outcome = await Bench().solve(max_tokens=2)
+    assert {c.finish_reason for c in outcome.candidates} == {FinishReason.LENGTH}
+    assert outcome.n_scored == 6
+
+
+async def test_too_long_is_refused_with_the_numbers() -> None:
+    bench = Bench(prompts=BytePrompts(max_length=100))
+    with pytest.raises(InvalidRequest, match="163 together; the model takes 100") as caught:
+        await bench.solve(turns=({"role": "system", "content": "x" * 85}, {"role": "user", "content": ""}))
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert bench.policy.calls == []
+    assert bench.metric("requests_total", outcome="refused", selection="best_of_n") == 1
+
+
+async def test_the_servers_own_limit_counts_too() -> None:
+    bench = Bench(releases=FixedRelease(replace(TARGET, context_length=90)))
+    with pytest.raises(InvalidRequest, match="the model takes 90"):
+        await bench.solve()
+
+
+async def test_failed_candidates_are_dropped_and_said() -> None:
+    bench = Bench(policy=ScriptedPolicy(fail={0: "abort", 3: "error"}))
+    outcome = await bench.solve()
+    assert [c.index for c in outcome.candidates] == [1, 2, 4, 5]
+    assert (outcome.stop_reason, outcome.degraded_reason) == (
+        StopReason.POLICY_FAILED,
+        DegradedReason.FEWER_CANDIDATES,
+    )
+    assert bench.metric("candidates_total", result="failed") == 2
+
+
+async def test_a_broken_stream_keeps_what_had_finished() -> None:
+    policy = ScriptedPolicy(script=["\\boxed{1}", "a b c d \\boxed{2}"], break_after=3)
+    outcome = await Bench(policy=policy).solve(n=4)
+    assert [c.index for c in outcome.candidates] == [0, 2]
+    assert outcome.discarded_tokens == 6
+    assert outcome.completion_tokens == 8
+    assert outcome.stop_reason is StopReason.POLICY_FAILED
+
+
+@pytest.mark.parametrize("fault", [{"break_after": 0}, {"fail": dict.fromkeys(range(6), "abort")}])
+async def test_no_candidate_at_all_is_an_error(fault: dict[str, Any]) -> None:
+    bench = Bench(policy=ScriptedPolicy(**fault))
+    with pytest.raises(Unavailable) as caught:
+        await bench.solve()
+    assert caught.value.code is ErrorCode.POLICY_UNAVAILABLE
+    assert bench.releases.held == 0
+
+
+async def test_errors_of_policy_and_release_pass_through() -> None:
+    refused = InvalidRequest("no", code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+    with pytest.raises(InvalidRequest):
+        await Bench(policy=ScriptedPolicy(error=refused)).solve()
+    with pytest.raises(Unavailable):
+        await Bench(releases=FixedRelease(error=Unavailable("starting", code=ErrorCode.NOT_READY))).solve()
+
+
+async def test_a_failing_scorer_is_an_error_and_stops_generation_at_once() -> None:
+    policy = ScriptedPolicy(script=["\\boxed{1}", "a b \\boxed{2}"], hang_after=2)
+    bench = Bench(policy=policy, scorer=ScriptedScorer(error=SCORER_DOWN))
+    with pytest.raises(Unavailable) as caught:
+        await bench.solve(seconds=60)
+    assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
+    assert (policy.running, policy.aborted) == (0, 1)
+
+
+async def test_a_failing_scorer_becomes_a_declared_majority_where_allowed() -> None:
+    bench = Bench(scorer=ScriptedScorer(error=SCORER_DOWN))
+    outcome = await bench.solve(on_scorer_failure="majority")
+    assert (outcome.selection, outcome.degraded_reason) == (Selection.MAJORITY, DegradedReason.SCORER_FAILED)
+    assert outcome.best.answer == "24"
+    assert outcome.n_scored == 0
+    assert bench.metric("degraded_total", reason="scorer_failed") == 1
+
+
+async def test_after_a_scorer_failure_no_more_scores_are_asked_for() -> None:
+    policy = ScriptedPolicy(script=["\\boxed{1}", "a b c d e f \\boxed{2}"], token_seconds=0.005)
+    bench = Bench(policy=policy, scorer=ScriptedScorer(error=SCORER_DOWN))
+    await bench.solve(n=2, on_scorer_failure="majority")
+    assert len(bench.scorer.calls) == 1
+
+
+async def test_a_majority_needs_no_scorer() -> None:
+    bench = Bench(scorer=ScriptedScorer(error=SCORER_DOWN))
+    outcome = await bench.solve(selection=Selection.MAJORITY)
+    assert (outcome.best.answer, outcome.degraded_reason) == ("24", DegradedReason.SCORER_FAILED)
+
+
+async def test_without_a_reward_service_nothing_is_generated_in_vain() -> None:
+    bench = Bench(releases=FixedRelease(replace(TARGET, reward_endpoints=())))
+    with pytest.raises(Unavailable, match="no reward service"):
+        await bench.solve()
+    assert bench.policy.calls == []
+    assert (await bench.solve(on_scorer_failure="majority")).degraded_reason is DegradedReason.SCORER_FAILED
+
+
+async def test_a_candidate_that_cannot_be_scored_is_left_out() -> None:
+    bench = Bench(scorer=ScriptedScorer(unscorable="11"))
+    outcome = await bench.solve()
+    assert outcome.degraded_reason is DegradedReason.PARTLY_SCORED
+    assert [c.score is None for c in outcome.candidates] == [False, False, True, False, False, True]
+    assert outcome.best.answer == "24"
+
+
+async def test_when_none_can_be_scored_the_caller_decides() -> None:
+    bench = Bench(scorer=ScriptedScorer(unscorable="boxed"))
+    with pytest.raises(Unavailable) as caught:
+        await bench.solve()
+    assert caught.value.code is ErrorCode.NO_USABLE_CANDIDATE
+    outcome = await bench.solve(on_scorer_failure="majority")
+    assert (outcome.selection, outcome.degraded_reason) == (Selection.MAJORITY, DegradedReason.SCORER_FAILED)
+
+
+async def test_the_best_so_far_is_given_at_the_deadline() -> None:
+    policy = ScriptedPolicy(script=["\\boxed{1}", "a b c \\boxed{2}"], hang_after=2)
+    bench = Bench(policy=policy)
+    deadline = Deadline.after(0.3)
+    outcome = await bench.solve(n=4, deadline=deadline)
+    assert not deadline.expired()
+    assert [c.index for c in outcome.candidates] == [0, 2]
+    assert (outcome.stop_reason, outcome.degraded_reason) == (StopReason.DEADLINE, DegradedReason.FEWER_CANDIDATES)
+    assert (policy.running, policy.aborted) == (0, 1)
+    assert bench.metric("candidates_total", result="cancelled") == 2
+
+
+async def test_scores_that_do_not_come_in_time_are_missing() -> None:
+    scorer = ScriptedScorer(seconds=60)
+    with pytest.raises(DeadlineExceeded, match="scored"):
+        await Bench(scorer=scorer).solve(seconds=0.2)
+    assert (scorer.running, scorer.cancelled) == (0, 6)
+    outcome = await Bench(scorer=ScriptedScorer(seconds=60)).solve(seconds=0.2, on_scorer_failure="majority")
+    assert (outcome.selection, outcome.stop_reason) == (Selection.MAJORITY, StopReason.DEADLINE)
+
+
+async def test_nothing_finished_in_time_is_an_error() -> None:
+    with pytest.raises(DeadlineExceeded, match="finished"):
+        await Bench(policy=ScriptedPolicy(hang_after=0)).solve(seconds=0.1)
+    with pytest.raises(DeadlineExceeded):
+        await Bench().solve(seconds=0.0)
+
+
+async def test_scoring_is_bounded_over_all_jobs() -> None:
+    bench = Bench(scorer=ScriptedScorer(seconds=0.005), max_scoring=2)
+    outcomes = await asyncio.gather(*(bench.solve() for _ in range(3)))
+    assert all(o.n_scored == 6 for o in outcomes)
+    assert bench.scorer.most_running == 2
+
+
+HANGING: dict[str, Callable[[], Bench]] = {
+    "generating": lambda: Bench(policy=ScriptedPolicy(hang_after=1)),
+    "scoring": lambda: Bench(scorer=ScriptedScorer(seconds=3600)),
+    "queued for scoring": lambda: Bench(scorer=ScriptedScorer(seconds=3600), max_scoring=1),
+    "both": lambda: Bench(
+        policy=ScriptedPolicy(script=["\\boxed{1}", "a b c"], hang_after=1), scorer=ScriptedScorer(seconds=3600)
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", HANGING)
+async def test_closing_a_run_leaves_nothing(stage: str) -> None:
+    bench = HANGING[stage]()
+    before = asyncio.all_tasks()
+    run = bench.solver.run(a_job(seconds=3600))
+
+    async def read() -> None:
+        async with aclosing(run):
+            async for _ in run:
+                pass
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    assert bench.releases.held == 1
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert asyncio.all_tasks() == before
+    assert (bench.releases.held, bench.policy.running, bench.scorer.running) == (0, 0, 0)
+    assert bench.metric("requests_total", outcome="cancelled", selection="best_of_n") == 1
+    assert bench.metric("inflight_sequences") == bench.metric("inflight_requests") == 0
+    assert bench.metric("scoring_queue") == 0
+
+
+async def test_closing_before_the_first_event_and_after_one() -> None:
+    bench = Bench()
+    run = bench.solver.run(a_job())
+    await run.aclose()
+    assert bench.releases.given == 0
+    run = bench.solver.run(a_job())
+    await anext(run)
+    await run.aclose()
+    assert bench.releases.held == 0
+
+
+async def test_a_bug_is_not_taken_for_a_declared_failure() -> None:
+    def broken(text: str) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Bench(scorer=ScriptedScorer(rule=broken)).solve()
+
+
+async def test_metrics_of_a_job() -> None:
+    bench = Bench()
+    outcome = await bench.solve()
+    assert bench.metric("requests_total", outcome="ok", selection="best_of_n") == 1
+    assert bench.metric("candidates_total", result="scored") == 6
+    assert bench.metric("generated_tokens_total") == outcome.completion_tokens
+    assert bench.metric("rejected_tokens_total") == outcome.completion_tokens - outcome.best.completion_tokens
+    assert bench.metric("score_count") == 6
+    assert bench.metric("score_margin_count") == bench.metric("straggler_wait_seconds_count") == 1
+    assert bench.metric("candidates_per_request_sum") == 6
+
+
+async def test_ranked_puts_the_answer_first_and_the_unscored_last() -> None:
+    outcome = await Bench(scorer=ScriptedScorer(unscorable="11")).solve(selection=Selection.MAJORITY)
+    assert outcome.ranked[0] == outcome.best
+    assert [c.index for c in outcome.ranked] == [0, 3, 1, 4, 2, 5]
