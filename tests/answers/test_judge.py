@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acemath_answers import AnswerJudge, Verdict, WorkerLimits
+from acemath_answers.partition import Partition, Question
+
+HANGS = "9^{9^{9^9}}"
+PATIENCE_S = 60.0
+
+
+def test_classes_in_first_seen_order(judge: AnswerJudge) -> None:
+    answers = ["1/2", "0.5", None, r"\frac{1}{2}", "x+1", "1+x", "5", "5 apples", r"\sqrt{4}", "2", None]
+    assert judge.classes(answers, deadline_s=PATIENCE_S) == [0, 0, None, 0, 1, 1, 2, 2, 3, 3, None]
+
+
+def test_classes_of_nothing(judge: AnswerJudge) -> None:
+    assert judge.classes([]) == []
+    assert judge.classes([None, None]) == [None, None]
+
+
+async def test_async_gives_the_same(judge: AnswerJudge) -> None:
+    answers = ["x+1", "2", None, "1+x", r"\frac{4}{2}"]
+    assert await judge.aclasses(answers, deadline_s=PATIENCE_S) == [0, 1, None, 0, 1]
+    assert await judge.aequivalent("x+1", "1+x", deadline_s=PATIENCE_S) is Verdict.EQUAL
+    assert await judge.aequivalent("5", "5.0") is Verdict.EQUAL
+
+
+async def test_the_event_loop_goes_on_while_a_worker_hangs(judge: AnswerJudge) -> None:
+    hanging = asyncio.create_task(judge.aclasses([HANGS, "x"], deadline_s=8))
+    ticks = 0
+    while not hanging.done():
+        await asyncio.sleep(0.05)
+        ticks += 1
+    assert await hanging == [0, 1]
+    assert ticks > 10
+
+
+def test_what_is_undecided_at_the_deadline_is_its_own_class(judge: AnswerJudge) -> None:
+    start = time.monotonic()
+    assert judge.classes([HANGS, "x+1", "5", "5.0", HANGS], deadline_s=0.5)[2:] == [2, 2, 0]
+    assert time.monotonic() - start < 2.5
+    assert judge.equivalent(HANGS, "5", deadline_s=0.2) in (Verdict.TIMEOUT, Verdict.OVERLOADED)
+
+
+async def test_a_cancelled_call_gives_its_places_back(judge: AnswerJudge) -> None:
+    calls = [asyncio.create_task(judge.aclasses([HANGS, "x+1"], deadline_s=60)) for _ in range(8)]
+    await asyncio.sleep(0.1)
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*calls, return_exceptions=True))
+    assert await judge.aequivalent("x+3", "3+x", deadline_s=PATIENCE_S) is Verdict.EQUAL
+
+
+async def test_async_context_manager() -> None:
+    async with AnswerJudge(WorkerLimits(workers=1)) as judge:
+        assert await judge.aequivalent("x+1", "1+x", deadline_s=PATIENCE_S) is Verdict.EQUAL
+    assert judge.process_ids() == []
+    with pytest.raises(RuntimeError, match="started once"):
+        judge.start()
+
+
+def _drive(partition: Partition, verdict_of: dict[tuple[int, int], Verdict]) -> list[Question]:
+    asked = []
+    while questions := partition.next_questions():
+        for question in reversed(questions):  # the order in which workers answer must not matter
+            asked.append(question)
+            second = question.first if question.second is None else question.second
+            partition.record(question, verdict_of.get((question.first, second), Verdict.EQUAL))
+    return asked
+
+
+def test_plain_numbers_ask_nothing() -> None:
+    partition = Partition(["5", "5.0", "7", None, "7"])
+    assert partition.next_questions() == []
+    assert partition.classes() == [0, 0, 1, None, 1]
+
+
+def test_an_answer_is_compared_with_representatives_only() -> None:
+    partition = Partition(["x", "y", "z"])
+    asked = _drive(partition, {(0, 1): Verdict.EQUAL, (0, 2): Verdict.DIFFERENT})
+    assert Question(1, 2) not in asked
+    assert partition.classes() == [0, 0, 1]
+
+
+def test_an_answer_that_spends_time_outs_is_left_alone() -> None:
+    partition = Partition(["x", "y", "z", "w"])
+    asked = _drive(
+        partition, {(1, 1): Verdict.TIMEOUT, (0, 2): Verdict.TIMEOUT, (0, 3): Verdict.EQUAL, (2, 3): Verdict.EQUAL}
+    )
+    assert not {Question(0, 1), Question(1, 2), Question(1, 3), Question(2, 3)} & set(asked)
+    assert partition.classes() == [0, 1, 2, 0]
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from(["x", "y", "x+1", "5", "5.0", "7", "50%", "0.5"])), max_size=8),
+    st.data(),
+)
+def test_any_verdicts_give_a_partition(answers: list[str | None], data: st.DataObject) -> None:
+    partition = Partition(answers)
+    while questions := partition.next_questions():
+        for question in questions:
+            partition.record(question, data.draw(st.sampled_from(Verdict)))
+    classes = partition.classes()
+    assert [c is None for c in classes] == [a is None for a in answers]
+    seen = [c for c in dict.fromkeys(classes) if c is not None]
+    assert seen == list(range(len(seen)))
+    spelled: dict[str, int | None] = {}
+    for answer, number in zip(answers, classes, strict=True):
+        if answer is not None:
+            assert spelled.setdefault(answer, number) == number

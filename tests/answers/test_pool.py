@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from acemath_answers import AnswerJudge, Verdict, WorkerLimits, WorkerPool
+
+HANGS = "9^{9^{9^9}}"
+PATIENCE_S = 60.0  # a busy machine may take long to start a process
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _wait_until(condition: object, timeout_s: float = PATIENCE_S) -> None:
+    give_up = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < give_up, "it did not come to that in time"
+        pause.wait(0.02)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ("x+1", "1+x", Verdict.EQUAL),
+        ("(x+1)^2", "x^2+2x+1", Verdict.EQUAL),
+        (r"\sqrt{2}", "1.4142", Verdict.EQUAL),
+        (r"\sqrt{2}", "1.41", Verdict.DIFFERENT),
+        (r"\frac{\pi}{2}", "pi/2", Verdict.EQUAL),
+        (r"\frac{x}{2}", "x/2", Verdict.EQUAL),
+        ("(1,2)", "(2,1)", Verdict.DIFFERENT),
+        (r"\{1,2\}", r"\{2,1\}", Verdict.EQUAL),
+        ("2^{10}", "1024", Verdict.EQUAL),
+        ("x+1", "x+2", Verdict.DIFFERENT),
+        ("\x00(", "x+1", Verdict.UNPARSABLE),
+        ("\ud800+", "x+1", Verdict.UNPARSABLE),
+        ('__import__("os")._exit(3)', "x+1", Verdict.UNPARSABLE),
+    ],
+)
+def test_algebra(judge: AnswerJudge, a: str, b: str, verdict: Verdict) -> None:
+    assert judge.equivalent(a, b, deadline_s=PATIENCE_S) is verdict
+    assert judge.equivalent(b, a, deadline_s=PATIENCE_S) is verdict
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        HANGS,
+        "{" * 1_000 + "5" + "}" * 900,
+        "(" * 999 + "x" + ")" * 999,
+        r"\frac{" * 300,
+        r"\sum_{i=1}^{10^{12}} \frac{1}{i}",
+        r"\int_0^1 x^x dx",
+        "(x+1)^{99999}",
+        "10^{10^{10}}!",
+        "1e999999999",
+        "x" * 1_000_000,
+        "\x00" * 1_000,
+        "\ud800" * 1_000,
+        "\\",
+        "$$$$",
+        "",
+        r"\boxed{" * 300,
+        "1/0",
+        r"\frac{0}{0}",
+        "٣^٣",
+        "🙂" * 1_900,
+    ],
+)
+def test_hostile_answers_get_a_verdict_in_time(hasty_judge: AnswerJudge, hostile: str) -> None:
+    start = time.monotonic()
+    verdict = hasty_judge.equivalent(hostile, r"y + \sqrt{7}")
+    assert time.monotonic() - start < 12
+    assert verdict is not Verdict.EQUAL
+    assert hasty_judge.classes([hostile, "5", "5.0"], deadline_s=10)[1:] in ([1, 1], [0, 0])
+
+
+def test_a_hostile_call_slows_no_neighbour(judge: AnswerJudge) -> None:
+    hostile = [f"{n}^{{9^{{9^9}}}}" for n in range(3, 9)]
+    attacker = threading.Thread(target=judge.classes, args=([*hostile, "x"],), kwargs={"deadline_s": 20})
+    attacker.start()
+    try:
+        start = time.monotonic()
+        for n in range(200):
+            assert judge.equivalent(str(n), f"{n}.0").is_equal
+        assert time.monotonic() - start < 1.0  # the cheap path waits for no worker
+        for _ in range(3):
+            assert judge.equivalent("x+y", "y+x") is Verdict.EQUAL
+        assert time.monotonic() - start < 3.0  # a worker is left: sooner than one time-out
+    finally:
+        attacker.join(PATIENCE_S)
+    assert not attacker.is_alive()
+
+
+def test_a_worker_killed_from_outside_is_replaced() -> None:
+    with AnswerJudge(WorkerLimits(workers=1)) as judge:
+        assert judge.equivalent("x+1", "1+x", deadline_s=PATIENCE_S).is_equal
+        (before,) = judge.process_ids()
+        os.kill(before, signal.SIGKILL)
+        _wait_until(lambda: judge.process_ids() not in ([before], []))
+        assert judge.equivalent("x+2", "2+x", deadline_s=PATIENCE_S).is_equal
+
+
+def test_a_worker_killed_while_comparing_fails_only_that() -> None:
+    with WorkerPool(WorkerLimits(workers=1, timeout_s=30)) as pool:
+        assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal
+        doomed, next_one = pool.submit([HANGS, "5"]), pool.submit(["x+2", "2+x"])
+        _wait_until(doomed.running)
+        os.kill(pool.process_ids()[0], signal.SIGKILL)
+        assert doomed.result(PATIENCE_S) is Verdict.FAILED
+        assert next_one.result(PATIENCE_S) is Verdict.EQUAL
+
+
+def test_a_timeout_kills_and_replaces_the_worker() -> None:
+    with WorkerPool(WorkerLimits(workers=1, timeout_s=0.3)) as pool:
+        _wait_until(lambda: pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal)
+        (before,) = pool.process_ids()
+        assert pool.submit([HANGS, "5"]).result(PATIENCE_S) is Verdict.TIMEOUT
+        assert _is_gone(before)
+        _wait_until(lambda: pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal)
+
+
+def test_the_memory_limit_ends_the_worker_not_the_caller() -> None:
+    limits = WorkerLimits(workers=1, memory_bytes=200 << 20, timeout_s=20)
+    with WorkerPool(limits) as pool:
+        verdict = pool.submit(["(x+y+z+1)^{400}", "x"]).result(PATIENCE_S)
+        assert verdict in (Verdict.FAILED, Verdict.UNPARSABLE, Verdict.DIFFERENT, Verdict.TIMEOUT)
+        assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    with WorkerPool(WorkerLimits(workers=1, max_pending=2, timeout_s=30)) as pool:
+        busy = pool.submit([HANGS, "5"])
+        _wait_until(busy.running)
+        waiting = [pool.submit(["x", "y"]) for _ in range(2)]
+        refused = pool.submit(["x", "y"])
+        assert refused.done()
+        assert refused.result() is Verdict.OVERLOADED
+    assert busy.result(PATIENCE_S) is Verdict.FAILED
+    assert [future.result(PATIENCE_S) for future in waiting] == [Verdict.OVERLOADED] * 2
+
+
+def test_workers_are_renewed_and_none_is_left_after_close() -> None:
+    with WorkerPool(WorkerLimits(workers=1, comparisons_per_worker=2)) as pool:
+        seen = set()
+        for _ in range(5):
+            assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal
+            seen.update(pool.process_ids())
+        assert len(seen) >= 2
+    assert all(_is_gone(pid) for pid in seen)
+    assert pool.submit(["x", "y"]).result(1) is Verdict.OVERLOADED
+
+
+def test_a_worker_does_not_outlive_its_parent() -> None:
+    program = (
+        "import os; from acemath_answers import *\n"
+        "pool = WorkerPool(WorkerLimits(workers=1, timeout_s=2)); pool.start()\n"
+        "pool.submit(['x+1', '1+x']).result(60); pool.submit(['9^{9^{9^9}}', '5'])\n"
+        "print(pool.process_ids()[0], flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE_S, check=False)
+    _wait_until(lambda: _is_gone(int(parent.stdout)), 15)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(a=st.text(max_size=20), b=st.text(alphabet="xy12+-^{}()\\frac ", max_size=20))
+def test_no_text_raises(judge: AnswerJudge, a: str, b: str) -> None:
+    verdict = judge.equivalent(a, b, deadline_s=PATIENCE_S)
+    assert isinstance(verdict, Verdict)
+    assert judge.equivalent(a, a) is Verdict.EQUAL
