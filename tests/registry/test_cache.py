@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from registry.faults import run_at_once
@@ -84,8 +85,7 @@ def test_no_such_version(registry: Registry, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing(
     registry: Registry, policy: ModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(DiskFull, match="are needed"):
         registry.private_copy(policy, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / policy.name).iterdir()] == [f".{policy.version}.lock"]

@@ -1,13 +1,16 @@
+import io
 import json
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from acemath_registry import ModelRef, Registry
+from acemath_registry import ModelRef, Registry, cli_output
 from acemath_registry.cli import app
 
 
@@ -106,6 +109,18 @@ def test_refusals_are_one_sentence(cli: Cli, policy: ModelRef, make_checkpoint: 
     result = cli.run("show", "absent")
     assert (result.exit_code, result.stdout) == (1, "") and result.stderr.startswith("error: channel 'absent'")
     assert cli.run("publish", source, "--name", "pol", "--kind", "judge").exit_code == 2
+
+
+def test_progress_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = io.StringIO()
+    monkeypatch.setattr(cli_output, "Console", partial(Console, file=drawn, force_terminal=True, width=100))
+    with cli_output.progress_bar(quiet=True) as progress:
+        progress("hashing", 5, 10)
+    assert drawn.getvalue() == ""
+    with cli_output.progress_bar(quiet=False) as progress:
+        for done in (0, 5, 10):
+            progress("hashing", done, 10)
+    assert "hashing" in drawn.getvalue() and "10/10 bytes" in drawn.getvalue()
 
 
 def test_no_registry(tmp_path: Path) -> None:

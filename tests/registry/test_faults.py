@@ -10,7 +10,8 @@ import pytest
 from registry.faults import patched_changes, run_failing_at, run_killed_at
 from registry.tiny import METADATA
 
-from acemath_registry import Channel, ModelRef, Registry, ServiceError, StorageError
+from acemath_core.errors import ServiceError
+from acemath_registry import Channel, ModelRef, Registry, StorageError
 from acemath_registry.publish import sweep_staging
 
 MAX_STEPS = 300
@@ -63,7 +64,7 @@ def test_publish_refused_at_every_step(tmp_path: Path, make_checkpoint: Callable
             reached = True
             assert "no space left" in error.message
         visible = check_nothing_half(registry)
-        assert not [path for path in (registry.root).glob("staging/*/version/*")], f"step {step} left files"
+        assert not list(registry.root.glob("staging/*/version/*")), f"step {step} left files"
         ref = quietly(lambda registry=registry: publish(registry, source))
         assert visible in ([], [ref])
         if not reached:
@@ -72,7 +73,7 @@ def test_publish_refused_at_every_step(tmp_path: Path, make_checkpoint: Callable
 
 
 def test_order_of_publish(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
-    """Against a power cut: a file is synced before its name is, the manifest is the last, the rename comes after all."""
+    """Against a power cut: files are synced before their names, the manifest last, the rename after all."""
     events: list[tuple[str, str]] = []
 
     def before(name: str, args: tuple[Any, ...]) -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,11 +193,8 @@ def test_readers_see_whole_pointers_while_it_is_written(registry: Registry, rele
     assert run_at_once(3, act) == ["fine"] * 3
 
 
-def test_promote_and_rollback_as_a_state_machine(
-    registry: Registry, releases: list[Release], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_promote_and_rollback_as_a_state_machine(registry: Registry, releases: list[Release]) -> None:
     """Against a model: generations only grow, by one for each change, and `previous` is what was there before."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     ids = [release.id for release in releases]
     channels = iter(range(10**6))
 

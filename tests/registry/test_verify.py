@@ -12,6 +12,7 @@ from registry.tiny import SMALL, safetensors_bytes
 
 from acemath_registry import ModelRef, NotFound, PublishMetadata, Registry, RejectReason, VerificationError
 from acemath_registry.documents import encode, sha256_hex
+from acemath_registry.manifest import FileEntry, version_of
 
 WEIGHTS, TEMPLATE, MANIFEST = "model.safetensors", "chat_template.jinja", "manifest.json"
 R = RejectReason
@@ -209,6 +210,36 @@ def test_every_byte_counts(registry: Registry, make_checkpoint: Callable[..., Pa
                 registry.verify(ref)
             path.write_bytes(whole)
     registry.verify(ref)
+
+
+def test_a_manifest_made_to_fit_may_still_not_list_a_pickle(
+    registry: Registry, policy: ModelRef, tmp_path: Path
+) -> None:
+    """Whoever writes a whole version by hand, with a fitting name and seal, gets no further than the publisher."""
+    copy = tmp_path / "copy"
+    shutil.copytree(registry.path(policy), copy)
+    (copy / "training_args.bin").write_bytes(b"N.")
+    entry = FileEntry(path="training_args.bin", size=2, sha256=sha256_hex(b"N."))
+    forged = ModelRef(policy.name, version_of(7, [*registry.manifest(policy).files, entry]))
+    with_manifest(lambda m: m.update(version=forged.version, files=[*m["files"], entry.model_dump()]))(copy)
+    with pytest.raises(VerificationError) as caught:
+        registry.verify(forged, copy)
+    assert caught.value.reason is RejectReason.PICKLE
+    (copy / "training_args.bin").unlink()
+    with pytest.raises(VerificationError) as caught:
+        registry.verify(forged, copy)
+    assert (caught.value.reason, caught.value.file) == (RejectReason.PICKLE, "manifest.json")
+
+
+def test_a_manifest_may_not_list_a_file_twice(registry: Registry, policy: ModelRef, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(registry.path(policy), copy)
+    files = registry.manifest(policy).files
+    forged = ModelRef(policy.name, version_of(7, [*files, files[0]]))
+    with_manifest(lambda m: m.update(version=forged.version, files=[*m["files"], m["files"][0]]))(copy)
+    with pytest.raises(VerificationError, match="twice") as caught:
+        registry.verify(forged, copy)
+    assert caught.value.reason is RejectReason.MANIFEST_MALFORMED
 
 
 def test_progress_reaches_the_end(registry: Registry, policy: ModelRef) -> None:

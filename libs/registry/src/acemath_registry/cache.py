@@ -22,7 +22,7 @@ from acemath_registry.files import OWN_NAMES
 from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
-from acemath_registry.verify import read_manifest, verify_directory
+from acemath_registry.verify import check_listing, read_manifest, verify_directory
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _copy_verified(
 
 
 def _copy(manifest: Manifest, source: Path, partial: Path, progress: Progress) -> None:
-    # Only what the manifest names is copied: verify() refuses a version that holds more.
+    check_listing(manifest, source)
     require_space(partial.parent, manifest.size)
     make_directory(partial, 0o700)
     advance = counter(progress, "copying", manifest.size)

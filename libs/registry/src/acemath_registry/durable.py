@@ -179,7 +179,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock file; a missing file is not held."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         return not _try_lock(descriptor)

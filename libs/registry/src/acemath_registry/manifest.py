@@ -146,10 +146,6 @@ class Manifest(ComputedFacts):
         """Bytes of all files."""
         return sum(entry.size for entry in self.files)
 
-    def facts(self) -> ComputedFacts:
-        """The part that follows from the files."""
-        return ComputedFacts(**{name: getattr(self, name) for name in ComputedFacts.model_fields})
-
 
 def version_of(step: int, files: Iterable[FileEntry]) -> str:
     """The name of a version: `s<step>-<first 12 hex digits of the content's sha256>`.

@@ -81,7 +81,7 @@ def publish(
         raise NotFound(
             f"there is no directory {source.name!r} to publish; give the folder that holds config.json", param="source"
         )
-    stored = _already_published(layout, source, name, metadata, progress)
+    stored = _already_published(layout, source, name, metadata.step, progress)
     if stored is not None:
         _check_kind(stored.architecture, stored.kind, kind)
         _warn_about_difference(stored, metadata)
@@ -103,9 +103,15 @@ def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> N
         OSError: `staging` can not be listed.
     """
     for folder in sorted(staging.iterdir()):
-        age_s = time.time() - folder.stat().st_mtime if folder.exists() else 0.0
-        if age_s > stale_after_s and not is_locked(folder / _LOCK):
+        if _age_s(folder) > stale_after_s and not is_locked(folder / _LOCK):
             remove_tree(folder)
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0  # its publisher has finished since we listed it
 
 
 @contextmanager
@@ -165,16 +171,14 @@ def _install(layout: Layout, staged: Path, manifest: Manifest) -> ModelRef:
     return manifest.ref
 
 
-def _already_published(
-    layout: Layout, source: Path, name: str, metadata: PublishMetadata, progress: Progress
-) -> Manifest | None:
+def _already_published(layout: Layout, source: Path, name: str, step: int, progress: Progress) -> Manifest | None:
     """The version that holds exactly the source's files, if there is; costs nothing when none has this step."""
     parent = layout.models / name
-    if not any(parent.glob(f"s{metadata.step}-*")):
+    if not any(parent.glob(f"s{step}-*")):
         return None
     sizes = list_files(source, ignore=OWN_NAMES)
     files = hash_files(source, sizes, counter(progress, "hashing", sum(sizes.values())))
-    ref = ModelRef(name, version_of(metadata.step, files))
+    ref = ModelRef(name, version_of(step, files))
     if not layout.version(ref).exists():
         return None
     return _check_same(layout, ref, files)

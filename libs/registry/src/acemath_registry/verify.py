@@ -62,14 +62,25 @@ def verify_directory(
         StorageError: a file can not be read.
     """
     manifest = read_manifest(ref, directory, manifest_sha256=manifest_sha256)
-    sizes = list_files(directory, ignore=OWN_NAMES)
-    _check_names(manifest, sizes)
+    sizes = check_listing(manifest, directory)
     tensors = read_tensors(directory, sizes)
     _check_tensors(manifest.tensors, tensors)
     _check_sizes(manifest, sizes)
     _check_digests(manifest, hash_files(directory, sizes, counter(progress, "hashing", manifest.size)))
     _check_facts(manifest, compute_facts(directory, set(sizes), tensors))
     return manifest
+
+
+def check_listing(manifest: Manifest, directory: Path) -> dict[str, int]:
+    """Name → size in bytes of the files in `directory`, after their names were checked against the manifest.
+
+    Raises:
+        VerificationError: a file is missing, surplus, a link, or may not be in a version.
+        StorageError: the directory can not be read.
+    """
+    sizes = list_files(directory, ignore=OWN_NAMES)
+    _check_names(manifest, sizes)
+    return sizes
 
 
 def _manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
