@@ -31,3 +31,7 @@ grep -oE '^[A-Za-z0-9._-]+==[^ ]+' dev.txt >"$all"
 for name in train cpu gateway policy reward init; do
     compile "$name" "${cpu_torch[@]}" --constraints "$all" --upgrade
 done
+
+# CUDA: official vLLM brings its own torch, so this is a resolution of its own; deepspeed exists as source only.
+uv pip compile gpu.in --output-file gpu.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --quiet \
+    --no-annotate --generate-hashes --only-binary :all: --no-binary deepspeed "$@"
