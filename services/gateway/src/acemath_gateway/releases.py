@@ -115,7 +115,11 @@ class ReleaseTracker:
         publishing = asyncio.create_task(self._ledger.publish_forever(), name="publish leases")
         try:
             while True:
-                await self.poll()
+                try:
+                    await self.poll()
+                except Exception:  # a gateway that stopped looking would never flip again: say it, and look again
+                    self._metrics.polls_failed.inc()
+                    _log.exception("a look at channel and replicas failed; this is a bug")
                 await asyncio.sleep(self._poll_seconds)
         finally:
             publishing.cancel()
@@ -123,7 +127,7 @@ class ReleaseTracker:
             await self._ledger.publish()
 
     async def poll(self) -> None:
-        """Look once at everything and act on it; never raises."""
+        """Look once at everything and act on it; what is wrong with what it sees is in the verdict."""
         problem = ""
         try:
             self._pointers = await self._read_channel()
