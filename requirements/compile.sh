@@ -33,5 +33,5 @@ for name in train cpu gateway policy reward init; do
 done
 
 # CUDA: official vLLM brings its own torch, so this is a resolution of its own; deepspeed exists as source only.
-uv pip compile gpu.in --output-file gpu.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --quiet \
+uv pip compile gpu.in --output-file gpu.txt --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-header --quiet \
     --no-annotate --generate-hashes --only-binary :all: --no-binary deepspeed "$@"
