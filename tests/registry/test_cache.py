@@ -101,3 +101,16 @@ def test_waiting_for_another_copier_has_a_deadline(registry: Registry, policy: M
     folder.mkdir(parents=True)
     with exclusive_lock(folder / f".{policy.version}.lock"), pytest.raises(LockTimeout):
         private_copy(policy, registry.path(policy), tmp_path / "cache", lock_timeout_s=0.05)
+
+
+def test_progress_can_cancel(registry: Registry, policy: ModelRef, tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def stop(phase: str, done: int, total: int) -> None:
+        if done:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        registry.private_copy(policy, tmp_path / "cache", progress=stop)
+    assert [path.name for path in (tmp_path / "cache" / policy.name).iterdir()] == [f".{policy.version}.lock"]
