@@ -1,7 +1,7 @@
 """`LeaseStore` as a status file in the registry: what agents and reward services read before they stop a version.
 
-`status/gateway/<instance>.json`: `{"generation": 3, "leases": {"r-…": 2}, "at": <Unix seconds>, "stopped": false}`.
-A gateway that ends in order writes `"stopped": true` last; without that, an old record means *unknown*, never zero.
+`status/gateway/<instance>.json`: `{"generation": 3, "leases": {"r-…": 2}, "at": <Unix seconds>}`. An old record means
+*unknown*, never zero; so a gateway that ends in order takes its record away, and nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from acemath_core.errors import ServiceError
 from acemath_registry import Registry
@@ -26,25 +27,24 @@ class StatusFileLeases:
 
     def __init__(self, registry: Registry, *, instance: str) -> None:
         self._registry, self._instance = registry, instance
+        self._path = registry.root / "status" / "gateway" / f"{instance}.json"
         self._failing = False
-        self._last = 0, dict[str, int]()
 
     async def assert_leases(self, generation: int, counts: dict[str, int]) -> None:
         """See `LeaseStore.assert_leases`."""
-        self._last = generation, counts
-        await self._write(generation, counts, stopped=False)
+        document = {"generation": generation, "leases": counts, "at": time.time()}
+        await self._try(lambda: self._registry.write_status("gateway", self._instance, document))
 
     async def withdraw(self) -> None:
-        """Say that this gateway has ended: nothing need wait for it any more."""
-        await self._write(*self._last, stopped=True)
+        """Take the record away: this gateway has ended and holds nothing."""
+        await self._try(lambda: self._path.unlink(missing_ok=True))
 
-    async def _write(self, generation: int, counts: dict[str, int], *, stopped: bool) -> None:
-        document = {"generation": generation, "leases": counts, "at": time.time(), "stopped": stopped}
+    async def _try(self, change: Callable[[], None]) -> None:
         try:
-            await asyncio.to_thread(self._registry.write_status, "gateway", self._instance, document)
-        except ServiceError as error:
+            await asyncio.to_thread(change)
+        except (ServiceError, OSError) as error:
             if not self._failing:
-                _log.warning("leases cannot be written to the registry: %s", error.message)
+                _log.warning("leases cannot be written to the registry: %s", error)
             self._failing = True
         else:
             self._failing = False
