@@ -94,7 +94,7 @@ def parse_config(document: Mapping[str, Any]) -> EngineConfig:
     )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise UnsupportedCheckpoint(
-            f"{config.heads} query heads, {config.kv_heads} key heads and head width {config.head_dim} do not fit together"
+            f"{config.heads} query heads, {config.kv_heads} key heads and head width {config.head_dim} do not fit"
         )
     return config
 

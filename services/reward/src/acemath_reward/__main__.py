@@ -1,0 +1,32 @@
+"""`python -m acemath_reward`: settings from `ACEMATH_REWARD__…`, then serve until SIGTERM."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from acemath_core.settings import SettingsError
+from acemath_reward.app import create_app
+from acemath_reward.engine.device import place
+from acemath_reward.engine.model import load_engine
+from acemath_reward.settings import RewardSettings
+from acemath_web.logs import configure_logging
+from acemath_web.run import run
+
+
+def main() -> None:
+    """Run the service; exit status 2 when a setting is wrong."""
+    try:
+        settings = RewardSettings.from_env()
+        key = settings.internal_key()
+    except SettingsError as error:
+        sys.stderr.write(f"acemath-reward: {error}\n")
+        raise SystemExit(2) from error
+    configure_logging(settings.log_level)
+    placement = place(settings.device, settings.dtype, threads=settings.threads, row_tile=settings.row_tile)
+    app = create_app(settings, partial(load_engine, placement=placement), key)
+    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The service as an ASGI application; knows the port `RewardModel`, never torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from acemath_registry import Registry
+from acemath_reward.batcher import Batcher, QueueLimits
+from acemath_reward.leases import StatusLeases
+from acemath_reward.metrics import RewardMetrics
+from acemath_reward.ports import ModelLoader
+from acemath_reward.reconcile import Reconciler
+from acemath_reward.routes import reward_router
+from acemath_reward.scoring import ScoreService
+from acemath_reward.settings import RewardSettings
+from acemath_web.auth import KeySet
+from acemath_web.service import create_service
+
+
+def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr | None = None) -> FastAPI:
+    """The application: alive while versions load, ready once one is active.
+
+    Args:
+        settings: the service's.
+        load_model: makes a model of a checkpoint directory; called in a thread.
+        key: the internal key that callers show; None admits everybody.
+    """
+    instruments = CollectorRegistry()
+    metrics = RewardMetrics(instruments)
+    batcher = Batcher(QueueLimits(settings.max_queue_tokens, settings.max_queue_items), metrics)
+    registry = Registry(settings.registry_root)
+    leases = StatusLeases(registry, settings.lease_record_max_age_seconds)
+    reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics)
+    service = ScoreService(settings, reconciler, batcher, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        rounds = asyncio.create_task(reconciler.run())
+        try:
+            yield
+        finally:
+            rounds.cancel()
+            await asyncio.gather(rounds, return_exceptions=True)
+            await asyncio.to_thread(batcher.close)
+            await reconciler.close()
+            service.close()
+
+    return create_service(
+        name="reward",
+        routers=[reward_router(service, reconciler.slots, settings.default_deadline_seconds)],
+        readiness=reconciler.readiness,
+        registry=instruments,
+        keys=KeySet([key] if key else []),
+        lifespan=lifespan,
+        max_body_bytes=settings.max_body_bytes,
+    )

@@ -1,0 +1,76 @@
+"""What the channel names now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from acemath_core.errors import ServiceError
+from acemath_registry import Registry, ReleaseMember
+from acemath_reward.metrics import RewardMetrics
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The reward version that should be active.
+
+    Attributes:
+        member: the version, with the digest of its manifest.
+        release: id of the release that names it.
+        generation: the channel's generation.
+    """
+
+    member: ReleaseMember
+    release: str
+    generation: int
+
+
+class DesiredReader:
+    """Follows channel → release → reward version; a look costs one stat while nothing has changed.
+
+    Attributes:
+        desired: what was last read; it stays while the registry cannot be read, and generations only grow.
+        problem: why the last look failed, None when it did not.
+    """
+
+    def __init__(self, registry: Registry, channel: str, metrics: RewardMetrics) -> None:
+        self._registry, self._channel, self._metrics = registry, channel, metrics
+        self._seen: tuple[int, int, int] | None = None
+        self.desired: Desired | None = None
+        self.problem: str | None = None
+
+    async def read(self) -> Desired | None:
+        """What should be active; None before the first promotion."""
+        try:
+            await asyncio.to_thread(self._look)
+        except ServiceError as error:
+            self._metrics.registry_errors.labels("channel").inc()
+            if error.message != self.problem:
+                _log.warning("channel %s: %s", self._channel, error.message)
+            self.problem = error.message
+        return self.desired
+
+    def _look(self) -> None:
+        mark = self._mark()
+        if mark is not None and mark == self._seen:
+            return
+        channel = self._registry.channel(self._channel)
+        release = self._registry.release(channel.release)
+        found = Desired(release.reward, channel.release, channel.generation)
+        if self.desired is None or found.generation >= self.desired.generation:
+            self.desired, self.problem = found, None
+            self._metrics.generation.set(found.generation)
+        else:
+            self.problem = f"the channel went back from generation {self.desired.generation} to {found.generation}"
+            _log.error("channel %s: %s; restart the service if the registry was restored", self._channel, self.problem)
+        self._seen = mark
+
+    def _mark(self) -> tuple[int, int, int] | None:
+        try:
+            found = (self._registry.root / "channels" / f"{self._channel}.json").stat()
+        except OSError:
+            return None  # the registry says what is wrong, in the full look
+        return found.st_mtime_ns, found.st_ino, found.st_size

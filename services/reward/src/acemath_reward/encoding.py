@@ -1,0 +1,150 @@
+"""A score request to token ids; what cannot be scored is refused with the index of the candidate at fault.
+
+The boundary between prompt and candidate is a function of the two alone: the longest common beginning of the ids of
+the generation prompt and those of the whole conversation. (A candidate that begins with a newline may merge with the
+template's newline before it; then the boundary lies before that token.) So the schedule never depends on mates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from acemath_core.errors import ErrorCode, InvalidRequest, TooLarge
+from acemath_core.prompts import ChatMessage, reward_context
+from acemath_core.wire import ScoreRequest, ScoreUsage, TokenCandidate
+from acemath_prompts import PromptEncoder, TemplateError
+from acemath_reward.batching import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """One version's way from text to ids.
+
+    Attributes:
+        encoder: its tokenizer and chat template.
+        end_ids: ids with which a policy ends its turn; one of them may trail a candidate's ids.
+        size: ids are below this.
+        max_tokens: prompt and candidate together may have so many.
+    """
+
+    encoder: PromptEncoder
+    end_ids: frozenset[int]
+    size: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCall:
+    """A call's candidates, each different one once.
+
+    Attributes:
+        sequences: what is scored.
+        source: for each candidate of the call, the position of its sequence.
+        usage: tokens of the call; duplicates count, as the caller sent them.
+    """
+
+    sequences: tuple[Encoded, ...]
+    source: tuple[int, ...]
+    usage: ScoreUsage
+
+    @property
+    def duplicates(self) -> int:
+        """Candidates that share another's sequence."""
+        return len(self.source) - len(self.sequences)
+
+
+def check_sizes(request: ScoreRequest, max_chars: int) -> None:
+    """Refuse texts over `max_chars` before anything is done with them, and a context that is not one.
+
+    Raises:
+        TooLarge: names the text.
+        InvalidRequest: the last turn is not the user's.
+    """
+    turns = enumerate(request.messages or [])
+    texts = [(f"messages.{i}", turn.content) for i, turn in turns] or [("problem", request.problem or "")]
+    texts += [(f"candidates.{i}", text) for i, text in enumerate(request.candidates) if isinstance(text, str)]
+    for param, text in texts:
+        if len(text) > max_chars:
+            raise TooLarge(f"{param} has {len(text)} characters; a text may have {max_chars}", param=param)
+    if request.messages and request.messages[-1].role != "user":
+        raise InvalidRequest("the last of messages must be the user's turn that candidates answer", param="messages")
+
+
+def encode(request: ScoreRequest, vocabulary: Vocabulary) -> EncodedCall:
+    """The call as token ids; blocks for milliseconds, so it runs off the event loop.
+
+    Raises:
+        InvalidRequest: a candidate is too long (`context_length_exceeded`), has ids that it may not have, or the
+            chat template refuses the conversation.
+    """
+    context = _context(request)
+    try:
+        prompt = vocabulary.encoder.encode_prompt(context)
+        end = vocabulary.encoder.turn_end(context)
+        whole = [
+            _whole(f"candidates.{index}", candidate, context, prompt, end, vocabulary)
+            for index, candidate in enumerate(request.candidates)
+        ]
+    except TemplateError as error:
+        raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
+    return _without_duplicates([_split(prompt, ids) for ids in whole], len(prompt))
+
+
+def _context(request: ScoreRequest) -> list[ChatMessage]:
+    if request.messages is None:
+        return reward_context([{"role": "user", "content": request.problem or ""}])
+    return reward_context([{"role": turn.role, "content": turn.content} for turn in request.messages])
+
+
+def _whole(
+    param: str,
+    candidate: str | TokenCandidate,
+    context: list[ChatMessage],
+    prompt: list[int],
+    end: list[int],
+    vocabulary: Vocabulary,
+) -> list[int]:
+    if isinstance(candidate, TokenCandidate):
+        ids = prompt + _checked(param, candidate.token_ids, end, vocabulary) + end
+    else:
+        ids = vocabulary.encoder.encode_conversation([*context, {"role": "assistant", "content": candidate}])
+    if len(ids) > vocabulary.max_tokens:
+        raise InvalidRequest(
+            f"{param} has {len(ids)} tokens with its context; the model takes {vocabulary.max_tokens}",
+            param=param,
+            code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        )
+    return ids
+
+
+def _checked(param: str, ids: Sequence[int], end: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """A candidate's ids without one trailing end of turn; any other control id could forge a turn."""
+    control = vocabulary.encoder.control_ids
+    ends = vocabulary.end_ids | (set(end[:1]) & control)
+    body = list(ids[:-1] if ids[-1] in ends else ids)
+    for position, token in enumerate(body):
+        if token >= vocabulary.size:
+            raise InvalidRequest(
+                f"{param}: id {token} is not below {vocabulary.size}, the model's vocabulary", param=param
+            )
+        if token in control:
+            raise InvalidRequest(
+                f"{param}: id {token} at position {position} is a control token; only one end of turn may trail the ids",
+                param=param,
+            )
+    return body
+
+
+def _split(prompt: Sequence[int], whole: Sequence[int]) -> Encoded:
+    limit = min(len(prompt), len(whole) - 1)  # the candidate keeps at least the row that is scored
+    cut = next((i for i in range(limit) if prompt[i] != whole[i]), limit)
+    return Encoded(tuple(whole[:cut]), tuple(whole[cut:]))
+
+
+def _without_duplicates(sequences: Sequence[Encoded], prompt_tokens: int) -> EncodedCall:
+    positions: dict[Encoded, int] = {}
+    source = tuple(positions.setdefault(sequence, len(positions)) for sequence in sequences)
+    own = sum(sequence.tokens for sequence in sequences) - prompt_tokens * len(sequences)
+    usage = ScoreUsage(prompt_tokens=prompt_tokens, candidate_tokens=own, total_tokens=prompt_tokens + own)
+    return EncodedCall(tuple(positions), source, usage)

@@ -1,0 +1,66 @@
+"""Who still uses an old version. A missing or old record means *unknown*, never zero."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from acemath_core.errors import ServiceError
+from acemath_registry import Registry
+
+
+class Leases(Protocol):
+    """What every gateway says of the releases it still works with."""
+
+    async def holder(self, generation: int, releases: Collection[str]) -> str | None:
+        """Why a version may still be in use, in words; None once every gateway has let go of it.
+
+        Args:
+            generation: the last channel generation that named the version.
+            releases: ids of the releases that named it.
+        """
+        ...
+
+
+class StatusLeases:
+    """Reads `status/gateway/<instance>.json` in the registry.
+
+    A record is `{"generation": g, "leases": {release id: count}, "at": unix seconds, "stopped": false}`: g is the
+    channel generation to which that gateway sends new requests, `leases` everything it holds, and `stopped` says that
+    it ended in order and holds nothing.
+
+    Args:
+        registry: where the records lie.
+        max_age_seconds: an older record is unknown: its gateway may be cut off and still at work.
+        now: Unix time.
+    """
+
+    def __init__(self, registry: Registry, max_age_seconds: float, now: Callable[[], float] = time.time) -> None:
+        self._registry, self._max_age, self._now = registry, max_age_seconds, now
+
+    async def holder(self, generation: int, releases: Collection[str]) -> str | None:
+        """See `Leases.holder`."""
+        try:
+            records = await asyncio.to_thread(self._registry.statuses, "gateway")
+        except ServiceError as error:
+            return f"the gateways' records cannot be read: {error.message}"
+        if not records:
+            return "no gateway has written a record"
+        held = (self._holds(name, record, generation, releases) for name, record in records.items())
+        return next((reason for reason in held if reason is not None), None)
+
+    def _holds(self, name: str, record: dict[str, Any], generation: int, releases: Collection[str]) -> str | None:
+        if record.get("stopped") is True:
+            return None
+        routed, leases, at = record.get("generation"), record.get("leases"), record.get("at")
+        if not isinstance(routed, int) or not isinstance(leases, dict) or not isinstance(at, int | float):
+            return f"gateway {name}: its record has no generation, leases and at"
+        if self._now() - at > self._max_age:
+            return f"gateway {name}: its record is {self._now() - at:.0f} s old"
+        if routed <= generation:
+            return f"gateway {name}: it still routes by generation {routed}"
+        if any(leases.get(release) for release in releases):
+            return f"gateway {name}: it holds leases"
+        return None

@@ -1,0 +1,73 @@
+"""The service's own figures; names begin with `acemath_reward_`."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from acemath_core.wire import SlotState
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_LONG = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+RESULTS = ("scored", "failed", "cancelled")
+REJECTIONS = ("queue_full", "too_many_calls", "too_long", "text_too_large", "not_served", "bad_tokens", "deadline")
+
+
+class RewardMetrics:
+    """Instruments, every label value of which exists from the start, so that a rate over the first event is right.
+
+    Args:
+        registry: where they live; a test makes its own.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self.queue_items = self._gauge("queue_items", "candidates that wait")
+        self.queue_tokens = self._gauge("queue_tokens", "tokens that wait, prompts counted once a call")
+        self.tokens_per_second = self._gauge("tokens_per_second", "recent speed of the engine, tokens it computed")
+        self.tokenize_seconds = self._histogram("tokenize_seconds", "one call: text to ids, waiting included", _SECONDS)
+        self.queue_seconds = self._histogram("queue_seconds", "one call: queued to the first batch", _SECONDS)
+        self.compute_seconds = self._histogram("compute_seconds", "one batch in the engine", _SECONDS)
+        self.batch_tokens = self._histogram("batch_tokens", "tokens of a batch, prompts once", _TOKENS)
+        self.batch_sequences = self._histogram("batch_sequences", "candidates of a batch", _SEQUENCES)
+        self.candidates = self._counter("scored_candidates", "candidates by what became of them", "result")
+        self.duplicates = self._counter("duplicate_candidates", "candidates equal to another of their call")
+        self.saved = self._counter("prompt_tokens_saved", "prompt tokens that sharing made unnecessary")
+        self.failed_batches = self._counter("failed_batches", "batches that the engine did not finish")
+        self.rejections = self._counter("rejections", "calls turned away", "reason")
+        self.model_info = self._gauge("model_info", "1 for the active version", "version", "dtype", "device")
+        self.invariant = self._gauge("batch_invariant", "1 if the start-up check found scores free of their batch")
+        self.generation = self._gauge("channel_generation", "generation last read")
+        self.registry_errors = self._counter("registry_errors", "failed looks at the registry", "what")
+        self.swaps = self._counter("swaps", "versions brought up, by what became of it", "outcome")
+        self.phase_seconds = self._histogram("phase_seconds", "verify, stage, warm", _LONG, "phase")
+        self._versions = self._gauge("versions", "versions by state", "state")
+        _touch(self.candidates, RESULTS)
+        _touch(self.rejections, REJECTIONS)
+        _touch(self.registry_errors, ("channel", "status"))
+        _touch(self.swaps, ("activated", "rejected", "superseded"))
+
+    def set_versions(self, states: Iterable[SlotState]) -> None:
+        """Count the versions by state."""
+        tally = Tally(states)
+        for state in SlotState:
+            self._versions.labels(state.value).set(tally[state])
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"acemath_reward_{name}", text, labels, registry=self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"acemath_reward_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"acemath_reward_{name}", text, labels, registry=self._registry, buckets=buckets)
+
+
+def _touch(counter: Counter, values: Iterable[str]) -> None:
+    for value in values:
+        counter.labels(value)

@@ -1,0 +1,285 @@
+"""The loop that makes what is loaded equal to what the channel names.
+
+Level-triggered, as the policy agent's: every round looks at the channel and the leases as they are now and takes the
+next step. A bad checkpoint changes nothing but a status line.
+
+    verifying -> staging -> warming -> ready -> active -> draining -> retired
+        +-----------+----------+-> rejected         +<-------+ rollback while draining
+
+At most two versions are in memory; a third waits. Of several promotions in a row only the last is brought up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from acemath_core.errors import Conflict, ErrorCode, ServiceError, Unavailable
+from acemath_core.wire import Slot, SlotState
+from acemath_prompts import TemplateError
+from acemath_registry import Registry, VerificationError
+from acemath_reward.batcher import Batcher
+from acemath_reward.desired import Desired, DesiredReader
+from acemath_reward.leases import Leases
+from acemath_reward.metrics import RewardMetrics
+from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
+from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
+from acemath_reward.settings import RewardSettings
+from acemath_reward.status import StatusFile
+from acemath_reward.tickets import Engine
+from acemath_reward.versions import BRINGING_UP, ENDED, SERVING, Served, VersionSlot, load
+from acemath_web.health import Readiness
+
+_log = logging.getLogger(__name__)
+MAX_VERSIONS = 2
+_HISTORY = 8  # ended versions that are still shown
+_BAD = (VerificationError, UnsupportedCheckpoint, TemplateError, CanaryMismatch)
+
+
+class Reconciler:
+    """Loads versions, switches, drains and drops them.
+
+    Args:
+        settings: the service's.
+        registry: models, channels and status files.
+        load_model: makes a model of a directory.
+        batcher: its thread runs the checks of a new version.
+        leases: who still uses an old version.
+        metrics: the service's instruments.
+    """
+
+    def __init__(
+        self,
+        settings: RewardSettings,
+        registry: Registry,
+        load_model: ModelLoader,
+        batcher: Batcher,
+        leases: Leases,
+        metrics: RewardMetrics,
+    ) -> None:
+        self._settings, self._registry, self._load_model = settings, registry, load_model
+        self._batcher, self._leases, self._metrics = batcher, leases, metrics
+        self._reader = DesiredReader(registry, settings.channel, metrics)
+        self._status = StatusFile(registry, settings.instance, metrics)
+        self._slots: list[VersionSlot] = []
+        self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
+
+    # ------------------------------------------------------------------------------------------------ what others see
+
+    def slots(self) -> list[Slot]:
+        """Every version, the newest last; ended ones first."""
+        return [slot.wire() for slot in (*self._ended, *self._slots)]
+
+    def choose(self, version: str | None) -> VersionSlot:
+        """The slot that serves a version; None means the active one.
+
+        Raises:
+            Conflict: (`model_not_served`) lists what is served.
+            Unavailable: (`not_ready`) nothing is served yet.
+        """
+        serving = [slot for slot in self._slots if slot.state in SERVING and slot.served is not None]
+        for slot in serving:
+            if str(slot.ref) == version or (version is None and slot.state is SlotState.ACTIVE):
+                return slot
+        if not serving and version is None:
+            raise Unavailable(
+                f"no version is loaded: {self._why_nothing_serves()}", code=ErrorCode.NOT_READY, retry_after=2
+            )
+        self._metrics.rejections.labels("not_served").inc()
+        served = ", ".join(str(slot.ref) for slot in serving) or "nothing yet"
+        raise Conflict(
+            f"{version or 'an active version'} is not served here; served: {served}",
+            param="model",
+            code=ErrorCode.MODEL_NOT_SERVED,
+        )
+
+    def readiness(self) -> Readiness:
+        """Whether a version is active; what it runs on and what its checks found, for `?verbose`."""
+        details: dict[str, object] = {"versions": {str(slot.ref): _details(slot) for slot in self._slots}}
+        if any(slot.state is SlotState.ACTIVE for slot in self._slots):
+            return Readiness(True, details=details)
+        return Readiness(False, self._why_nothing_serves(), details)
+
+    def _why_nothing_serves(self) -> str:
+        desired = self._reader.desired
+        if desired is None:
+            return self._reader.problem or "the channel has not been read yet"
+        slot = self._find(desired)
+        if slot is None:
+            return f"{desired.member.ref} waits for a place"
+        return f"{slot.ref} is {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
+
+    # ----------------------------------------------------------------------------------------------------- the rounds
+
+    async def run(self) -> None:
+        """Do rounds until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except Exception:
+                _log.exception("a round failed; the next one starts afresh")
+            await asyncio.sleep(self._settings.poll_seconds)
+
+    async def round(self) -> None:
+        """One look at everything, and the next step."""
+        desired = await self._reader.read()
+        self._forget_ended(desired)
+        if desired is not None:
+            self._note_wanted(desired)
+            self._supersede(desired)
+            self._switch(desired)
+            await self._drop_released(desired)
+            self._bring_up_wanted(desired)
+        self._metrics.set_versions(slot.state for slot in (*self._ended, *self._slots))
+        generation = desired.generation if desired else None
+        slots = [slot.model_dump(mode="json") for slot in self.slots()]
+        await self._status.write({"generation": generation, "ready": self.readiness().ready, "slots": slots})
+
+    async def close(self) -> None:
+        """Wait for what is being loaded (a load cannot be broken off), and let go of every version."""
+        works = [slot.work for slot in self._slots if slot.work is not None]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        self._slots.clear()
+
+    def _find(self, desired: Desired) -> VersionSlot | None:
+        return next((slot for slot in self._slots if slot.member == desired.member), None)
+
+    def _forget_ended(self, desired: Desired | None) -> None:
+        """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
+        for slot in [slot for slot in self._slots if slot.state in ENDED and not slot.busy]:
+            current = desired is not None and slot.member == desired.member and slot.generation == desired.generation
+            if slot.state is SlotState.RETIRED or not current:
+                self._slots.remove(slot)
+                self._ended.append(slot)
+
+    def _note_wanted(self, desired: Desired) -> None:
+        slot = self._find(desired)
+        if slot is not None and slot.state is not SlotState.REJECTED:
+            slot.generation = desired.generation
+            slot.releases.add(desired.release)
+
+    def _supersede(self, desired: Desired) -> None:
+        """Give up loading what the channel no longer names."""
+        for slot in self._slots:
+            if slot.state in BRINGING_UP and slot.member != desired.member and slot.work is not None:
+                slot.work.cancel()
+                slot.move(SlotState.RETIRED, "superseded")
+                self._metrics.swaps.labels("superseded").inc()
+
+    def _switch(self, desired: Desired) -> None:
+        """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
+        wanted = self._find(desired)
+        if wanted is None or wanted.state not in SERVING or wanted.served is None:
+            return
+        if wanted.state is not SlotState.ACTIVE:
+            wanted.move(SlotState.ACTIVE)
+            self._metrics.swaps.labels("activated").inc()
+            facts = wanted.served.engine.model.facts()
+            self._metrics.model_info.clear()
+            self._metrics.model_info.labels(str(wanted.ref), str(facts.get("dtype")), str(facts.get("device"))).set(1)
+            self._metrics.invariant.set(wanted.served.check.batch_invariant)
+        for slot in self._slots:
+            if slot is not wanted and slot.state in (SlotState.READY, SlotState.ACTIVE):
+                slot.move(SlotState.DRAINING)
+
+    async def _drop_released(self, desired: Desired) -> None:
+        """Drop what is no longer named, once no gateway needs it and it has been quiet for a while."""
+        wanted = self._find(desired)
+        if wanted is None or wanted.state is not SlotState.ACTIVE:
+            return
+        for slot in self._slots:
+            if slot.state is not SlotState.DRAINING:
+                continue
+            held = await self._leases.holder(slot.generation, slot.releases)
+            if held is None and not slot.quiet_for(self._settings.drain_quiet_seconds):
+                held = "calls are running, or were a moment ago"
+            if held is None:
+                slot.served = None
+            slot.move(SlotState.DRAINING if held else SlotState.RETIRED, held)
+
+    def _bring_up_wanted(self, desired: Desired) -> None:
+        living = [slot for slot in self._slots if slot.state not in ENDED or slot.busy]
+        if self._find(desired) is None and len(living) < MAX_VERSIONS:
+            slot = VersionSlot(desired.member, desired.generation, {desired.release})
+            self._slots.append(slot)
+            slot.work = asyncio.create_task(self._bring_up(slot))
+
+    # -------------------------------------------------------------------------------------------------- one version
+
+    async def _bring_up(self, slot: VersionSlot) -> None:
+        """From verifying to ready; or to rejected."""
+        while True:
+            try:
+                await self._try_bring_up(slot)
+                return
+            except _BAD as error:
+                self._reject(slot, str(error))
+                return
+            except (ServiceError, OSError) as error:
+                slot.failures += 1
+                slot.move(slot.state, str(error))
+                _log.warning("%s: attempt %d failed: %s", slot.ref, slot.failures, error)
+                if slot.failures >= self._settings.load_attempts and self._another_serves(slot):
+                    self._reject(slot, str(error))
+                    return
+            except Exception as error:
+                _log.exception("%s: loading it failed", slot.ref)
+                self._reject(slot, f"{type(error).__name__}; see the service's log")
+                return
+            await asyncio.sleep(min(2.0 ** (slot.failures - 1), self._settings.retry_max_seconds))
+
+    def _another_serves(self, slot: VersionSlot) -> bool:
+        return any(other.state in SERVING for other in self._slots if other is not slot)
+
+    async def _try_bring_up(self, slot: VersionSlot) -> None:
+        digest = slot.member.manifest_sha256
+        slot.move(SlotState.VERIFYING, slot.reason)
+        with self._timed("verify"):
+            directory = await asyncio.to_thread(
+                self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest
+            )
+            manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, manifest_sha256=digest)
+        slot.move(SlotState.STAGING, slot.reason)
+        with self._timed("stage"):
+            engine, vocabulary = await asyncio.to_thread(
+                load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens
+            )
+        slot.move(SlotState.WARMING, slot.reason)
+        with self._timed("warm"):
+            found = await check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
+        slot.served = Served(_alone_unless_invariant(engine, found), vocabulary, found)
+        slot.move(SlotState.READY)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield  # a failed phase is not a duration
+        self._metrics.phase_seconds.labels(phase).observe(time.monotonic() - started)
+
+    def _reject(self, slot: VersionSlot, reason: str) -> None:
+        slot.move(SlotState.REJECTED, reason)
+        self._metrics.swaps.labels("rejected").inc()
+        _log.error("%s is rejected: %s", slot.ref, reason)
+
+
+def _alone_unless_invariant(engine: Engine, found: CheckResult) -> Engine:
+    """Where this device's arithmetic depends on the batch, each candidate gets one of its own: slow, and still right."""
+    if found.batch_invariant:
+        return engine
+    _log.error("%s: scores depend on their batch on this device; scoring one candidate at a time", engine.version)
+    return Engine(engine.version, engine.model, batch_tokens=1)
+
+
+def _details(slot: VersionSlot) -> dict[str, object]:
+    details: dict[str, object] = {"state": slot.state.value, "reason": slot.reason, "calls": slot.calls}
+    if slot.served is not None:
+        details |= dict(slot.served.engine.model.facts())
+        details["batch_invariant"] = slot.served.check.batch_invariant
+        details["canary_difference"] = slot.served.check.canary_difference
+    return details

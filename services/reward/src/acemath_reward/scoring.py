@@ -1,0 +1,143 @@
+"""One score call from its body to its scores; what the routes render."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, TooLarge, Unavailable
+from acemath_core.wire import ScoreItem, ScoreRequest, ScoreTimings
+from acemath_reward.batcher import Batcher
+from acemath_reward.encoding import EncodedCall, Vocabulary, check_sizes, encode
+from acemath_reward.metrics import RewardMetrics
+from acemath_reward.settings import RewardSettings
+from acemath_reward.tickets import Ticket
+from acemath_reward.versions import VersionSlot
+
+
+class Versions(Protocol):
+    """`Reconciler`, as far as scoring needs it."""
+
+    def choose(self, version: str | None) -> VersionSlot:
+        """The slot that serves a version."""
+        ...
+
+
+class Scoring:
+    """A call that has been queued.
+
+    Attributes:
+        model: name@version that scores it.
+        usage: tokens of the call.
+    """
+
+    def __init__(self, model: str, call: EncodedCall, ticket: Ticket, started: float, tokenize_seconds: float) -> None:
+        self.model, self.usage = model, call.usage
+        self._call, self._ticket, self._started, self._tokenize = call, ticket, started, tokenize_seconds
+
+    async def items(self) -> AsyncIterator[list[ScoreItem]]:
+        """The scores, batch by batch; every candidate once, a duplicate together with the one it equals.
+
+        Raises:
+            DeadlineExceeded: the call's deadline passed.
+            ServiceError: the engine failed on this call, or the service is stopping.
+        """
+        async for part in self._ticket.parts():
+            yield self._expand(dict(part.scores))
+
+    def _expand(self, scores: dict[int, float]) -> list[ScoreItem]:
+        return [
+            ScoreItem(index=index, score=scores[source], tokens=self._call.sequences[source].tokens)
+            for index, source in enumerate(self._call.source)
+            if source in scores
+        ]
+
+    def timings(self) -> ScoreTimings:
+        """Where the time went so far."""
+        return ScoreTimings(
+            tokenize_seconds=self._tokenize,
+            queue_seconds=self._ticket.queue_seconds or 0.0,
+            compute_seconds=self._ticket.compute_seconds,
+            total_seconds=time.monotonic() - self._started,
+        )
+
+
+class ScoreService:
+    """Admits, encodes and queues calls.
+
+    Args:
+        settings: limits.
+        versions: which versions serve.
+        batcher: scores.
+        metrics: the service's instruments.
+    """
+
+    def __init__(self, settings: RewardSettings, versions: Versions, batcher: Batcher, metrics: RewardMetrics) -> None:
+        self._settings, self._versions, self._batcher, self._metrics = settings, versions, batcher, metrics
+        self._calls = 0
+        self._encoders = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="reward-tokenize")
+
+    def close(self) -> None:
+        """Let the tokenizer threads end."""
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def scoring(self, request: ScoreRequest, deadline: Deadline) -> AsyncIterator[Scoring]:
+        """Queue a call; leaving the block takes out of the queue what was not scored.
+
+        Raises:
+            InvalidRequest, TooLarge: the caller's mistake, naming the candidate.
+            Conflict: (`model_not_served`).
+            Unavailable: (`reward_overloaded`, `not_ready`, `draining`).
+            DeadlineExceeded: it passed while the call waited to be tokenised.
+        """
+        started = time.monotonic()
+        slot = self._versions.choose(request.model)
+        assert slot.served is not None, "choose gives serving slots only"
+        served = slot.served
+        with slot.in_use(), self._admitted():
+            call = await self._encode(request, served.vocabulary, deadline)
+            tokenized = time.monotonic() - started
+            self._metrics.tokenize_seconds.observe(tokenized)
+            self._metrics.duplicates.inc(call.duplicates)
+            ticket = self._batcher.submit(served.engine, call.sequences, deadline)
+            try:
+                yield Scoring(str(slot.ref), call, ticket, started, tokenized)
+            finally:
+                self._batcher.cancel(ticket)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._calls >= self._settings.max_calls:
+            self._metrics.rejections.labels("too_many_calls").inc()
+            raise Unavailable(
+                f"the reward service has {self._calls} calls under way; try again later",
+                code=ErrorCode.REWARD_OVERLOADED,
+                retry_after=self._batcher.retry_after(),
+            )
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    async def _encode(self, request: ScoreRequest, vocabulary: Vocabulary, deadline: Deadline) -> EncodedCall:
+        try:
+            check_sizes(request, self._settings.max_text_chars)
+            work = asyncio.get_running_loop().run_in_executor(self._encoders, encode, request, vocabulary)
+            async with asyncio.timeout(deadline.remaining()):
+                return await work
+        except TimeoutError as error:
+            raise DeadlineExceeded("the call's deadline passed while it waited to be tokenised") from error
+        except TooLarge:
+            self._metrics.rejections.labels("text_too_large").inc()
+            raise
+        except InvalidRequest as error:
+            too_long = error.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+            self._metrics.rejections.labels("too_long" if too_long else "bad_tokens").inc()
+            raise

@@ -1,0 +1,128 @@
+"""Two questions to a freshly loaded version: is it the one that was trained, and are its scores free of their batch?
+
+The manifest's `canary` of a reward version is
+
+    {"cases": [{"token_ids": [t0, …, tk], "score": s}, …], "dtype": "bfloat16"}
+
+where `s` is the score that the trainer computed at the last id. A missing tensor, swapped layers or another head move
+scores by more than rounding does; the difference allowed is a share of the range of the canary's own scores.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from acemath_reward.ports import PromptGroup, RewardModel, TokenIds
+
+_T = TypeVar("_T")
+_SMALLEST_TOLERANCE = 0.05  # logits; below lies what bfloat16 rounding does to canaries of similar scores
+_LENGTHS = (1, 2, 7, 33, 64, 130)
+
+
+class CanaryMismatch(Exception):
+    """The scores are not those of the manifest, or the manifest's canary cannot be read."""
+
+
+class OnEngineThread(Protocol):
+    """`Batcher.call`."""
+
+    async def __call__(self, function: Callable[[], _T]) -> _T:
+        """The function's result."""
+        ...
+
+
+class _Case(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=8192)]
+    score: float
+
+
+class _Canary(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: Annotated[tuple[_Case, ...], Field(min_length=1, max_length=64)]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What the checks found, as `/readyz?verbose` shows it.
+
+    Attributes:
+        batch_invariant: every probe had the same bits alone, with mates and in another order.
+        canary_difference: largest |difference| from the manifest's scores; None without a canary.
+    """
+
+    batch_invariant: bool
+    canary_difference: float | None
+
+
+async def check(
+    model: RewardModel, canary: Mapping[str, JsonValue] | None, tolerance: float, run: OnEngineThread
+) -> CheckResult:
+    """Run both checks on the engine's thread, a batch at a time, so that traffic on another version goes on between.
+
+    Args:
+        model: the loaded version.
+        canary: the manifest's, if it has one.
+        tolerance: allowed |difference|, as a share of the range of the canary's scores.
+        run: runs a function on the engine's thread.
+
+    Raises:
+        CanaryMismatch: over the tolerance, or malformed.
+    """
+    difference = None if canary is None else await _canary_difference(model, canary, tolerance, run)
+    return CheckResult(await _invariant(model, run), difference)
+
+
+async def _canary_difference(
+    model: RewardModel, document: Mapping[str, JsonValue], tolerance: float, run: OnEngineThread
+) -> float:
+    cases = _parse(document)
+    worst = 0.0
+    for case in cases:
+        if len(case.token_ids) > model.max_tokens or max(case.token_ids) >= model.vocab_size:
+            raise CanaryMismatch("the manifest's canary does not fit the model's length or vocabulary")
+        score = await _score_one(model, PromptGroup((), (case.token_ids,)), run)
+        worst = max(worst, abs(score - case.score)) if score == score else float("inf")
+    scores = [case.score for case in cases]
+    allowed = max(_SMALLEST_TOLERANCE, tolerance * (max(scores) - min(scores)))
+    if worst > allowed:
+        raise CanaryMismatch(f"canary scores differ by {worst:.3f} from the manifest's; allowed is {allowed:.3f}")
+    return worst
+
+
+def _parse(document: Mapping[str, JsonValue]) -> Sequence[_Case]:
+    try:
+        return _Canary.model_validate(document).cases
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CanaryMismatch(f"the manifest's canary is malformed: {where}: {first['msg']}") from error
+
+
+async def _invariant(model: RewardModel, run: OnEngineThread) -> bool:
+    """Fixed random ids, scored alone, together, and together in reverse with other groups around them."""
+    draw = random.Random(20).randrange
+    room = max(2, model.max_tokens // 2)
+
+    def ids(length: int) -> TokenIds:
+        return tuple(draw(model.vocab_size) for _ in range(min(length, room)))
+
+    prompt, other = ids(90), ids(21)
+    candidates = tuple(ids(length) for length in _LENGTHS)
+    alone = [await _score_one(model, PromptGroup(prompt, (candidate,)), run) for candidate in candidates]
+    together = await run(lambda: model.score([PromptGroup(prompt, candidates)]))
+    mixed = [PromptGroup(other, candidates[:2]), PromptGroup(prompt, candidates[::-1]), PromptGroup((), (other,))]
+    again = await run(lambda: model.score(mixed))
+    return alone == together[0] == again[1][::-1]
+
+
+async def _score_one(model: RewardModel, group: PromptGroup, run: OnEngineThread) -> float:
+    return (await run(lambda: model.score([group])))[0][0]

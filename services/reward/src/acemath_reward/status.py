@@ -1,0 +1,45 @@
+"""What this replica tells the registry about itself; best effort, since the mount may be read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from acemath_core.errors import ServiceError
+from acemath_registry import Registry
+from acemath_reward.metrics import RewardMetrics
+
+_log = logging.getLogger(__name__)
+_REPEAT_SECONDS = 10.0  # a sign of life between two changes
+
+
+class StatusFile:
+    """Writes `status/reward/<instance>.json`: on every change, and from time to time without one.
+
+    Args:
+        registry: where to write.
+        instance: name of this replica.
+        metrics: counts what could not be written.
+    """
+
+    def __init__(self, registry: Registry, instance: str, metrics: RewardMetrics) -> None:
+        self._registry, self._instance, self._metrics = registry, instance, metrics
+        self._at, self._told = 0.0, dict[str, object]()
+        self._problem: str | None = None
+
+    async def write(self, document: Mapping[str, object]) -> None:
+        """Write `document` with the time (`at`, Unix seconds) if there is something to tell."""
+        now = time.time()
+        if self._told == document and now - self._at < _REPEAT_SECONDS:
+            return
+        self._at, self._told = now, dict(document)
+        try:
+            await asyncio.to_thread(self._registry.write_status, "reward", self._instance, {**document, "at": now})
+            self._problem = None
+        except ServiceError as error:
+            self._metrics.registry_errors.labels("status").inc()
+            if error.message != self._problem:
+                _log.warning("the status file was not written: %s", error.message)
+            self._problem = error.message

@@ -1,0 +1,118 @@
+"""One version in this service: its state, why, and what serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acemath_core.wire import Slot, SlotState
+from acemath_prompts import PromptEncoder
+from acemath_registry import ModelRef, ReleaseMember
+from acemath_reward.encoding import Vocabulary
+from acemath_reward.ports import ModelLoader
+from acemath_reward.selfcheck import CheckResult
+from acemath_reward.tickets import Engine
+
+_log = logging.getLogger(__name__)
+
+BRINGING_UP = frozenset({SlotState.VERIFYING, SlotState.STAGING, SlotState.WARMING})
+SERVING = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
+ENDED = frozenset({SlotState.RETIRED, SlotState.REJECTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A loaded version, ready to take calls."""
+
+    engine: Engine
+    vocabulary: Vocabulary
+    check: CheckResult
+
+
+@dataclass
+class VersionSlot:
+    """What the service knows of one version.
+
+    Attributes:
+        member: the version and the digest of its manifest, as the release names it.
+        generation: the last channel generation that named it.
+        releases: ids of the releases that named it.
+        served: what takes calls, from ready on.
+        work: the task that brings it up.
+        failures: failed attempts in a row.
+        calls: calls that use it now.
+        last_call: monotonic time at which the last call ended.
+    """
+
+    member: ReleaseMember
+    generation: int
+    releases: set[str]
+    state: SlotState = SlotState.VERIFYING
+    since: float = field(default_factory=time.time)
+    reason: str | None = None
+    served: Served | None = None
+    work: asyncio.Task[None] | None = None
+    failures: int = 0
+    calls: int = 0
+    last_call: float = field(default_factory=time.monotonic)
+
+    @property
+    def ref(self) -> ModelRef:
+        """The version."""
+        return self.member.ref
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is at work on it."""
+        return self.work is not None and not self.work.done()
+
+    def move(self, state: SlotState, reason: str | None = None) -> None:
+        """Enter a state; the same state with another reason is no change of state."""
+        if state is not self.state:
+            self.since = time.time()
+            _log.info("%s: %s -> %s", self.ref, self.state, state, extra={"version": str(self.ref), "reason": reason})
+        self.state, self.reason = state, reason
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a call for the length of the block."""
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            self.last_call = time.monotonic()
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether no call has used it for so long."""
+        return self.calls == 0 and time.monotonic() - self.last_call >= seconds
+
+    def wire(self) -> Slot:
+        """As `GET /v1/slots` shows it; it has no address of its own, the service's serves every version."""
+        return Slot(version=str(self.ref), state=self.state, since=self.since, reason=self.reason)
+
+
+def load(directory: Path, version: str, load_model: ModelLoader, batch_tokens: int) -> tuple[Engine, Vocabulary]:
+    """Model and tokenizer of a verified copy; blocks.
+
+    Raises:
+        UnsupportedCheckpoint: the engine does not serve it.
+        TemplateError: its tokenizer or chat template cannot be used.
+        OSError: a file cannot be read.
+    """
+    encoder = PromptEncoder.from_directory(directory)
+    model = load_model(directory)
+    vocabulary = Vocabulary(encoder, _end_ids(directory), model.vocab_size, model.max_tokens)
+    return Engine(version, model, batch_tokens), vocabulary
+
+
+def _end_ids(directory: Path) -> frozenset[int]:
+    named = json.loads((directory / "config.json").read_text("utf-8")).get("eos_token_id")
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(value for value in ids if isinstance(value, int))
