@@ -1,0 +1,143 @@
+"""The three journeys: sample a file of problems, measure what was sampled, measure pools of given candidates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acemath_answers import AnswerJudge
+from acemath_evaluation.grading import Graded, grade_draws, grade_pool
+from acemath_evaluation.http_calls import Service
+from acemath_evaluation.journal import Journal, config_digest, read_journal
+from acemath_evaluation.pools import pool_config, score
+from acemath_evaluation.results import NothingToMeasure, SetResult, measure_set
+from acemath_evaluation.rows import Pool, Problem, RowError, load_pools, load_problems, set_name
+from acemath_evaluation.sampling import SamplingOptions, sample
+
+Step = Callable[[], None]
+ShowProgress = Callable[[str, int, int], Step]
+"""Title, total and what is done already → the function to call after each further one."""
+
+_DRAWS = ".draws.jsonl"
+_SCORES = ".scores.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class SampledFile:
+    """What a run did with one file of problems; `failed` maps problem ids to reasons."""
+
+    journal: Path
+    digest: str
+    problems: int
+    done: int
+    failed: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "journal": str(self.journal),
+            "digest": self.digest,
+            "problems": self.problems,
+            "done": self.done,
+            "failed": self.failed,
+        }
+
+
+def sample_file(
+    path: Path,
+    directory: Path,
+    gateway: Service,
+    options: SamplingOptions,
+    sample_size: int | None,
+    concurrency: int,
+    show: ShowProgress,
+) -> SampledFile:
+    """Sample candidates for the problems of a file into `<directory>/<name>.draws.jsonl`.
+
+    Raises:
+        RowError, JournalError, SamplingStopped: see where they are defined.
+    """
+    problems = load_problems(path, sample=sample_size)
+    with Journal(directory / f"{set_name(path)}{_DRAWS}", options.config()) as journal:
+        _check_same(problems, journal)
+        done = sum(problem.id in journal.records for problem in problems)
+        step = show(set_name(path), len(problems), done)
+        failed = asyncio.run(sample(problems, journal, gateway, options, concurrency=concurrency, progress=step))
+        done = sum(problem.id in journal.records for problem in problems)
+        return SampledFile(journal.path, config_digest(journal.config), len(problems), done, failed)
+
+
+def find_draws(directory: Path) -> list[Path]:
+    """Return the journals of a run.
+
+    Raises:
+        NothingToMeasure: the directory holds none.
+    """
+    journals = sorted(directory.glob(f"*{_DRAWS}"))
+    if not journals:
+        raise NothingToMeasure(f"{directory} holds no run (no *{_DRAWS})")
+    return journals
+
+
+def measure_draws(journal: Path, n: int | None, judge: AnswerJudge, show: ShowProgress) -> SetResult:
+    """Grade a journal's candidates and measure them at n (None: as many as were asked for).
+
+    Raises:
+        JournalError, NothingToMeasure: see where they are defined.
+    """
+    config, records = read_journal(journal)
+    name = journal.name.removesuffix(_DRAWS)
+    step = show(f"grading {name}", len(records), 0)
+    graded: list[Graded] = []
+    for record in records:
+        graded.append(grade_draws(record, judge))
+        step()
+    releases = sorted({record["release"] for record in records})
+    models = records[0]["models"] if records else {}
+    provenance = {**config, "digest": config_digest(config), "release": ", ".join(releases), **models}
+    return measure_set(name, graded, n or int(config["n"]), provenance)
+
+
+def measure_pools(
+    path: Path,
+    directory: Path,
+    service: Service,
+    reward: str | None,
+    sample_size: int | None,
+    concurrency: int,
+    n: int,
+    judge: AnswerJudge,
+    show: ShowProgress,
+) -> SetResult:
+    """Score the pools of a file into `<directory>/<name>.scores.jsonl` and measure them by draws of n.
+
+    Raises:
+        RowError, JournalError, CallError, SamplingStopped, NothingToMeasure: see where they are defined.
+    """
+    name = set_name(path)
+    pools = load_pools(path, sample=sample_size)
+    with Journal(directory / f"{name}{_SCORES}", pool_config(reward)) as journal:
+        done = sum(pool.id in journal.records for pool in pools)
+        step = show(f"scoring {name}", len(pools), done)
+        asyncio.run(score(pools, journal, service, concurrency=concurrency, progress=step))
+        records = journal.records
+    graded = [grade_pool(pool, _scores(pool, records[pool.id]), judge) for pool in pools]
+    models = sorted({record["model"] for record in records.values() if record["model"]})
+    return measure_set(name, graded, n, {"reward": ", ".join(models)})
+
+
+def _check_same(problems: Sequence[Problem], journal: Journal) -> None:
+    for problem in problems:
+        record = journal.records.get(problem.id)
+        if record is not None and (record["problem"], record["answer"]) != (problem.problem, problem.answer):
+            raise RowError(f"problem {problem.id} is not what it was when {journal.path} was written")
+
+
+def _scores(pool: Pool, record: dict[str, Any]) -> list[float | None]:
+    scores: list[float | None] = record["scores"]
+    if len(scores) != len(pool.candidates):
+        raise RowError(f"pool {pool.id} had {len(scores)} candidates when it was scored, now {len(pool.candidates)}")
+    return scores

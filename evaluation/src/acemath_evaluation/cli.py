@@ -1,0 +1,90 @@
+"""`acemath eval …`: sample candidates through a running stack, report the metrics, score pools of candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acemath_answers import AnswerJudge, WorkerLimits
+from acemath_evaluation.benchmark import find_draws, measure_draws, measure_pools, sample_file
+from acemath_evaluation.console import explained, finish_run, progress, show_report
+from acemath_evaluation.http_calls import Service
+from acemath_evaluation.report import write_report
+from acemath_evaluation.sampling import SamplingOptions
+from acemath_evaluation.settings import EvaluationSettings
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks: best-of-N against its baselines, with intervals.")
+
+Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JSON Lines, .gz too.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Directory of the run; give the same one to go on with it.")]
+SampleSize = Annotated[
+    int | None, typer.Option("--sample", min=1, help="This many rows of each file, always the same.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Calls in flight.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Processes that compare answers.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def run(
+    files: Files,
+    out: Out,
+    n: Annotated[int, typer.Option(min=1, max=64, help="Candidates for each problem.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.01, max=2.0)] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 0.95,
+    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Of the run; every problem gets its own from it.")] = 0,
+    sample_size: SampleSize = None,
+    concurrency: Concurrency = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Sample candidates for the problems of files (`id, problem, answer`); interrupt it and run it again to go on."""
+    options = SamplingOptions(n, temperature, top_p, max_tokens, seed)
+    with explained():
+        settings = EvaluationSettings.from_env()
+        gateway = Service(settings.gateway_url, settings.api_key)
+        with progress() as show:
+            runs = [sample_file(path, out, gateway, options, sample_size, concurrency, show) for path in files]
+    finish_run(runs, as_json)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of a run.")],
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Measure at n candidates; default: all that were asked for.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Best of N on the same draws",
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Grade a run and write report.md, report.json and curves.png into its directory."""
+    with explained():
+        with progress() as show, AnswerJudge(WorkerLimits(workers=workers)) as judge:
+            results = [measure_draws(path, n, judge, show) for path in find_draws(directory)]
+        show_report(results, write_report(results, directory, title=title), title, as_json)
+
+
+@app.command()
+def pool(
+    files: Files,
+    out: Out,
+    n: Annotated[int, typer.Option(min=1, help="Candidates in one draw from a pool.")] = 8,
+    reward: Annotated[str | None, typer.Option(help="name@version to score with; default: the active one.")] = None,
+    sample_size: SampleSize = None,
+    concurrency: Concurrency = 4,
+    workers: Workers = 2,
+    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Reward model on pools of candidates",
+    as_json: AsJson = False,
+) -> None:
+    """Score pools (`id, problem, answer, candidates: [{text, correct}]`) with the reward service: rm@n, AUC, …"""
+    with explained():
+        settings = EvaluationSettings.from_env()
+        service = Service(settings.reward_url, settings.internal_key())
+        with progress() as show, AnswerJudge(WorkerLimits(workers=workers)) as judge:
+            results = [
+                measure_pools(path, out, service, reward, sample_size, concurrency, n, judge, show) for path in files
+            ]
+        show_report(results, write_report(results, out, title=title), title, as_json)

@@ -1,0 +1,76 @@
+"""What `acemath eval` shows: progress and errors on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from acemath_core.settings import SettingsError
+from acemath_evaluation.benchmark import SampledFile, ShowProgress, Step
+from acemath_evaluation.http_calls import CallError
+from acemath_evaluation.journal import JournalError
+from acemath_evaluation.report import render
+from acemath_evaluation.results import NothingToMeasure, SetResult
+from acemath_evaluation.rows import RowError
+from acemath_evaluation.sampling import SamplingStopped
+
+_EXPECTED = (CallError, JournalError, NothingToMeasure, RowError, SamplingStopped, SettingsError)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the errors that a user can do something about into one line and exit status 1."""
+    try:
+        yield
+    except _EXPECTED as error:
+        Console(stderr=True, highlight=False).print(f"acemath eval: {error}", style="red", markup=False)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def progress() -> Iterator[ShowProgress]:
+    """Give a function that opens a bar (title, total, done) and returns the step that moves it by one."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def show(title: str, total: int, done: int) -> Step:
+            task = bars.add_task(title, total=total, completed=done)
+            return lambda: bars.advance(task)
+
+        yield show
+
+
+def finish_run(runs: Sequence[SampledFile], as_json: bool) -> None:
+    """Print what was sampled; exit status 1 if a problem failed."""
+    if as_json:
+        typer.echo(json.dumps({"sets": [sampled.document() for sampled in runs]}))
+    for sampled in [] if as_json else runs:
+        typer.echo(f"{sampled.journal}: {sampled.done} problems")
+    for sampled in runs:
+        for problem, reason in sampled.failed.items():
+            typer.echo(f"failed: {problem}: {reason}", err=True)
+    if any(sampled.failed for sampled in runs):
+        raise typer.Exit(1)
+
+
+def show_report(results: Sequence[SetResult], written: Sequence[Path], title: str, as_json: bool) -> None:
+    """Print the report and where it was written."""
+    if as_json:
+        files = [str(path) for path in written]
+        typer.echo(json.dumps({"title": title, "sets": [r.document() for r in results], "files": files}))
+        return
+    typer.echo(render(results, title))
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)

@@ -1,0 +1,89 @@
+"""The result of a benchmark: what was measured on one set of problems, and its JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from acemath_evaluation.curves import Measured, curve
+from acemath_evaluation.grading import Graded
+from acemath_evaluation.metrics import auc, label, pairwise_accuracy
+
+
+class NothingToMeasure(Exception):
+    """No problem has enough candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """Everything measured on one set. `provenance` says which run, release and models it comes from."""
+
+    name: str
+    n: int
+    problems: int
+    clusters: int
+    mixed: int
+    """Problems with right and wrong candidates: only there can a selection matter."""
+    left_out: int
+    """Problems with fewer than n candidates."""
+    undecided: int
+    """Answers on which the judge ran out of time; counted as wrong."""
+    unscored: int
+    """Candidates without a score."""
+    pairwise_accuracy: float | None
+    pooled_auc: float | None
+    curve: tuple[Measured, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def headline(self) -> Measured:
+        """The metrics at n."""
+        return self.curve[-1]
+
+    @property
+    def resampled(self) -> str:
+        """What the bootstrap draws."""
+        return "problems" if self.clusters == self.problems else "templates"
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as JSON; metrics under the names they are shown by."""
+        document = asdict(self)
+        document["resampled"] = self.resampled
+        document["curve"] = [
+            {
+                "k": point.k,
+                "metrics": {label(name, point.k): asdict(value) for name, value in point.metrics.items()},
+                "gains": {
+                    f"{label('rm', point.k)} - {label(name, point.k)}": asdict(v) for name, v in point.gains.items()
+                },
+            }
+            for point in self.curve
+        ]
+        return document
+
+
+def measure_set(name: str, graded: Sequence[Graded], n: int, provenance: dict[str, Any], *, seed: int = 0) -> SetResult:
+    """Measure one set at n candidates.
+
+    Raises:
+        NothingToMeasure: no problem has n candidates.
+    """
+    problems = [item.problem for item in graded if len(item.problem.candidates) >= n]
+    if not problems:
+        raise NothingToMeasure(f"{name}: no problem has {n} candidates; take a smaller n")
+    everything = [candidate for problem in problems for candidate in problem.candidates]
+    return SetResult(
+        name=name,
+        n=n,
+        problems=len(problems),
+        clusters=len({problem.cluster for problem in problems}),
+        mixed=sum(problem.is_mixed for problem in problems),
+        left_out=len(graded) - len(problems),
+        undecided=sum(item.undecided for item in graded),
+        unscored=sum(candidate.score is None for candidate in everything),
+        pairwise_accuracy=pairwise_accuracy(problems),
+        pooled_auc=auc(everything),
+        curve=tuple(curve(problems, n, seed=seed)),
+        provenance=provenance,
+    )
