@@ -130,7 +130,7 @@ def _checked(param: str, ids: Sequence[int], end: Sequence[int], vocabulary: Voc
             )
         if token in control:
             raise InvalidRequest(
-                f"{param}: id {token} at position {position} is a control token; only one end of turn may trail the ids",
+                f"{param}: id {token} at {position} is a control token; only one end of turn may trail the ids",
                 param=param,
             )
     return body

@@ -269,7 +269,7 @@ class Reconciler:
 
 
 def _alone_unless_invariant(engine: Engine, found: CheckResult) -> Engine:
-    """Where this device's arithmetic depends on the batch, each candidate gets one of its own: slow, and still right."""
+    """Where this device's arithmetic depends on the batch, each candidate gets its own: slow, and still right."""
     if found.batch_invariant:
         return engine
     _log.error("%s: scores depend on their batch on this device; scoring one candidate at a time", engine.version)

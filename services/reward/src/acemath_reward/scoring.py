@@ -34,11 +34,16 @@ class Scoring:
     Attributes:
         model: name@version that scores it.
         usage: tokens of the call.
+
+    Made by `ScoreService.scoring`; `times` are its monotonic start and the seconds until it was tokenised.
     """
 
-    def __init__(self, model: str, call: EncodedCall, ticket: Ticket, started: float, tokenize_seconds: float) -> None:
+    def __init__(
+        self, model: str, call: EncodedCall, ticket: Ticket, metrics: RewardMetrics, times: tuple[float, float]
+    ) -> None:
         self.model, self.usage = model, call.usage
-        self._call, self._ticket, self._started, self._tokenize = call, ticket, started, tokenize_seconds
+        self._call, self._ticket, self._metrics = call, ticket, metrics
+        self._started, self._tokenize_seconds = times
 
     async def items(self) -> AsyncIterator[list[ScoreItem]]:
         """The scores, batch by batch; every candidate once, a duplicate together with the one it equals.
@@ -47,8 +52,12 @@ class Scoring:
             DeadlineExceeded: the call's deadline passed.
             ServiceError: the engine failed on this call, or the service is stopping.
         """
-        async for part in self._ticket.parts():
-            yield self._expand(dict(part.scores))
+        try:
+            async for part in self._ticket.parts():
+                yield self._expand(dict(part.scores))
+        except DeadlineExceeded:
+            self._metrics.rejections.labels("deadline").inc()
+            raise
 
     def _expand(self, scores: dict[int, float]) -> list[ScoreItem]:
         return [
@@ -60,7 +69,7 @@ class Scoring:
     def timings(self) -> ScoreTimings:
         """Where the time went so far."""
         return ScoreTimings(
-            tokenize_seconds=self._tokenize,
+            tokenize_seconds=self._tokenize_seconds,
             queue_seconds=self._ticket.queue_seconds or 0.0,
             compute_seconds=self._ticket.compute_seconds,
             total_seconds=time.monotonic() - self._started,
@@ -107,7 +116,7 @@ class ScoreService:
             self._metrics.duplicates.inc(call.duplicates)
             ticket = self._batcher.submit(served.engine, call.sequences, deadline)
             try:
-                yield Scoring(str(slot.ref), call, ticket, started, tokenized)
+                yield Scoring(str(slot.ref), call, ticket, self._metrics, (started, tokenized))
             finally:
                 self._batcher.cancel(ticket)
 
@@ -133,6 +142,7 @@ class ScoreService:
             async with asyncio.timeout(deadline.remaining()):
                 return await work
         except TimeoutError as error:
+            self._metrics.rejections.labels("deadline").inc()
             raise DeadlineExceeded("the call's deadline passed while it waited to be tokenised") from error
         except TooLarge:
             self._metrics.rejections.labels("text_too_large").inc()

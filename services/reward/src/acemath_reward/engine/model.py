@@ -50,7 +50,9 @@ class DecoderLayer:
 
     def _attention(self, x: Tensor, batch: PackedBatch, rotary: tuple[Tensor, Tensor]) -> Tensor:
         widths = [heads * self._head_dim for heads in self._heads]
-        query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in self._qkv(x).split(widths, dim=-1))
+        query, key, value = (
+            part.unflatten(-1, (-1, self._head_dim)) for part in torch.split_with_sizes(self._qkv(x), widths, dim=-1)
+        )
         attended = attend(rotate(query, *rotary), rotate(key, *rotary), value, batch.segments)
         return self._out(attended)
 
