@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import ErrorCode, InvalidRequest, ServiceError, Unavailable
+from acemath_core.prompts import ChatMessage
+from acemath_gateway.adapters import reward_http
+from acemath_gateway.adapters.http import Upstream
+from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.adapters.slots_http import HttpSlots
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.ports import ReleaseTarget
+from doubles.fake_reward import FakeReward, score_of
+from doubles.ports import TARGET
+from doubles.servers import RawServer, served, settled, until, until_closed, unused_url
+
+CONTEXT: list[ChatMessage] = [{"role": "user", "content": "What is 3 * 8?"}]
+
+
+class Rig:
+    """The adapter and what it counts."""
+
+    def __init__(self, key: str | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.upstream = Upstream(
+            "reward", key=SecretStr(key) if key else None, metrics=GatewayMetrics.on(self.registry)
+        )
+        self.scorer = HttpScorer(self.upstream)
+
+    async def score(self, *endpoints: str, text: str = "\\boxed{24}", seconds: float = 5.0) -> float:
+        return await self.scorer.score(target(*endpoints), CONTEXT, text, Deadline.after(seconds))
+
+    def calls(self, result: str) -> float:
+        return self.metric("upstream_calls_total", role="reward", result=result)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
+
+
+def target(*endpoints: str) -> ReleaseTarget:
+    return ReleaseTarget(TARGET.release, 1, TARGET.policy, TARGET.reward, (), endpoints)
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(reward_http, "_OVERLOAD_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(reward_http, "_LONGEST_WAIT_SECONDS", 0.05)
+    rig = Rig()
+    yield rig
+    await rig.upstream.close()
+    await settled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+def reward() -> FakeReward:
+    return FakeReward(TARGET.reward)
+
+
+async def test_a_score_and_what_was_asked(rig: Rig, reward: FakeReward) -> None:
+    async with served(reward.app) as url:
+        assert await rig.score(url) == score_of("\\boxed{24}")
+    (request,) = reward.requests
+    assert request.model == TARGET.reward
+    assert request.messages is not None
+    assert [(turn.role, turn.content) for turn in request.messages] == [("user", "What is 3 * 8?")]
+    assert request.candidates == ["\\boxed{24}"]
+    assert 0 < int(reward.deadlines[0] or 0) <= 5000
+    assert rig.calls("ok") == 1
+
+
+async def test_the_key_is_shown() -> None:
+    for key, ok in (("secret", True), ("wrong", False)):
+        rig = Rig(key)
+        async with served(FakeReward(TARGET.reward, key="secret").app) as url:
+            if ok:
+                await rig.score(url)
+                assert [slot.version for slot in await HttpSlots(rig.upstream).slots(url)] == [TARGET.reward]
+            else:
+                with pytest.raises(Unavailable):
+                    await rig.score(url)
+        await rig.upstream.close()
+
+
+async def test_a_candidate_that_is_too_long_is_refused(rig: Rig) -> None:
+    async with served(FakeReward(TARGET.reward, max_tokens=10).app) as url:
+        with pytest.raises(InvalidRequest) as caught:
+            await rig.score(url, text="word " * 20)
+    assert caught.value.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED
+    assert rig.calls("refused") == 1
+
+
+async def test_another_version_is_not_used(rig: Rig) -> None:
+    async with served(FakeReward("other@s1-000000000009").app) as url:
+        with pytest.raises(Unavailable) as caught:
+            await rig.score(url)
+    assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
+    assert rig.metric("version_mismatch_total", role="reward") == 1
+
+
+async def test_an_overloaded_service_is_waited_for(rig: Rig, reward: FakeReward) -> None:
+    reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=1)
+    async with served(reward.app) as url:
+        scoring = asyncio.create_task(rig.score(url))
+        await until(lambda: len(reward.requests) >= 2)
+        reward.failure = None
+        assert await scoring == score_of("\\boxed{24}")
+
+
+async def test_a_service_that_stays_overloaded_is_an_error_that_says_so(rig: Rig, reward: FakeReward) -> None:
+    reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=1)
+    async with served(reward.app) as url:
+        with pytest.raises(Unavailable) as caught:
+            await rig.score(url)
+    assert caught.value.code is ErrorCode.REWARD_OVERLOADED
+    assert caught.value.retry_after == 1
+    assert len(reward.requests) == 8
+
+
+async def test_overload_is_not_waited_for_past_the_deadline(rig: Rig, reward: FakeReward) -> None:
+    reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=60)
+    deadline = Deadline.after(0.06)
+    async with served(reward.app) as url:
+        with pytest.raises(Unavailable):
+            await rig.scorer.score(target(url), CONTEXT, "x", deadline)
+
+
+@pytest.mark.parametrize("error", [ServiceError("this batch failed"), Unavailable("x", code=ErrorCode.NOT_READY)])
+async def test_another_replica_is_asked(rig: Rig, reward: FakeReward, error: ServiceError) -> None:
+    bad = FakeReward(TARGET.reward)
+    bad.failure = error
+    async with served(bad.app) as one, served(reward.app) as two:
+        for _ in range(4):
+            await rig.score(one, unused_url(), two)
+    assert rig.calls("ok") == 4
+
+
+async def test_all_away_is_unavailable(rig: Rig) -> None:
+    for endpoints in [(unused_url(),), (unused_url(), unused_url()), ()]:
+        with pytest.raises(Unavailable) as caught:
+            await rig.score(*endpoints)
+        assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
+
+
+async def test_a_slow_service_is_left_at_the_deadline_and_told(rig: Rig, reward: FakeReward) -> None:
+    reward.delay_seconds = 60
+    async with served(reward.app) as url:
+        with pytest.raises(Unavailable):
+            await rig.score(url, seconds=0.2)
+    assert rig.calls("timeout") == 1
+
+
+async def test_cancelling_takes_the_call_out_of_the_service(rig: Rig, reward: FakeReward) -> None:
+    reward.gate = asyncio.Event()
+    async with served(reward.app) as url:
+        scoring = asyncio.create_task(rig.score(url, seconds=60))
+        await until(lambda: len(reward.requests) == 1)
+        scoring.cancel()
+        await asyncio.wait({scoring})
+        await until(lambda: reward.cancelled == 1)
+    assert rig.calls("cancelled") == 1
+
+
+def answer(**changes: Any) -> bytes:
+    item = {"index": 0, "score": 1.5, "tokens": 9}
+    usage = {"prompt_tokens": 1, "candidate_tokens": 1, "total_tokens": 2}
+    timings = dict.fromkeys(("tokenize_seconds", "queue_seconds", "compute_seconds", "total_seconds"), 0.0)
+    body = {"model": TARGET.reward, "data": [item], "usage": usage, "timings": timings}
+    return json.dumps(body | changes).encode()
+
+
+GARBAGE = {
+    "empty": b"",
+    "html": b"<html>",
+    "no score": answer(data=[]),
+    "two scores": answer(data=[{"index": 0, "score": 1, "tokens": 1}] * 2),
+    "another index": answer(data=[{"index": 1, "score": 1, "tokens": 1}]),
+    "nan": answer(data=[{"index": 0, "score": float("nan"), "tokens": 1}]),
+    "infinity": answer(data=[{"index": 0, "score": 1e999, "tokens": 1}]),
+    "a text": answer(data=[{"index": 0, "score": "good", "tokens": 1}]),
+    "another version": answer(model="other@s1-000000000009"),
+    "endless": b"x" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_garbage_is_never_a_score(rig: Rig, kind: str) -> None:
+    body = GARBAGE[kind]
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+
+    server = RawServer(script)
+    async with server.serving() as url:
+        with pytest.raises(Unavailable) as caught:
+            await rig.score(url)
+    assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
+    assert rig.calls("ok") == 0
+
+
+async def test_a_dropped_connection_is_tried_once_more(rig: Rig) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if server.connections == 1:
+            writer.transport.abort()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer()) + answer())
+        await writer.drain()
+        await until_closed(reader)
+
+    server = RawServer(script)
+    async with server.serving() as url:
+        assert await rig.score(url) == 1.5
+        await rig.upstream.close()
+    assert server.connections == 2
