@@ -70,12 +70,15 @@ class Tokens:
 
     @classmethod
     def of(cls, model: Path) -> Tokens:
-        """Those of `tokenizer.json`, or bytes."""
-        if not (model / "tokenizer.json").exists():
-            return cls(lambda t: list(t.encode()), lambda ids: bytes(i for i in ids if i < 256).decode(errors="replace"), 256)
-        from tokenizers import Tokenizer  # noqa: PLC0415 - only where the checkpoint has one
+        """Those of `tokenizer.json`, or bytes where there is none that works."""
+        try:
+            from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        except Exception:  # what tokenizers raises has no narrower type
+            return cls(
+                lambda t: list(t.encode()), lambda i: bytes(b for b in i if b < 256).decode(errors="replace"), 256
+            )
         config = json.loads((model / "config.json").read_text()) if (model / "config.json").exists() else {}
         eos = config.get("eos_token_id", 2)
         return cls(
@@ -133,7 +136,7 @@ class FakeServer:
             "# TYPE vllm:generation_tokens_total counter",
             f"vllm:generation_tokens_total{label} {float(self.generated)}",
             *(
-                f'vllm:request_success_total{{engine="0",finished_reason="{reason}",model_name="{self.name}"}} {float(n)}'
+                f'vllm:request_success_total{{engine="0",finished_reason="{reason}"}} {float(n)}'
                 for reason, n in self.finished.items()
             ),
         ]
@@ -173,7 +176,9 @@ class FakeServer:
         if not prompt:
             return _error("You must pass at least one prompt", 400)
         if len(prompt) >= limit:
-            return _error(f"This model's maximum context length is {limit} tokens. However, …", 400, param="input_tokens")
+            return _error(
+                f"This model's maximum context length is {limit} tokens. However, …", 400, param="input_tokens"
+            )
         if not 1 <= most <= limit:
             return _error(f"max_tokens={most} cannot be greater than max_model_len={limit}.", 400, param="max_tokens")
         if n < 1:
@@ -195,6 +200,10 @@ class Call:
         scripts: list[str] = self.faults.get("script") or SCRIPT
         first = 0 if body.get("temperature") == 0 else body.get("seed") or 0
         full = [[*server.tokens.encode(scripts[(first + i) % len(scripts)]), server.tokens.eos] for i in range(self.n)]
+        if body.get("allowed_token_ids") == [server.tokens.eos]:
+            full = [[server.tokens.eos]] * self.n
+        elif body.get("ignore_eos"):
+            full = [(ids * room)[: room + 1] for ids in full]
         self.plans = [ids[:room] for ids in full]
         self.reasons = ["stop" if len(ids) <= room else "length" for ids in full]
         self.done = [0] * self.n
@@ -235,7 +244,12 @@ class Call:
             if count == self.faults.get("break_after"):
                 raise ConnectionResetError("the double was told to break the stream")
             if count == self.faults.get("error_after"):
-                error = {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "param": None, "code": 500}
+                error = {
+                    "message": "EngineCore encountered an issue.",
+                    "type": "InternalServerError",
+                    "param": None,
+                    "code": 500,
+                }
                 yield f"data: {json.dumps({'error': error})}\n\n"
                 yield "data: [DONE]\n\n"
                 return
@@ -245,7 +259,12 @@ class Call:
                     yield f"data: {json.dumps(self._chunk(i, ended))}\n\n"
                     self.sent[i] = self.done[i]
         if (self.body.get("stream_options") or {}).get("include_usage"):
-            last = {**self._head(), "choices": [], "usage": self._usage(), "system_fingerprint": self.server.fingerprint}
+            last = {
+                **self._head(),
+                "choices": [],
+                "usage": self._usage(),
+                "system_fingerprint": self.server.fingerprint,
+            }
             yield f"data: {json.dumps(last)}\n\n"
         yield "data: [DONE]\n\n"
 
@@ -253,8 +272,15 @@ class Call:
         """The answer in one piece."""
         async for _ in self.steps():
             pass
-        choices = [self._choice(i, 0, self.reasons[i]) | {"prompt_logprobs": self._prompt_logprobs()} for i in range(self.n)]
-        return {**self._head(), "choices": choices, "system_fingerprint": self.server.fingerprint, "usage": self._usage()}
+        choices = [
+            self._choice(i, 0, self.reasons[i]) | {"prompt_logprobs": self._prompt_logprobs()} for i in range(self.n)
+        ]
+        return {
+            **self._head(),
+            "choices": choices,
+            "system_fingerprint": self.server.fingerprint,
+            "usage": self._usage(),
+        }
 
     def _head(self) -> Body:
         model = self.faults.get("model") or self.server.name
@@ -282,7 +308,9 @@ class Call:
         if self.body.get("prompt_logprobs") is None:
             return None
         shift = self.faults.get("logprob_shift", 0.0)
-        rest = ({str(t): {"logprob": prompt_logprob(t) + shift, "rank": 1, "decoded_token": ""}} for t in self.prompt[1:])
+        rest = (
+            {str(t): {"logprob": prompt_logprob(t) + shift, "rank": 1, "decoded_token": ""}} for t in self.prompt[1:]
+        )
         return [None, *rest]
 
 
@@ -293,19 +321,23 @@ def _error(message: str, status: int, kind: str = "BadRequestError", param: str 
 # ------------------------------------------------------------------------------------------------ the process tree
 
 
-def _engine(depth: int) -> None:
-    """An engine (depth 1) with a worker (depth 0) below it; like vLLM's, they outlive their parent."""
+def _engine(depth: int) -> int:
+    """An engine (depth 1) with a worker (depth 0) below it; like vLLM's, they outlive their parent.
+
+    An engine whose worker dies ends itself, as vLLM's does.
+    """
     if os.environ.get("FAKE_VLLM_ENGINE_SETSID"):
         os.setsid()
+    awaited = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     child = _spawn_engine(depth - 1) if depth else None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        while True:
-            signal.pause()
-    finally:
-        if child is not None:
-            child.terminate()
-            child.wait(timeout=5)
+    while signal.sigwait(awaited) != signal.SIGTERM:
+        if child is not None and child.poll() is not None:
+            return 1
+    if child is not None:
+        child.terminate()
+        child.wait(timeout=5)
+    return 0
 
 
 def _spawn_engine(depth: int) -> subprocess.Popen[bytes]:
@@ -324,13 +356,16 @@ class _Http(uvicorn.Server):
 async def _serve(server: FakeServer, options: argparse.Namespace) -> int:
     engine = _spawn_engine(1)
     config = uvicorn.Config(
-        server.app(), host=options.host, port=options.port, log_level="critical", timeout_graceful_shutdown=options.shutdown_timeout or None
+        server.app(),
+        host=options.host,
+        port=options.port,
+        log_level="critical",
+        timeout_graceful_shutdown=options.shutdown_timeout or None,
     )
     http = _Http(config)
 
     async def watch_engine() -> None:  # vLLM's API server ends itself, too, when its engine is gone
-        while engine.poll() is None:
-            await asyncio.sleep(0.1)
+        await asyncio.to_thread(engine.wait)
         http.should_exit = True
 
     watching = asyncio.create_task(watch_engine())
@@ -356,8 +391,7 @@ def main() -> int:
     parser.add_argument("--shutdown-timeout", type=int, default=0)
     options, _ = parser.parse_known_args()
     if options.engine is not None:
-        _engine(options.engine)
-        return 0
+        return _engine(options.engine)
     if os.environ.get("FAKE_VLLM_FAIL_START"):
         print("ValueError: the double was told to fail", file=sys.stderr)
         return 1
@@ -376,12 +410,27 @@ def main() -> int:
 
 @contextlib.contextmanager
 def fake_vllm(
-    *, port: int, model: Path, name: str, key: str | None = None, control: Path | None = None, environment: Mapping[str, str] | None = None
+    *,
+    port: int,
+    model: Path,
+    name: str,
+    key: str | None = None,
+    control: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Run the double until the block ends; yields its base URL once `/health` answers (10 s at most)."""
     extra = {"VLLM_API_KEY": key} if key else {}
     extra |= {"FAKE_VLLM_CONTROL": str(control)} if control else {}
-    command = [sys.executable, __file__, "--model", str(model), "--served-model-name", name, "--fingerprint-value", name]
+    command = [
+        sys.executable,
+        __file__,
+        "--model",
+        str(model),
+        "--served-model-name",
+        name,
+        "--fingerprint-value",
+        name,
+    ]
     process = subprocess.Popen([*command, "--port", str(port)], env={**os.environ, **extra, **(environment or {})})
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + 10
     try:

@@ -19,6 +19,7 @@ _log = logging.getLogger("acemath_policy.vllm")
 _LINE_BYTES = 4096  # of one line of vLLM's output; the rest of a longer line is cut
 _TAIL_LINES = 20
 KILL_SECONDS = 2.0  # between TERM and KILL when the pipe ends
+_OUTPUT_SECONDS = 2.0  # for the last of the output, once the process has ended
 _AFTER_SHIM_SECONDS = 3.0  # the two keepers of the shim take a little longer than their limits
 
 
@@ -39,6 +40,7 @@ class ProcessTree:
         self._label, self._term_seconds = label, term_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._output: asyncio.ReadTransport | None = None
         self._ended = asyncio.Event()
         self._known: dict[int, int] = {}  # pid → start time, of what was seen below the shim
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -67,7 +69,8 @@ class ProcessTree:
         # A pidfd (pidfd_open(2)) tells of the shim's end alone; asyncio's own wait() also waits for the output's end.
         pidfd = os.pidfd_open(self._process.pid)
         loop.add_reader(pidfd, self._on_end, pidfd)
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        self._output, _ = await loop.connect_read_pipe(lambda: protocol, self._process.stdout)
         self._reading = asyncio.create_task(self._read(reader))
 
     def _spawn(self, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -110,10 +113,14 @@ class ProcessTree:
     async def wait(self) -> int:
         """Wait for the end and for the last of its output; returns the exit status."""
         await self._ended.wait()
-        if self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=_AFTER_SHIM_SECONDS)
+        await self._read_rest()
         assert self.status is not None
         return self.status
+
+    async def _read_rest(self) -> None:
+        if self._reading is not None and self._output is not None:
+            await asyncio.wait({self._reading}, timeout=_OUTPUT_SECONDS)
+            self._output.close()
 
     async def _end(self, patience: float) -> None:
         if self._process is None:
@@ -123,6 +130,7 @@ class ProcessTree:
                 step()
                 patience = KILL_SECONDS + _AFTER_SHIM_SECONDS
             if patience > 0 and await self._gone(patience):
+                await self._read_rest()
                 return
         _log.error("%s: process group %s is still there after KILL", self._label, self.pid)
 

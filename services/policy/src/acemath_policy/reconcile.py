@@ -263,9 +263,9 @@ class Reconciler:
         self._metrics.phase_seconds.labels(phase).observe(time.monotonic() - started)
 
     async def _drop_server(self, slot: VersionSlot) -> None:
-        server, slot.server = slot.server, None
-        if server is not None:
-            await server.kill()
+        if slot.server is not None:
+            await slot.server.kill()
+            slot.server = None  # only now: a cancelled task leaves it for the one that comes after
 
     async def _reject(self, slot: VersionSlot, reason: str) -> None:
         await self._drop_server(slot)

@@ -8,9 +8,8 @@ import time
 from collections.abc import Mapping
 
 from acemath_core.errors import ServiceError
-from acemath_registry import Registry
-
 from acemath_policy.metrics import PolicyMetrics
+from acemath_registry import Registry
 
 _log = logging.getLogger(__name__)
 _REPEAT_SECONDS = 10.0  # a sign of life between two changes
