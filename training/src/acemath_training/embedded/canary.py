@@ -1,0 +1,58 @@
+"""Values that a server can check before it serves a version: computed here, by plain transformers.
+
+Teacher-forced (fixed token ids, never sampled text), so that they do not depend on batching or seeds.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from acemath_core.prompts import policy_messages, reward_messages
+from acemath_prompts import PromptEncoder
+from pydantic import JsonValue
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+
+def cases() -> list[dict[str, str]]:
+    """The fixed problems and solutions, right and wrong, of `canary.json`."""
+    text = (resources.files("acemath_training.embedded") / "canary.json").read_text("utf-8")
+    loaded: list[dict[str, str]] = json.loads(text)
+    return loaded
+
+
+@torch.inference_mode()
+def policy(checkpoint: Path) -> dict[str, JsonValue]:
+    """Token ids of conversations and the log-probability of each token after the first.
+
+    Returns:
+        `{"cases": [{"token_ids": [n], "logprobs": [n - 1]}], "dtype": "bfloat16"}`, natural logarithms.
+    """
+    encoder = PromptEncoder.from_directory(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.bfloat16).eval()
+    found: list[JsonValue] = []
+    for case in cases():
+        turns = [*policy_messages(case["problem"]), {"role": "assistant", "content": case["solution"]}]
+        ids = torch.tensor(encoder.encode_conversation(turns))  # type: ignore[arg-type]  # literal roles
+        logits = model(input_ids=ids[None]).logits[0, :-1].float()
+        chosen = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        found.append({"token_ids": ids.tolist(), "logprobs": [round(value, 5) for value in chosen.tolist()]})
+    return {"cases": found, "dtype": "bfloat16"}
+
+
+@torch.inference_mode()
+def reward(checkpoint: Path) -> dict[str, JsonValue]:
+    """Token ids of scored conversations with their score, read at the last token.
+
+    Returns:
+        `{"cases": [{"problem", "solution", "token_ids": [n], "score": float}], "dtype": "bfloat16"}`.
+    """
+    encoder = PromptEncoder.from_directory(checkpoint)
+    model = AutoModelForSequenceClassification.from_pretrained(str(checkpoint), dtype=torch.bfloat16).eval()
+    found: list[JsonValue] = []
+    for case in cases():
+        ids = encoder.encode_conversation(reward_messages(case["problem"], case["solution"]))
+        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1].float()
+        score = (hidden * model.score.weight[0].float()).sum().item()
+        found.append({**case, "token_ids": list(ids), "score": round(score, 5)})
+    return {"cases": found, "dtype": "bfloat16"}

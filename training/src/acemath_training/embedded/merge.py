@@ -1,0 +1,92 @@
+"""Adapters merged into full checkpoints: W + (alpha / r) · B A, in float64, rounded once to bf16.
+
+float64 makes the rounded result independent of a machine's summation order, so the same adapter gives the
+same bytes, and with them the same version, everywhere.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from acemath_training.embedded.base_model import sha256
+from acemath_training.embedded.cards import WEIGHTS
+from acemath_training.errors import PublishError
+
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_HEAD = "score.weight"
+
+
+def policy(base: Path, adapter: Path, target: Path) -> Path:
+    """A `LlamaForCausalLM` checkpoint of base and adapter in `target`."""
+    config = _config(base) | {"architectures": ["LlamaForCausalLM"]}
+    return _write(base, target, merged(base, adapter), config, with_generation=True)
+
+
+def reward(base: Path, adapter: Path, target: Path) -> Path:
+    """A `LlamaForSequenceClassification` checkpoint with one label in `target`.
+
+    Raises:
+        PublishError: when the adapter has no score head.
+    """
+    tensors = merged(base, adapter)
+    if _HEAD not in tensors:
+        raise PublishError(f"{adapter / WEIGHTS} has no {_HEAD}")
+    config = _config(base) | {
+        "architectures": ["LlamaForSequenceClassification"],
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
+    return _write(base, target, tensors, config, with_generation=False)
+
+
+def merged(base: Path, adapter: Path) -> dict[str, Tensor]:
+    """All tensors of the base with the adapter added; tensors that are no LoRA part are taken as they are.
+
+    Raises:
+        PublishError: when an adapter tensor has no counterpart in the base.
+    """
+    tensors = {name: value for name, value in load_file(str(base / "model.safetensors")).items()}
+    values = load_file(str(adapter / WEIGHTS))
+    settings = json.loads((adapter / "config.json").read_text("utf-8"))
+    scale = float(settings["alpha"]) / float(settings["r"])
+    for name, up in values.items():
+        if name.endswith(".lora_B"):
+            module = name.removesuffix(".lora_B")
+            _add(tensors, f"{module}.weight", values[f"{module}.lora_A"], up, scale)
+        elif not name.endswith(".lora_A"):
+            tensors[name] = up.to(torch.bfloat16)
+    return tensors
+
+
+def _add(tensors: dict[str, Tensor], name: str, down: Tensor, up: Tensor, scale: float) -> None:
+    if name not in tensors:
+        raise PublishError(f"the base has no {name} for the adapter to change")
+    change = up.double() @ down.double()
+    tensors[name] = (tensors[name].double() + scale * change).to(torch.bfloat16)
+
+
+def _config(base: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
+    config.pop("_model_name_or_path", None)
+    return config
+
+
+def _write(
+    base: Path, target: Path, tensors: dict[str, Tensor], config: dict[str, Any], *, with_generation: bool
+) -> Path:
+    target.mkdir(parents=True)
+    save_file(dict(sorted(tensors.items())), str(target / "model.safetensors"), metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name in (*_COPIED, *(("generation_config.json",) if with_generation else ())):
+        shutil.copyfile(base / name, target / name)
+    return target
+
+
+def digest(adapter: Path) -> str:
+    """sha256 over the files that decide the merged checkpoint."""
+    return f"{sha256(adapter / WEIGHTS)}:{sha256(adapter / 'config.json')}"
