@@ -92,12 +92,13 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> Fields:
 
 def _check_values(fields: Fields) -> None:
     for path, value in _leaves(fields):
+        param = path or "body"
         if not isinstance(value, str):
             continue
         if "\0" in value:
-            raise InvalidRequest(f"{path or 'body'}: holds a null character; remove it", param=path)
+            raise InvalidRequest(f"{param}: holds a null character; remove it", param=param)
         if not _encodable(value):
-            raise InvalidRequest(f"{path or 'body'}: holds half of a surrogate pair; send valid Unicode", param=path)
+            raise InvalidRequest(f"{param}: holds half of a surrogate pair; send valid Unicode", param=param)
 
 
 def _leaves(root: Fields) -> Iterator[tuple[str, object]]:

@@ -38,7 +38,7 @@ def chat_router() -> APIRouter:
             job = chat_job(body, current_request_id() or "", parts.limits)
             key = idempotency_key(request, stream=bool(body.stream))
             if body.stream:
-                return EventStream(_events(parts, job, body), render_error=_error_chunk, on_gone=parts.client_left)
+                return _stream(parts, job, body)
             answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
             return await unless_gone(request.receive, answer, parts.client_left)
 
@@ -48,6 +48,15 @@ def chat_router() -> APIRouter:
 async def _whole(parts: Parts, job: SolveJob, body: ChatRequest) -> Answer:
     completion = (await _answer(parts, job, body)).completion()
     return Answer(completion.model_dump_json().encode(), release=completion.system_fingerprint)
+
+
+def _stream(parts: Parts, job: SolveJob, body: ChatRequest) -> EventStream:
+    return EventStream(
+        _events(parts, job, body),
+        render_error=_error_chunk,
+        on_gone=parts.client_left,
+        headers=parts.stream_headers,
+    )
 
 
 async def _events(parts: Parts, job: SolveJob, body: ChatRequest) -> AsyncGenerator[bytes, None]:

@@ -45,6 +45,11 @@ class Parts:
     door: DoorMetrics
     serving: Callable[[], ReleaseTarget | None]
 
+    def stream_headers(self) -> dict[str, str]:
+        """Of a stream that starts now: the release that new requests get. Its last event names the one that answered."""
+        target = self.serving()
+        return {"x-acemath-release": target.release} if target else {}
+
     def client_left(self) -> None:
         """Count a client that closed its connection before its answer."""
         self.metrics.disconnects.inc()

@@ -50,7 +50,12 @@ async def _whole(parts: Parts, job: SolveJob, detail: str) -> Answer:
 
 
 def _stream(parts: Parts, job: SolveJob, detail: str) -> EventStream:
-    return EventStream(_events(parts, job, detail), render_error=_error_event, on_gone=parts.client_left)
+    return EventStream(
+        _events(parts, job, detail),
+        render_error=_error_event,
+        on_gone=parts.client_left,
+        headers=parts.stream_headers,
+    )
 
 
 async def _events(parts: Parts, job: SolveJob, detail: str) -> AsyncGenerator[bytes, None]:

@@ -35,7 +35,7 @@ class EventStream(Response):
         events: the events as bytes.
         render_error: what a client that already reads the stream is told of an error.
         on_gone: told when the client left before the end.
-        headers: more response headers.
+        headers: gives more response headers when the response starts.
         keep_alive_seconds: a comment is sent after so long without an event.
     """
 
@@ -47,12 +47,12 @@ class EventStream(Response):
         *,
         render_error: Callable[[ServiceError], bytes],
         on_gone: Callable[[], None],
-        headers: dict[str, str] | None = None,
+        headers: Callable[[], dict[str, str]],
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._render_error, self._on_gone = events, render_error, on_gone
+        self._events, self._render_error, self._on_gone, self._more = events, render_error, on_gone, headers
         self._keep_alive_seconds = keep_alive_seconds
         self._started = False
 
@@ -111,6 +111,7 @@ class EventStream(Response):
 
     async def _start(self, send: Send) -> None:
         self._started = True
+        self.headers.update(self._more())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
     @staticmethod

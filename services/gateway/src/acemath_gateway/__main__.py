@@ -1,0 +1,36 @@
+"""`python -m acemath_gateway` (or `acemath-gateway`): settings → adapters → application → serve until told to stop."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+
+from acemath_core.settings import SettingsError
+from acemath_gateway.app import create_app
+from acemath_gateway.compose import open_backends
+from acemath_gateway.readiness import ReadyState, drain_on_signal
+from acemath_gateway.settings import GatewaySettings
+from acemath_web.logs import configure_logging
+from acemath_web.run import run
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; 2 when a setting keeps us from starting."""
+    try:
+        settings = GatewaySettings.checked_from_env()
+        settings.internal_key()
+        configure_logging(settings.log_level)
+
+        def draining(state: ReadyState) -> AbstractContextManager[None]:
+            return drain_on_signal(state, settings.drain_notice_seconds)
+
+        app = create_app(settings, open_backends, draining)
+    except SettingsError as error:
+        sys.stderr.write(f"acemath-gateway cannot start: {error}\n")
+        return 2
+    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

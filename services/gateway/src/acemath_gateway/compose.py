@@ -1,0 +1,67 @@
+"""The real thing behind every port: vLLM and reward services over HTTP, Redis, the registry, judges of answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from acemath_answers import AnswerJudge
+from acemath_gateway.adapters.http import Upstream
+from acemath_gateway.adapters.policy_vllm import VllmPolicy
+from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.adapters.slots_http import HttpSlots
+from acemath_gateway.adapters.status_file import StatusFileLeases
+from acemath_gateway.app import Backends
+from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.pointer import ChannelWatch
+from acemath_gateway.prompts import RegistryEncoders
+from acemath_gateway.releases import ReleaseTracker
+from acemath_gateway.settings import GatewaySettings
+from acemath_gateway.shared import open_shared, running
+from acemath_gateway.solver import Solver
+from acemath_registry import Registry
+
+
+@asynccontextmanager
+async def open_backends(
+    settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
+) -> AsyncIterator[Backends]:
+    """Open everything that the gateway stands on; leaving closes it in the opposite order.
+
+    Nothing here has to answer for the gateway to start: what is away is reported by `/readyz` and found again later.
+    """
+    registry = Registry(settings.registry_root)
+    encoders = RegistryEncoders(registry)
+    status = StatusFileLeases(registry, instance=settings.instance)
+    async with AsyncExitStack() as stack:
+        shared = await stack.enter_async_context(open_shared(settings, door))
+        policy, reward = _upstreams(settings, metrics)
+        stack.push_async_callback(policy.close)
+        stack.push_async_callback(reward.close)
+        judge = await stack.enter_async_context(AnswerJudge())
+        stack.push_async_callback(status.withdraw)
+        tracker = ReleaseTracker(
+            channel=ChannelWatch(registry, settings.channel),
+            slots=HttpSlots(policy),
+            policy_urls=settings.policy_urls,
+            reward_urls=settings.reward_urls,
+            encoders=encoders,
+            stores=(shared.leases, status),
+            metrics=metrics,
+        )
+        await stack.enter_async_context(running("follow releases", tracker.run()))
+        solver = Solver(
+            policy=VllmPolicy(policy),
+            scorer=HttpScorer(reward),
+            judge=judge,
+            releases=tracker,
+            encoders=encoders,
+            metrics=metrics,
+        )
+        yield Backends(solver, shared.limit, shared.idempotency, tracker.current, tracker.readiness)
+
+
+def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:
+    key = settings.internal_key()
+    return Upstream("policy", key=key, metrics=metrics), Upstream("reward", key=key, metrics=metrics)

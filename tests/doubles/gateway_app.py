@@ -1,0 +1,133 @@
+"""The gateway's real application and solver on doubles of its ports, and a real socket to speak to it through."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from acemath_gateway.app import Backends, create_app
+from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.readiness import ReadyState
+from acemath_gateway.settings import GatewaySettings
+from acemath_gateway.shared import open_shared
+from acemath_gateway.solver import Solver
+from acemath_web.health import Readiness
+from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.stores import MemoryIdempotency, MemoryLimit
+
+PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
+
+SCRIPT = ("3 * 8 = 24. \\boxed{24}", "8 + 8 + 8 = 24, so \\boxed{24}.", "3 + 8 = 11. \\boxed{11}")
+
+
+def right_score(text: str) -> float:
+    """The right answer scores higher; distinct for texts of distinct length."""
+    return (10.0 if "24" in text else 0.0) - len(text) / 8
+
+
+@dataclass
+class GatewayOnDoubles:
+    """One gateway process' worth of application.
+
+    Attributes:
+        settings: fields of `GatewaySettings`.
+        redis_url: use the real shared stores on this Redis; None uses the ones in memory.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    redis_url: str | None = None
+    policy: ScriptedPolicy = field(default_factory=lambda: ScriptedPolicy(SCRIPT))
+    scorer: ScriptedScorer = field(default_factory=lambda: ScriptedScorer(right_score))
+    release: FixedRelease = field(default_factory=FixedRelease)
+    judge: TextJudge = field(default_factory=TextJudge)
+    limit: MemoryLimit = field(default_factory=MemoryLimit)
+    idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
+    serving: bool = True
+    state: ReadyState | None = None
+
+    def app(self) -> FastAPI:
+        url = {"redis_url": self.redis_url} if self.redis_url else {}
+        values = {"registry_root": Path("/nonexistent"), "instance": "test", **url, **self.settings}
+        return create_app(GatewaySettings(**values), self._open, self._during)
+
+    def _during(self, state: ReadyState) -> nullcontext[None]:
+        self.state = state
+        return nullcontext()
+
+    @asynccontextmanager
+    async def _open(
+        self, settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
+    ) -> AsyncIterator[Backends]:
+        solver = Solver(
+            policy=self.policy,
+            scorer=self.scorer,
+            judge=self.judge,
+            releases=self.release,
+            encoders=BytePrompts(max_length=200_000),
+            metrics=metrics,
+        )
+        if self.redis_url is None:
+            yield Backends(solver, self.limit, self.idempotency, self._serving, self._readiness)
+            return
+        async with open_shared(settings, door) as shared:
+            yield Backends(solver, shared.limit, shared.idempotency, self._serving, self._readiness)
+
+    def _serving(self):
+        return self.release.target if self.serving else None
+
+    def _readiness(self) -> Readiness:
+        return Readiness(self.serving, "" if self.serving else "no release")
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are the test runner's
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """Serve on a free port of loopback, in this event loop; gives the base URL."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on")
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            while not server.started:
+                await asyncio.wait({task}, timeout=0.01)
+                if task.done():
+                    task.result()
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+@asynccontextmanager
+async def gateway_client(gateway: GatewayOnDoubles, **client: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of a served gateway."""
+    async with (
+        served(gateway.app()) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, **client) as session,
+    ):
+        yield session
+
+
+async def eventually(condition, seconds: float = 3.0) -> None:
+    """Wait until `condition()` is true, at most `seconds`."""
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    assert condition()

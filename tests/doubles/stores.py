@@ -1,0 +1,73 @@
+"""What gateways share, in the memory of one process; `tests/contract` holds it to what Redis does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, Unavailable
+from acemath_gateway.ports import LimitOutcome, Stored
+
+
+@dataclass
+class MemoryLimit:
+    """`SequenceLimit` of one process.
+
+    Attributes:
+        places: how many sequences may be in flight.
+        held: how many are.
+        most_held: the most there ever were.
+    """
+
+    places: int = 64
+    held: int = 0
+    most_held: int = 0
+
+    @asynccontextmanager
+    async def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AsyncIterator[LimitOutcome]:
+        await asyncio.sleep(0)
+        if self.held + sequences > self.places:
+            raise Unavailable("the places are taken", retry_after=1.0)
+        self.held += sequences
+        self.most_held = max(self.most_held, self.held)
+        try:
+            yield LimitOutcome.LOCAL
+        finally:
+            self.held -= sequences
+
+
+@dataclass
+class MemoryIdempotency:
+    """`IdempotencyStore` of one process.
+
+    Attributes:
+        away: behaves as if the store could not be reached.
+        entries: key → fingerprint, and the answer once there is one.
+    """
+
+    away: bool = False
+    entries: dict[str, tuple[str, Stored | None]] = field(default_factory=dict)
+
+    async def begin(self, key: str, fingerprint: str, deadline: Deadline) -> Stored | None:
+        if self.away:
+            raise Unavailable("the store is away", code=ErrorCode.IDEMPOTENCY_UNAVAILABLE, retry_after=1.0)
+        while key in self.entries:
+            known, answer = self.entries[key]
+            if known != fingerprint:
+                raise Conflict("another body", code=ErrorCode.IDEMPOTENCY_CONFLICT, should_retry=False)
+            if answer is not None:
+                return answer
+            if deadline.expired():
+                raise DeadlineExceeded("still being worked on")
+            await asyncio.sleep(0.01)
+        self.entries[key] = (fingerprint, None)
+        return None
+
+    async def finish(self, key: str, fingerprint: str, answer: Stored) -> None:
+        self.entries[key] = (fingerprint, answer)
+
+    async def abandon(self, key: str, fingerprint: str) -> None:
+        self.entries.pop(key, None)

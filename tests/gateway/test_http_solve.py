@@ -1,0 +1,237 @@
+"""`POST /v1/solve` over a real socket: whole and streamed, refused, cancelled, repeated."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from acemath_core.errors import ErrorCode, Unavailable
+from acemath_gateway.routes import streams
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, gateway_client
+from doubles.ports import POLICY, REWARD, TARGET
+
+SOLVE = {"problem": PROBLEM, "n": 3, "seed": 0}
+
+
+@pytest.fixture
+def gateway() -> GatewayOnDoubles:
+    return GatewayOnDoubles()
+
+
+def parsed(text: str) -> list[tuple[str, dict]]:
+    events = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if fields:
+            events.append((fields.get("event", "message"), json.loads(fields["data"])))
+    return events
+
+
+async def test_a_solution_says_everything_the_contract_lists(gateway):
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"candidates": "full"}, headers={"x-request-id": "abc"})
+    body = reply.json()
+    assert reply.status_code == 200
+    assert reply.headers["x-acemath-release"] == body["release"] == TARGET.release
+    assert reply.headers["x-request-id"] == "abc"
+    assert body["object"] == "solution" and body["id"].startswith("sol_")
+    assert body["answer"] == "24" and body["models"] == {"policy": POLICY, "reward": REWARD}
+    assert (body["n_requested"], body["n_generated"], body["n_scored"]) == (3, 3, 3)
+    assert [c["index"] for c in body["candidates"]] == [0, 1, 2]
+    assert body["stop_reason"] == "complete" and body["degraded"] is False
+    usage = body["usage"]
+    assert usage["completion_tokens"] == sum(c["completion_tokens"] for c in body["candidates"])
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    chosen = next(c for c in body["candidates"] if c["text"] == body["solution"])
+    rejected = usage["completion_tokens_details"]["rejected_prediction_tokens"]
+    assert rejected == usage["completion_tokens"] - chosen["completion_tokens"]
+
+
+@pytest.mark.parametrize(("detail", "fields"), [("none", []), ("scores", [None, None, None])])
+async def test_candidates_are_shown_as_far_as_asked(gateway, detail, fields):
+    async with gateway_client(gateway) as http:
+        body = (await http.post("/v1/solve", json=SOLVE | {"candidates": detail})).json()
+    assert [c["text"] for c in body["candidates"]] == fields
+
+
+async def test_temperature_zero_makes_one_candidate(gateway):
+    async with gateway_client(gateway) as http:
+        body = (await http.post("/v1/solve", json=SOLVE | {"temperature": 0})).json()
+    assert (body["n_generated"], body["stop_reason"]) == (1, "greedy")
+
+
+async def test_a_stream_names_its_events_and_ends_in_the_solution(gateway):
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"stream": True})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.headers["cache-control"] == "no-cache" and reply.headers["x-accel-buffering"] == "no"
+    assert reply.headers["x-acemath-release"] == TARGET.release
+    events = parsed(reply.text)
+    names = [name for name, _ in events]
+    assert sorted(names[:-1]) == ["candidate.finished"] * 3 + ["candidate.scored"] * 3
+    assert names[-1] == "solution" and events[-1][1]["answer"] == "24"
+    assert "text" not in events[0][1] or events[0][1]["text"] is None
+
+
+async def test_a_quiet_stream_is_kept_alive(gateway, monkeypatch):
+    monkeypatch.setattr(streams, "STATUS_GRACE_SECONDS", 0.05)
+    gateway.policy.token_seconds = 0.1
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"stream": True})
+    assert reply.text.startswith(": keep-alive\n\n")
+    assert parsed(reply.text)[-1][0] == "solution"
+
+
+async def test_what_fails_before_the_first_event_has_its_own_status_in_a_stream_too(gateway):
+    gateway.policy.error = Unavailable("gone", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=2)
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"stream": True})
+    assert reply.status_code == 503 and reply.json()["error"]["code"] == "policy_unavailable"
+    assert reply.headers["retry-after"] == "2" and reply.headers["x-acemath-error-code"] == "policy_unavailable"
+
+
+async def test_what_fails_later_is_an_error_event(gateway):
+    gateway.scorer.error = Unavailable("gone", code=ErrorCode.REWARD_UNAVAILABLE)
+    gateway.policy.token_seconds = 0.01
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"stream": True})
+    name, body = parsed(reply.text)[-1]
+    assert reply.status_code == 200 and name == "error" and body["error"]["code"] == "reward_unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_cancels_everything_behind_it(gateway, stream):
+    gateway.policy.token_seconds = 0.05
+    gateway.scorer.seconds = 60
+    async with gateway_client(gateway) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/solve", json=SOLVE | {"stream": stream}, timeout=0.3)
+        await eventually(lambda: gateway.policy.running == 0 and gateway.scorer.running == 0)
+        await eventually(lambda: gateway.limit.held == 0 and gateway.release.held == 0)
+        metrics = (await http.get("/metrics")).text
+    assert "acemath_gateway_disconnects_total 1.0" in metrics
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_place_leaves_the_queue(gateway):
+    gateway.limit.places = 3
+    gateway.policy.token_seconds = 0.2
+    async with gateway_client(gateway) as http:
+        first = asyncio.create_task(http.post("/v1/solve", json=SOLVE))
+        await eventually(lambda: gateway.limit.held == 3)
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/solve", json=SOLVE, timeout=0.2)
+        assert (await first).status_code == 200
+        assert "acemath_gateway_queued_requests 0.0" in (await http.get("/metrics")).text
+    assert len(gateway.policy.calls) == 1
+
+
+async def test_a_full_gateway_says_so_and_when_to_come_back():
+    gateway = GatewayOnDoubles(settings={"max_queue_seconds": 0.5, "max_queued_requests": 1})
+    gateway.limit.places = 3
+    gateway.policy.token_seconds = 0.4
+    async with gateway_client(gateway) as http:
+        replies = await asyncio.gather(*(http.post("/v1/solve", json=SOLVE) for _ in range(4)))
+    by_status = sorted(reply.status_code for reply in replies)
+    assert by_status == [200, 503, 503, 503]
+    refused = next(reply for reply in replies if reply.status_code == 503)
+    assert refused.json()["error"]["code"] == "overloaded" and int(refused.headers["retry-after"]) >= 1
+    assert gateway.limit.most_held == 3
+
+
+async def test_a_waiting_request_gets_the_place_that_comes_free(gateway):
+    gateway.limit.places = 3
+    gateway.policy.token_seconds = 0.02
+    async with gateway_client(gateway) as http:
+        replies = await asyncio.gather(*(http.post("/v1/solve", json=SOLVE) for _ in range(4)))
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert gateway.limit.most_held == 3
+    assert max(reply.json()["timings"]["queue_seconds"] for reply in replies) > 0.05
+
+
+async def test_more_candidates_than_there_are_places_is_the_callers_mistake():
+    gateway = GatewayOnDoubles(settings={"max_sequences_in_flight": 8})
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"n": 9})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "n"
+
+
+async def test_the_same_key_gives_the_same_answer_once_made(gateway):
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        first = await http.post("/v1/solve", json=SOLVE)
+        # another spelling of the same body
+        again = await http.post(
+            "/v1/solve",
+            content=json.dumps({"seed": 0, "n": 3, "problem": PROBLEM, "stream": False}),
+            headers={"content-type": "application/json"},
+        )
+    assert first.content == again.content and len(gateway.policy.calls) == 1
+    assert "idempotent-replayed" not in first.headers and again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-acemath-release"] == TARGET.release
+
+
+async def test_a_second_request_with_the_key_waits_for_the_first(gateway):
+    gateway.policy.token_seconds = 0.03
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        replies = await asyncio.gather(*(http.post("/v1/solve", json=SOLVE) for _ in range(3)))
+    assert len({reply.content for reply in replies}) == 1 and len(gateway.policy.calls) == 1
+
+
+async def test_the_key_with_another_body_is_a_conflict(gateway):
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        await http.post("/v1/solve", json=SOLVE)
+        reply = await http.post("/v1/solve", json=SOLVE | {"n": 2})
+    assert reply.status_code == 409 and reply.json()["error"]["code"] == "idempotency_conflict"
+    assert reply.headers["x-should-retry"] == "false"
+
+
+async def test_a_failure_is_not_kept_under_the_key(gateway):
+    gateway.policy.error = Unavailable("gone", code=ErrorCode.POLICY_UNAVAILABLE)
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        assert (await http.post("/v1/solve", json=SOLVE)).status_code == 503
+        gateway.policy.error = None
+        assert (await http.post("/v1/solve", json=SOLVE)).status_code == 200
+
+
+async def test_a_client_that_leaves_frees_its_key(gateway):
+    gateway.policy.token_seconds = 0.1
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/solve", json=SOLVE, timeout=0.2)
+        await eventually(lambda: not gateway.idempotency.entries)
+
+
+async def test_two_callers_do_not_share_keys(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo\n")
+    keys.chmod(0o600)
+    gateway = GatewayOnDoubles(settings={"api_keys_file": keys})
+    async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
+        for key in ("one", "two"):
+            reply = await http.post("/v1/solve", json=SOLVE, headers={"authorization": f"Bearer {key}"})
+            assert "idempotent-replayed" not in reply.headers
+        assert (await http.post("/v1/solve", json=SOLVE)).status_code == 401
+        assert (await http.get("/")).status_code == 200
+    assert len(gateway.policy.calls) == 2
+
+
+@pytest.mark.parametrize(("key", "more"), [("k1", {"stream": True}), ("two words", {}), ("x" * 256, {}), ("", {})])
+async def test_keys_that_cannot_be_honoured_are_refused(gateway, key, more):
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | more, headers={"idempotency-key": key})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "Idempotency-Key"
+
+
+async def test_without_the_store_a_key_is_refused_and_a_plain_solve_works(gateway):
+    gateway.idempotency.away = True
+    async with gateway_client(gateway) as http:
+        refused = await http.post("/v1/solve", json=SOLVE, headers={"idempotency-key": "k1"})
+        plain = await http.post("/v1/solve", json=SOLVE)
+    assert refused.status_code == 503 and refused.json()["error"]["code"] == "idempotency_unavailable"
+    assert plain.status_code == 200
+
+
+async def test_the_deadline_is_bounded(gateway):
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE | {"deadline_seconds": 3000})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "deadline_seconds"
