@@ -39,7 +39,7 @@ class DecoderLayer:
         self._down = TiledLinear(tensors["mlp.down_proj.weight"], None, tile)
         self._attention_norm = RMSNorm(tensors["input_layernorm.weight"], config.norm_eps)
         self._mlp_norm = RMSNorm(tensors["post_attention_layernorm.weight"], config.norm_eps)
-        self._heads = (config.heads, config.kv_heads, config.kv_heads)
+        self._borders = (config.heads, config.heads + config.kv_heads)
         self._head_dim = config.head_dim
 
     def __call__(self, x: Tensor, batch: PackedBatch, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -49,10 +49,8 @@ class DecoderLayer:
         return x + self._down(torch.nn.functional.silu(gate) * up)
 
     def _attention(self, x: Tensor, batch: PackedBatch, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        widths = [heads * self._head_dim for heads in self._heads]
-        query, key, value = (
-            part.unflatten(-1, (-1, self._head_dim)) for part in torch.split_with_sizes(self._qkv(x), widths, dim=-1)
-        )
+        heads = self._qkv(x).view(x.shape[0], -1, self._head_dim)
+        query, key, value = heads.tensor_split(self._borders, dim=1)
         attended = attend(rotate(query, *rotary), rotate(key, *rotary), value, batch.segments)
         return self._out(attended)
 
