@@ -62,8 +62,9 @@ def report(
 ) -> None:
     """Grade a run and write report.md, report.json and curves.png into its directory."""
     with explained():
+        journals = find_draws(directory)
         with progress() as show, AnswerJudge(WorkerLimits(workers=workers)) as judge:
-            results = [measure_draws(path, n, judge, show) for path in find_draws(directory)]
+            results = [measure_draws(path, n, judge, show) for path in journals]
         show_report(results, write_report(results, directory, title=title), title, as_json)
 
 

@@ -10,12 +10,13 @@ from statistics import fmean
 from acemath_evaluation.curves import DRAWS
 from acemath_evaluation.intervals import LEVEL, RESAMPLES, Estimate
 from acemath_evaluation.metrics import CONTROLS, METRICS, label
-from acemath_evaluation.plot import save_plot
 from acemath_evaluation.results import SetResult
 
 
 def write_report(results: Sequence[SetResult], directory: Path, *, title: str) -> list[Path]:
     """Write `report.md`, `report.json` and `curves.png` into the directory; return their paths."""
+    from acemath_evaluation.plot import save_plot  # noqa: PLC0415 (matplotlib: a second that no other command owes)
+
     directory.mkdir(parents=True, exist_ok=True)
     markdown, document, plot = (directory / name for name in ("report.md", "report.json", "curves.png"))
     markdown.write_text(render(results, title), encoding="utf-8")

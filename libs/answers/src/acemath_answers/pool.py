@@ -124,7 +124,8 @@ class _Slot(threading.Thread):
         self._drop_worker()
         self.worker = _Worker(self._limits)
         with contextlib.suppress(OSError, EOFError):  # either means that it died while starting
-            if self.worker.wait_ready():
+            # Asked after the worker is in its place: `close` kills what it finds there, and this finds `close`.
+            if not self._closing.is_set() and self.worker.wait_ready():
                 self._failed_starts = 0
                 return self.worker
         if self._closing.is_set():

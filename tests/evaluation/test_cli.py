@@ -1,0 +1,197 @@
+"""The three commands against a scripted stack over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from acemath_evaluation.cli import app
+from acemath_evaluation.journal import read_journal
+from acemath_evaluation.sampling import seed_of
+from doubles.scripted_stack import Answer, refusal, scores, scripted_stack, solution
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    rows = [
+        {"id": f"p{i}", "problem": f"{i}+{i}?", "answer": str(2 * i), "meta": {"template": i // 4}} for i in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _solve(body: dict[str, Any], release: str = "r-1") -> Answer:
+    """Three candidates: wrong, right (as x.0, best score), wrong."""
+    i = int(body["problem"].split("+")[0])
+    texts = [f"\\boxed{{{2 * i + 1}}}", f"so it is \\boxed{{{2 * i}.0}}", "no idea"]
+    return solution(body, texts, [0.0, 2.0, -1.0], release)
+
+
+def _invoke(monkeypatch: pytest.MonkeyPatch, url: str, *arguments: object) -> Any:
+    monkeypatch.setenv("ACEMATH_EVALUATION__GATEWAY_URL", url)
+    monkeypatch.setenv("ACEMATH_EVALUATION__REWARD_URL", url)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_run_and_report(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with scripted_stack(lambda _, body: _solve(body)) as stack:
+        result = _invoke(monkeypatch, stack.url, "run", problems, "--out", out, "--n", 3, "--seed", 5, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["sets"][0]["done"] == 12
+    bodies = {body["problem"]: body for _, body in stack.requests}
+    assert bodies["3+3?"]["seed"] == seed_of("p3", 5) != seed_of("p4", 5)
+    assert bodies["3+3?"]["candidates"] == "full"
+
+    result = _invoke(monkeypatch, "http://unused", "report", out, "--json")
+    assert result.exit_code == 0, result.output
+    (measured,) = json.loads(result.stdout)["sets"]
+    assert (measured["problems"], measured["clusters"], measured["resampled"]) == (12, 3, "templates")
+    headline = measured["curve"][-1]
+    assert headline["metrics"]["rm@3"]["value"] == 1.0
+    assert headline["metrics"]["majority@3"]["value"] == 0.0
+    assert headline["metrics"]["pass@1"]["value"] == pytest.approx(1 / 3)
+    assert headline["gains"]["rm@3 - majority@3"]["low"] == 1.0
+    assert measured["provenance"]["release"] == "r-1"
+    report = (out / "report.md").read_text()
+    assert "rm@3" in report
+    assert "3 templates" in report
+    assert (out / "curves.png").read_bytes().startswith(PNG)
+    assert json.loads((out / "report.json").read_text())["sets"][0]["n"] == 3
+
+
+def test_a_second_run_asks_only_for_what_is_missing(
+    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with scripted_stack(lambda _, body: _solve(body)) as stack:
+        assert _invoke(monkeypatch, stack.url, "run", problems, "-o", out, "--n", 3, "--sample", 5).exit_code == 0
+        assert _invoke(monkeypatch, stack.url, "run", problems, "-o", out, "--n", 3).exit_code == 0
+        assert len(stack.requests) == 12
+        refused = _invoke(monkeypatch, stack.url, "run", problems, "-o", out, "--n", 4)
+    assert refused.exit_code == 1
+    assert "n is 3 there and 4 here" in refused.stderr.replace("\n", " ")
+
+
+def test_a_killed_run_loses_nothing(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    reached, killed = threading.Event(), threading.Event()
+
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        if len(stack.requests) == 6:
+            reached.set()
+            killed.wait(60)
+        return _solve(body)
+
+    with scripted_stack(script) as stack:
+        command = [sys.executable, "-c", "from acemath_evaluation.cli import app; app()", "run", str(problems)]
+        environment = {**os.environ, "ACEMATH_EVALUATION__GATEWAY_URL": stack.url}
+        arguments = ["--out", str(out), "--n", "3", "--concurrency", "1"]
+        with subprocess.Popen(command + arguments, env=environment, stderr=subprocess.DEVNULL) as victim:
+            assert reached.wait(60)
+            os.kill(victim.pid, signal.SIGKILL)
+        killed.set()
+        kept = read_journal(out / "sums.draws.jsonl")[1]
+        assert len(kept) == 5
+        assert _invoke(monkeypatch, stack.url, "run", problems, "--out", out, "--n", 3).exit_code == 0
+    records = read_journal(out / "sums.draws.jsonl")[1]
+    assert records[:5] == kept
+    assert {record["id"] for record in records} == {f"p{i}" for i in range(12)}
+    assert len(stack.requests) == 13
+
+
+def test_another_release_stops_the_run(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        return _solve(body, release="r-2" if len(stack.requests) > 3 else "r-1")
+
+    with scripted_stack(script) as stack:
+        arguments = ("run", problems, "--out", tmp_path, "--n", 3, "--concurrency", 1)
+        result = _invoke(monkeypatch, stack.url, *arguments)
+    assert result.exit_code == 1
+    assert "release r-2" in result.stderr
+    assert len(read_journal(tmp_path / "sums.draws.jsonl")[1]) == 3
+
+
+def test_full_services_are_asked_again_and_failures_are_named(
+    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = iter([refusal(503)])
+
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        if body["problem"] == "7+7?":
+            return refusal(400, "no such problem")
+        return next(busy, None) or _solve(body)
+
+    with scripted_stack(script) as stack:
+        result = _invoke(monkeypatch, stack.url, "run", problems, "--out", tmp_path, "--n", 3)
+    assert result.exit_code == 1
+    assert "failed: p7" in result.stderr
+    assert "no such problem" in result.stderr
+    assert len(read_journal(tmp_path / "sums.draws.jsonl")[1]) == 11
+
+
+def test_a_broken_gateway_stops_the_run(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted_stack(lambda *_: refusal(500, "broken")) as stack:
+        result = _invoke(monkeypatch, stack.url, "run", problems, "--out", tmp_path, "--n", 3)
+    assert result.exit_code == 1
+    assert "in a row failed" in result.stderr
+    assert len(stack.requests) < 12
+
+
+def test_report_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _invoke(monkeypatch, "http://unused", "report", tmp_path)
+    assert result.exit_code == 1
+    assert "holds no run" in result.stderr
+
+
+def test_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pool.jsonl"
+    texts = ["\\boxed{4}", "\\boxed{5}", "\\boxed{4.0}", "\\boxed{6}"]
+    candidates = [{"text": text, "correct": "4" in text} for text in texts]
+    rows = [{"id": f"p{i}", "problem": "2+2?", "answer": "4", "candidates": candidates} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        if any("6" in text for text in body["candidates"]):
+            return refusal(400, "candidate too long")
+        return scores([1.0 if "4" in text else 0.0 for text in body["candidates"]])
+
+    out = tmp_path / "out"
+    with scripted_stack(script) as stack:
+        result = _invoke(monkeypatch, stack.url, "pool", path, "--out", out, "--n", 4, "--json")
+        again = _invoke(monkeypatch, stack.url, "pool", path, "--out", out, "--n", 2, "--json")
+        asked = len(stack.requests)
+        missing = _invoke(monkeypatch, stack.url, "pool", path, "--out", out, "--n", 5)
+        assert len(stack.requests) == asked
+    assert result.exit_code == again.exit_code == 0, result.output
+    (measured,) = json.loads(result.stdout)["sets"]
+    headline = {name: estimate["value"] for name, estimate in measured["curve"][-1]["metrics"].items()}
+    assert headline["rm@4"] == headline["majority@4"] == headline["pass@4"] == 1.0
+    assert headline["pass@1"] == 0.5
+    assert measured["unscored"] == 6
+    assert measured["pairwise_accuracy"] == 1.0
+    assert measured["provenance"] == {"reward": "r@s1-0"}
+    assert json.loads(again.stdout)["sets"][0]["curve"][-1]["metrics"]["pass@2"]["value"] == pytest.approx(
+        5 / 6, abs=0.08
+    )
+    assert missing.exit_code == 1
+    assert "take a smaller n" in missing.stderr
+
+
+def test_an_unknown_setting_stops_the_start(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACEMATH_EVALUATION__GATEWAY", "x")
+    result = _invoke(monkeypatch, "http://unused", "run", problems, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "ACEMATH_EVALUATION__GATEWAY" in result.stderr
