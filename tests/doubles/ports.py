@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import ErrorCode, InvalidRequest, ServiceError, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import FinishReason, Slot, SlotState
 from acemath_gateway.ports import (
@@ -60,6 +60,10 @@ class ScriptedPolicy:
             raise self.error
         if not release.policy_endpoints:
             raise Unavailable("no policy server", code=ErrorCode.POLICY_UNAVAILABLE)
+        if release.context_length is not None and len(prompt_ids) >= release.context_length:
+            raise InvalidRequest("the prompt is too long", code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+        if deadline.expired():
+            raise DeadlineExceeded("the deadline has passed")
         self.running += sampling.n
         ended = False
         try:

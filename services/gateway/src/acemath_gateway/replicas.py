@@ -25,7 +25,7 @@ class SlotsPort(Protocol):
     """Asks replicas about themselves."""
 
     async def slots(self, url: str) -> tuple[Slot, ...]:
-        """What the agent or service at `url` serves, within a second or two.
+        """What the agent or service at `url` serves, within a few seconds.
 
         Raises:
             Unavailable: it gives no answer, or none that can be understood.

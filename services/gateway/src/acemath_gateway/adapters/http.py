@@ -26,7 +26,7 @@ Role = Literal["policy", "reward"]
 
 
 _log = logging.getLogger(__name__)
-_CONNECT_SECONDS = 2.0
+_CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
 _WRITE_SECONDS = 10.0
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails

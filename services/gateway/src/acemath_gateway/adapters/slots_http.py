@@ -9,7 +9,7 @@ from acemath_core.errors import InvalidRequest, Unavailable
 from acemath_core.wire import Slot
 from acemath_gateway.adapters.http import CallFailed, Upstream
 
-_SECONDS = 2.0
+_SECONDS = 5.0  # a busy machine is not a dead one; a dead one refuses at once
 _SLOTS = TypeAdapter(tuple[Slot, ...])
 
 
@@ -23,7 +23,7 @@ class _Models(BaseModel):
 
 
 class HttpSlots:
-    """Asks replicas about themselves, two seconds each at most.
+    """Asks replicas about themselves, five seconds each at most.
 
     Args:
         upstream: connections; the same internal key is good for agents, reward services and vLLM servers.
