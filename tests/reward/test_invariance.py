@@ -74,4 +74,3 @@ def test_two_threads_give_the_bits_of_one(llama: Path) -> None:
         assert engine.score([PromptGroup(PROMPTS[3], OWN)])[0] == [truth[3, c] for c in range(len(OWN))]
     finally:
         torch.set_num_threads(1)
-
