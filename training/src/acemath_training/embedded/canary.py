@@ -45,7 +45,7 @@ def reward(checkpoint: Path) -> dict[str, JsonValue]:
     """Token ids of scored conversations with their score, read at the last token.
 
     Returns:
-        `{"cases": [{"problem", "solution", "token_ids": [n], "score": float}], "dtype": "bfloat16"}`.
+        `{"cases": [{"token_ids": [n], "score": float}], "dtype": "bfloat16"}`.
     """
     encoder = PromptEncoder.from_directory(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(str(checkpoint), dtype=torch.bfloat16).eval()
@@ -54,5 +54,5 @@ def reward(checkpoint: Path) -> dict[str, JsonValue]:
         ids = encoder.encode_conversation(reward_messages(case["problem"], case["solution"]))
         hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1].float()
         score = (hidden * model.score.weight[0].float()).sum().item()
-        found.append({**case, "token_ids": list(ids), "score": round(score, 5)})
+        found.append({"token_ids": list(ids), "score": round(score, 5)})
     return {"cases": found, "dtype": "bfloat16"}
