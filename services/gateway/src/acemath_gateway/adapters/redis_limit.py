@@ -129,7 +129,8 @@ class RedisSequenceLimit:
 
     def _give_back(self, member: str) -> None:
         self._released[member] = time.monotonic()
-        self._wake.set()
+        if self._link.up:
+            self._wake.set()
 
     def _forget(self, members: list[str]) -> None:
         for member in members:

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class RedisLink:
         self._lost = asyncio.Event()
         self._hooks: list[Callable[[], Awaitable[None]]] = []
         self._scripts: dict[str, _Script] = {}
+        self._calls: set[asyncio.Future[object]] = set()
 
     @property
     def up(self) -> bool:
@@ -87,8 +89,7 @@ class RedisLink:
         if not self._up and not recovering:
             raise StoreAway("the breaker is open")
         try:
-            async with asyncio.timeout(2 * self._timeout):  # waiting for a connection and for the answer
-                return await self._script(script)(keys=keys, args=args)
+            return await self._bounded(self._script(script)(keys=keys, args=args))
         except (RedisError, OSError, TimeoutError) as error:
             self._lose(error)
             raise StoreAway(f"{type(error).__name__}") from error
@@ -96,8 +97,7 @@ class RedisLink:
     async def connect(self) -> bool:
         """Ask once whether Redis is there; True closes the breaker."""
         try:
-            async with asyncio.timeout(2 * self._timeout):
-                await self._client.ping()
+            await self._bounded(self._client.ping())
             for hook in self._hooks:
                 await hook()
         except (RedisError, OSError, TimeoutError, StoreAway) as error:
@@ -121,8 +121,34 @@ class RedisLink:
     async def close(self) -> None:
         """Close every connection."""
         self._up = False
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=2 * self._timeout)
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
+
+    async def _bounded(self, call: Awaitable[object]) -> object:
+        """The call's result, in a task of its own.
+
+        On Python 3.11 redis-py may swallow a cancellation (it sends through `asyncio.wait_for`, which does so when the
+        inner call is just done); our caller's cancellation must never depend on that.
+        """
+        task = asyncio.ensure_future(call)
+        self._calls.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=2 * self._timeout)  # for a connection, and for the answer
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            task.cancel()
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Future[object]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told by `result`
 
     def _script(self, source: str) -> _Script:
         if source not in self._scripts:
@@ -144,5 +170,7 @@ def _pool(url: str, timeout_seconds: float) -> BlockingConnectionPool:
         timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),  # the breaker decides when to try again, not the caller's request
+        # Once more at once, for a pooled connection that a restarted server no longer knows: an absent one refuses at
+        # once too. Every script may run twice. All further trying is the watcher's, not the caller's.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )

@@ -1,4 +1,7 @@
-"""The Lua scripts of `redis_store`: each is one atomic step and one round trip. Redis 6.2 commands only."""
+"""The Lua scripts behind the shared stores: each is one atomic step and one round trip. Redis 6.2 commands only.
+
+Each may run twice with the same arguments and the same result: a connection can break before its answer is here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ TAKE = (
     _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREM', KEYS[1], ARGV[1])
 for i = 5, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
 local held = 0
 for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
@@ -35,8 +39,8 @@ return 1
 # KEYS: answer.  ARGV: owner, fingerprint, claim's lifetime ms.
 # → {claimed} | {pending} | {conflict} | {done, status, body}
 BEGIN = """
-local kept = redis.call('HMGET', KEYS[1], 'fingerprint', 'status', 'body')
-if not kept[1] then
+local kept = redis.call('HMGET', KEYS[1], 'fingerprint', 'status', 'body', 'owner')
+if not kept[1] or kept[4] == ARGV[1] then
   redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'owner', ARGV[1])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   return {'claimed'}

