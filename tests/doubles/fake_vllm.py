@@ -79,13 +79,19 @@ class Tokens:
             return cls(
                 lambda t: list(t.encode()), lambda i: bytes(b for b in i if b < 256).decode(errors="replace"), 256
             )
-        config = json.loads((model / "config.json").read_text()) if (model / "config.json").exists() else {}
-        eos = config.get("eos_token_id", 2)
+        eos = _config(model).get("eos_token_id", 2)
         return cls(
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
             lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
             eos[0] if isinstance(eos, list) else eos,
         )
+
+
+def _config(model: Path) -> Body:
+    """The checkpoint's config.json, empty where there is none."""
+    path = model / "config.json"
+    loaded: Body = json.loads(path.read_text()) if path.exists() else {}
+    return loaded
 
 
 @dataclass
@@ -387,7 +393,7 @@ def main() -> int:
         parser.add_argument(flag)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--shutdown-timeout", type=int, default=0)
     options, _ = parser.parse_known_args()
     if options.engine is not None:
@@ -399,7 +405,7 @@ def main() -> int:
     server = FakeServer(
         name=options.served_model_name or options.model,
         fingerprint=options.fingerprint_value,
-        max_model_len=options.max_model_len,
+        max_model_len=options.max_model_len or _config(Path(options.model)).get("max_position_embeddings", 2048),
         tokens=Tokens.of(Path(options.model)),
         key=os.environ.get("VLLM_API_KEY"),
         root=options.model,

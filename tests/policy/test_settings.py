@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acemath_core.settings import SettingsError
+from acemath_policy.settings import PolicySettings, inherited_environment, is_loopback
+
+
+@pytest.fixture
+def prefix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    for name in [name for name in os.environ if name.startswith("ACEMATH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ACEMATH_POLICY__REGISTRY_ROOT", str(tmp_path))
+    monkeypatch.setenv("ACEMATH_POLICY__CACHE_DIR", str(tmp_path))
+    return monkeypatch
+
+
+def test_two_paths_are_all_that_is_needed(prefix: pytest.MonkeyPatch) -> None:
+    settings = PolicySettings.from_env()
+    assert (settings.port, settings.first_vllm_port, settings.last_vllm_port) == (8100, 8110, 8119)
+    assert settings.vllm_command[1:] == ("-m", "vllm.entrypoints.launchers.api_server.entry")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("MAX_MODEL_LENGTH", "5", "did you mean ACEMATH_POLICY__MAX_MODEL_LEN"),
+        ("DTYPE", "int4", "DTYPE"),
+        ("PORT", "8112", "port must lie outside"),
+        ("LAST_VLLM_PORT", "8110", "two servers run during a swap"),
+        ("EXTRA_ARGS", '["--trust-remote-code"]', "extra_args may not hold --trust-remote-code"),
+        ("EXTRA_ARGS", '["--api-key=x"]', "extra_args may not hold --api-key"),
+        ("BIND", "0.0.0.0", "set internal_key_file"),
+        ("HOST", "example.org", "set internal_key_file"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(prefix: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    prefix.setenv(f"ACEMATH_POLICY__{name}", value)
+    with pytest.raises(SettingsError, match=sentence):
+        PolicySettings.from_env()
+
+
+def test_lists_are_json(prefix: pytest.MonkeyPatch) -> None:
+    prefix.setenv("ACEMATH_POLICY__EXTRA_ARGS", '["--block-size", "32"]')
+    assert PolicySettings.from_env().extra_args == ("--block-size", "32")
+
+
+@pytest.mark.parametrize(
+    ("host", "verdict"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False), ("a.b", False)],
+)
+def test_loopback(host: str, verdict: bool) -> None:
+    assert is_loopback(host) is verdict
+
+
+def test_vllm_inherits_paths_but_no_switch_and_no_setting_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_API_KEY", "ACEMATH_GATEWAY__X"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    inherited = inherited_environment()
+    assert inherited["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "PATH" in inherited
+    assert not [name for name in inherited if name.startswith(("ACEMATH_", "VLLM_SERVER", "VLLM_ALLOW", "VLLM_API"))]
+
+
+def test_a_wrong_setting_ends_the_start_with_status_2_and_one_line() -> None:
+    environment = {"PATH": os.environ["PATH"], "ACEMATH_POLICY__PROT": "1"}
+    command = [sys.executable, "-m", "acemath_policy"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean ACEMATH_POLICY__PORT" in done.stderr
