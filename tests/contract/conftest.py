@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-START_SECONDS = 280
+START_SECONDS = 400
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
         [sys.executable, str(Path(__file__).with_name("make_release.py")), str(folder / "registry")],
         check=True,
         stdout=subprocess.PIPE,
-        timeout=180,
+        timeout=400,
     )
-    names = json.loads(made.stdout)
+    names = json.loads(made.stdout.splitlines()[-1])  # libraries may have logged before it
     ports = [_free_port() for _ in range(4)]
     policy_url, reward_url = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[3]}"
     common = {"REGISTRY_ROOT": str(folder / "registry"), "CACHE_DIR": str(folder / "cache")}

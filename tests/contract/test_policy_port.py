@@ -32,7 +32,7 @@ from doubles.ports import TARGET, ScriptedPolicy
 from doubles.servers import served
 
 PROMPT = [3, 70, 71, 72]
-REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
+REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

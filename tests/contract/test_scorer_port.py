@@ -23,7 +23,7 @@ from doubles.servers import served
 
 CONTEXT: list[ChatMessage] = [{"role": "user", "content": "Tom has 3 apples and buys 4 more. How many?"}]
 TOO_LONG = "apples " * 2000
-REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
+REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,167 @@
+"""The solver on the real adapters and real sockets; only what is behind the sockets is a double."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import ErrorCode, Unavailable
+from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway.adapters.http import Upstream
+from acemath_gateway.adapters.policy_vllm import VllmPolicy
+from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.jobs import Outcome, SolveJob
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.solver import Solver
+from doubles.fake_reward import FakeReward
+from doubles.fake_vllm import FakeServer, Tokens
+from doubles.ports import TARGET, BytePrompts, FixedRelease, TextJudge
+from doubles.servers import served, settled, until, unused_url
+
+
+@dataclass
+class Stack:
+    """A solver, a vLLM server's double and a reward service's double."""
+
+    solver: Solver
+    vllm: FakeServer
+    reward: FakeReward
+    releases: FixedRelease
+    control: Path
+
+    def faults(self, **faults: Any) -> None:
+        self.control.write_text(json.dumps(faults))
+
+    async def solve(self, **changes: Any) -> Outcome:
+        async with aclosing(self.solver.run(a_job(**changes))) as run:
+            events = [event async for event in run]
+        assert isinstance(events[-1], Outcome)
+        return events[-1]
+
+
+def a_job(*, seconds: float = 30.0, **changes: Any) -> SolveJob:
+    job = SolveJob(
+        id="job-1",
+        turns=({"role": "user", "content": "What is 3 * 8 - 5?"},),
+        n=6,
+        temperature=0.7,
+        top_p=0.95,
+        max_tokens=512,
+        seed=0,
+        stop=(),
+        selection=Selection.BEST_OF_N,
+        on_scorer_failure="error",
+        deadline=Deadline.after(seconds),
+    )
+    return replace(job, **changes)
+
+
+@asynccontextmanager
+async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[Stack]:
+    control = tmp_path / "control.json"
+    vllm = FakeServer(TARGET.policy, TARGET.policy, 2048, Tokens.of(Path("/nonexistent")), control=control)
+    reward = FakeReward(TARGET.reward)
+    metrics = GatewayMetrics.on(CollectorRegistry())
+    policy_upstream = Upstream("policy", key=None, metrics=metrics)
+    reward_upstream = Upstream("reward", key=None, metrics=metrics)
+    async with served(vllm.app()) as vllm_url, served(reward.app) as reward_url:
+        endpoints = {"policy_endpoints": (vllm_url,), "reward_endpoints": (reward_url if reward_up else unused_url(),)}
+        releases = FixedRelease(replace(TARGET, **endpoints))
+        solver = Solver(
+            policy=VllmPolicy(policy_upstream),
+            scorer=HttpScorer(reward_upstream),
+            judge=TextJudge(),
+            releases=releases,
+            encoders=BytePrompts(),
+            metrics=metrics,
+        )
+        yield Stack(solver, vllm, reward, releases, control)
+        await policy_upstream.close()
+        await reward_upstream.close()
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with stack_of(tmp_path) as made:
+        yield made
+    await settled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_solve(stack: Stack) -> None:
+    outcome = await stack.solve()
+    assert (outcome.n_generated, outcome.n_scored, outcome.degraded_reason) == (6, 6, None)
+    assert outcome.best.score == max(c.score for c in outcome.candidates if c.score is not None)
+    assert {c.answer for c in outcome.candidates} == {"19", "6"}
+    assert all(request.model == TARGET.reward for request in stack.reward.requests)
+    assert (await stack.solve(selection=Selection.MAJORITY)).best.answer == "19"
+
+
+async def test_a_stream_reset_in_the_middle_keeps_what_was_scored(stack: Stack) -> None:
+    stack.faults(script=["\\boxed{1}", "x" * 60 + "\\boxed{2}"], break_after=30)
+    outcome = await stack.solve()
+    assert [c.index for c in outcome.candidates] == [0, 2, 4]
+    assert (outcome.stop_reason, outcome.degraded_reason) == (
+        StopReason.POLICY_FAILED,
+        DegradedReason.FEWER_CANDIDATES,
+    )
+
+
+async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path) -> None:
+    async with stack_of(tmp_path, reward_up=False) as stack:
+        stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.05)
+        with pytest.raises(Unavailable) as caught:
+            await stack.solve()
+        assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
+        await until(lambda: stack.vllm.running == 0)
+        assert stack.vllm.finished["abort"] == 3
+        stack.faults(script=["\\boxed{1}", "\\boxed{1}", "\\boxed{2}"])
+        outcome = await stack.solve(on_scorer_failure="majority")
+        assert (outcome.best.answer, outcome.degraded_reason) == ("1", DegradedReason.SCORER_FAILED)
+
+
+async def test_a_slow_scorer_meets_the_deadline(stack: Stack) -> None:
+    stack.reward.gate = asyncio.Event()
+    deadline = Deadline.after(3.0)
+    outcome = await stack.solve(deadline=deadline, on_scorer_failure="majority")
+    assert outcome.stop_reason is StopReason.DEADLINE
+    await until(lambda: stack.reward.cancelled == 6)
+
+
+@pytest.mark.parametrize("stage", ["generating", "scoring"])
+async def test_a_closed_run_leaves_nothing_at_either_service(stack: Stack, stage: str) -> None:
+    if stage == "generating":
+        stack.faults(script=["x" * 500], token_seconds=0.01)
+        reached = lambda: stack.vllm.generated > 6  # noqa: E731
+    else:
+        stack.reward.gate = asyncio.Event()
+        reached = lambda: len(stack.reward.requests) == 6  # noqa: E731
+
+    async def read() -> None:
+        async with aclosing(stack.solver.run(a_job())) as run:
+            async for _ in run:
+                pass
+
+    reading = asyncio.create_task(read())
+    await until(reached)
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert stack.releases.held == 0
+    await until(lambda: stack.vllm.running == 0)
+    if stage == "scoring":
+        await until(lambda: stack.reward.cancelled == 6)
+    assert (await stack.solve(n=1, max_tokens=1)).n_generated == 1 if stage == "generating" else True
+
+
+async def test_thirty_requests_at_once_share_the_connections(stack: Stack) -> None:
+    outcomes = await asyncio.gather(*(stack.solve(n=4, seconds=60) for _ in range(30)))
+    assert all(outcome.n_scored == 4 for outcome in outcomes)
