@@ -21,6 +21,7 @@ from acemath_gateway.prompts import RegistryEncoders
 from acemath_gateway.releases import ReleaseTracker
 from acemath_registry import NotFound, Registry, Release, ReleaseMember
 from doubles.ports import MemoryLeases, ScriptedSlots
+from doubles.servers import until
 
 A = Pointer("r-aaaaaaaaaaaa", 1, "p@s1-aaaaaaaaaaaa", "r@s1-aaaaaaaaaaaa", "0" * 64)
 B = Pointer("r-bbbbbbbbbbbb", 2, "p@s2-bbbbbbbbbbbb", "r@s2-bbbbbbbbbbbb", "1" * 64)
@@ -291,13 +292,11 @@ async def test_an_unreadable_channel_changes_nothing() -> None:
 async def test_run_publishes_on_change_as_heartbeat_and_at_the_end() -> None:
     world = World(poll_seconds=0.01, heartbeat_seconds=0.05)
     running = asyncio.create_task(world.tracker.run())
-    await asyncio.sleep(0.05)
+    await until(lambda: world.release() is not None)
     async with world.tracker.lease():
-        await asyncio.sleep(0.5)
-        assert world.leases.records[-1] == (1, {A.release: 1})
-        held = len(world.leases.records)
-        await asyncio.sleep(0.6)
-        assert len(world.leases.records) > held
+        await until(lambda: world.leases.records[-1:] == [(1, {A.release: 1})])
+        told = len(world.leases.records)
+        await until(lambda: len(world.leases.records) > told)  # nothing changed: the heartbeat
     running.cancel()
     await asyncio.wait({running})
     assert world.leases.records[-1] == (1, {A.release: 0})
@@ -308,9 +307,9 @@ async def test_a_bug_in_a_poll_does_not_end_the_tracker() -> None:
     world.channel.error = cast(ServiceError, ZeroDivisionError())
     running = asyncio.create_task(world.tracker.run())
     await asyncio.sleep(0.05)
+    assert world.release() is None
     world.channel.error = None
-    await asyncio.sleep(0.05)
-    assert world.release() == A.release
+    await until(lambda: world.release() == A.release)
     running.cancel()
     await asyncio.wait({running})
 

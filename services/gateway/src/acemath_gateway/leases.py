@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import LeaseStore, ReleaseTarget
 
-_COALESCE_SECONDS = 0.2
+_COALESCE_SECONDS = 1.0
 _REMEMBERED = 8
 
 
