@@ -11,6 +11,16 @@ from pathlib import Path
 
 from acemath_local.settings import LocalSettings
 
+EMBEDDED = {
+    "ACEMATH_POLICY__ENFORCE_EAGER": "true",  # compiling takes 90 s and a C++ compiler, and this model gains little
+    "ACEMATH_POLICY__MAX_MODEL_LEN": "2048",
+    "ACEMATH_POLICY__CPU_KVCACHE_SPACE": "1",  # GiB: about 45,000 tokens of a 135M Llama
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",  # at INFO it lists its forty routes; what it does shows in the progress line
+}
+"""What a 135M-parameter model on a few cores needs; each can be set otherwise in the environment of `make run`."""
+
 _SOCKET_LIMIT = 100  # bytes of a Unix socket's path, with room for supervisor's own suffix (the kernel's limit is 108)
 
 
@@ -64,18 +74,24 @@ def _defaults(settings: LocalSettings) -> dict[str, str]:
         for service in ("GATEWAY", "POLICY", "REWARD")
         for name, value in shared.items()
     }
-    return values | {
-        "ACEMATH_GATEWAY__PORT": str(ports.gateway),
-        "ACEMATH_GATEWAY__POLICY_URLS": f'["http://127.0.0.1:{ports.policy}"]',
-        "ACEMATH_GATEWAY__REWARD_URLS": f'["http://127.0.0.1:{ports.reward}"]',
-        "ACEMATH_GATEWAY__REDIS_URL": f"redis://127.0.0.1:{ports.redis}/0",
-        "ACEMATH_POLICY__PORT": str(ports.policy),
-        "ACEMATH_POLICY__FIRST_VLLM_PORT": str(ports.vllm_first),
-        "ACEMATH_POLICY__LAST_VLLM_PORT": str(ports.vllm_first + 9),
-        "ACEMATH_POLICY__CACHE_DIR": str(state / "cache" / "policy"),
-        "ACEMATH_REWARD__PORT": str(ports.reward),
-        "ACEMATH_REWARD__CACHE_DIR": str(state / "cache" / "reward"),
-    }
+    threads = str(min(8, os.cpu_count() or 1))
+    return (
+        values
+        | EMBEDDED
+        | {
+            "ACEMATH_POLICY__OMP_NUM_THREADS": threads,
+            "ACEMATH_GATEWAY__PORT": str(ports.gateway),
+            "ACEMATH_GATEWAY__POLICY_URLS": f'["http://127.0.0.1:{ports.policy}"]',
+            "ACEMATH_GATEWAY__REWARD_URLS": f'["http://127.0.0.1:{ports.reward}"]',
+            "ACEMATH_GATEWAY__REDIS_URL": f"redis://127.0.0.1:{ports.redis}/0",
+            "ACEMATH_POLICY__PORT": str(ports.policy),
+            "ACEMATH_POLICY__FIRST_VLLM_PORT": str(ports.vllm_first),
+            "ACEMATH_POLICY__LAST_VLLM_PORT": str(ports.vllm_first + 9),
+            "ACEMATH_POLICY__CACHE_DIR": str(state / "cache" / "policy"),
+            "ACEMATH_REWARD__PORT": str(ports.reward),
+            "ACEMATH_REWARD__CACHE_DIR": str(state / "cache" / "reward"),
+        }
+    )
 
 
 def _supervisor_names(settings: LocalSettings) -> dict[str, str]:

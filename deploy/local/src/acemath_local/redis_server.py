@@ -33,7 +33,7 @@ def command(settings: LocalSettings) -> list[str]:
         server_binary(settings.redis_server),
         "--bind", "127.0.0.1", "--port", str(settings.ports.redis), "--dir", str(settings.state_dir / "redis"),
         "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-        "--maxmemory", "256mb", "--maxmemory-policy", "noeviction",
+        "--loglevel", "warning", "--maxmemory", "256mb", "--maxmemory-policy", "noeviction",
     ]  # fmt: skip
 
 

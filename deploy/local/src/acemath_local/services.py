@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def local_services(settings: LocalSettings) -> list[Service]:
         Service("gateway", "gateway", lambda: http_ready(ports.gateway), ("redis", "policy", "reward")),
     ]
     if settings.prometheus == "auto" and shutil.which("prometheus"):
-        services.append(Service("prometheus", "Prometheus", lambda: http_ready(ports.prometheus, "/-/ready")))
+        services.append(
+            Service("prometheus", "Prometheus", lambda: http_ready(ports.prometheus, "/-/ready"), ("policy",))
+        )
     return services
 
 
@@ -50,12 +53,20 @@ def http_ready(port: int, path: str = "/readyz") -> str:
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        text = answer.read(200).decode(errors="replace").strip()
-        return "" if answer.status == 200 else f"{answer.status} {text}"
+        text = answer.read(4096).decode(errors="replace").strip()
+        return "" if answer.status == 200 else _reason(answer.status, text)
     except (OSError, http.client.HTTPException) as error:
         return f"no answer yet ({type(error).__name__})"
     finally:
         connection.close()
+
+
+def _reason(status: int, text: str) -> str:
+    """The `reason` of a readiness document, else the status and how its body begins."""
+    try:
+        return str(json.loads(text)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return f"{status} {text[:80]}"
 
 
 def redis_answers(port: int) -> str:

@@ -106,7 +106,7 @@ class Stack:
                 ready.add(service.name)
                 self._console.line(f"  ✓ {service.name} ready: {taken:.1f} s")
                 continue
-            step.note = f"{service.doing}: {reason}"[:70]
+            step.note = f"{service.doing}: {reason}"[:76]
             self._refuse(service, states[service.name], taken, ends[service.name])
 
     def _refuse(self, service: Service, state: ProcessState, taken: float, ends: set[int]) -> None:
