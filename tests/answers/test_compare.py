@@ -52,9 +52,10 @@ ANSWERS = st.one_of(
         ("15 (balls)", "15"),
         (r"\text{Monday}", "monday"),
         ("(A)", "a"),
+        (r"11\sqrt2", r"11\sqrt{2}"),
         ("½", "0.5"),
         ("\u22123", "-3"),
-        (r"\left( 1, 2 \right)", "( 1, 2 )"),
+        (r"\left( 1, \frac{\pi}{2} \right)", r"(1,\frac{\pi}{2})"),
     ],
 )
 def test_the_same_answer(a: str, b: str) -> None:
@@ -75,12 +76,12 @@ def test_the_same_answer(a: str, b: str) -> None:
         ("cat", "act"),
         ("yes", "no"),
         ("A", "B"),
+        ("x", "y"),
     ],
 )
 def test_different_answers(a: str, b: str) -> None:
     assert compare_cheaply(a, b) is compare_cheaply(b, a)
-    assert compare_cheaply(a, b) in (Verdict.DIFFERENT, None)
-    assert compare_cheaply(a, b) is not None or {a, b} == {"A", "B"}
+    assert compare_cheaply(a, b) is Verdict.DIFFERENT
 
 
 @pytest.mark.parametrize(

@@ -91,23 +91,23 @@ def test_hostile_answers_get_a_verdict_in_time(hasty_judge: AnswerJudge, hostile
 
 def test_a_hostile_call_slows_no_neighbour(judge: AnswerJudge) -> None:
     hostile = [f"{n}^{{9^{{9^9}}}}" for n in range(3, 9)]
-    attacker = threading.Thread(target=judge.classes, args=([*hostile, "x"],), kwargs={"deadline_s": 20})
+    attacker = threading.Thread(target=judge.classes, args=([*hostile, "x"],), kwargs={"deadline_s": 12})
     attacker.start()
     try:
         start = time.monotonic()
         for n in range(200):
             assert judge.equivalent(str(n), f"{n}.0").is_equal
-        assert time.monotonic() - start < 1.0  # the cheap path waits for no worker
+        assert time.monotonic() - start < 2.0  # the cheap path waits for no worker
         for _ in range(3):
-            assert judge.equivalent("x+y", "y+x") is Verdict.EQUAL
-        assert time.monotonic() - start < 3.0  # a worker is left: sooner than one time-out
+            assert judge.equivalent("x+y", "y+x", deadline_s=20) is Verdict.EQUAL
+        assert time.monotonic() - start < 20  # sooner than one time-out: a worker was left
     finally:
         attacker.join(PATIENCE_S)
     assert not attacker.is_alive()
 
 
 def test_a_worker_killed_from_outside_is_replaced() -> None:
-    with AnswerJudge(WorkerLimits(workers=1)) as judge:
+    with AnswerJudge(WorkerLimits(workers=1, timeout_s=20)) as judge:
         assert judge.equivalent("x+1", "1+x", deadline_s=PATIENCE_S).is_equal
         (before,) = judge.process_ids()
         os.kill(before, signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_full_queue_refuses_at_once() -> None:
 
 
 def test_workers_are_renewed_and_none_is_left_after_close() -> None:
-    with WorkerPool(WorkerLimits(workers=1, comparisons_per_worker=2)) as pool:
+    with WorkerPool(WorkerLimits(workers=1, comparisons_per_worker=2, timeout_s=20)) as pool:
         seen = set()
         for _ in range(5):
             assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal

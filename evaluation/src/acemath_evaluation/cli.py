@@ -10,6 +10,7 @@ import typer
 from acemath_answers import AnswerJudge, WorkerLimits
 from acemath_evaluation.benchmark import find_draws, measure_draws, measure_pools, sample_file
 from acemath_evaluation.console import explained, finish_run, progress, show_report
+from acemath_evaluation.grading import COMPARISON_SECONDS
 from acemath_evaluation.http_calls import Service
 from acemath_evaluation.report import write_report
 from acemath_evaluation.sampling import SamplingOptions
@@ -63,7 +64,7 @@ def report(
     """Grade a run and write report.md, report.json and curves.png into its directory."""
     with explained():
         journals = find_draws(directory)
-        with progress() as show, AnswerJudge(WorkerLimits(workers=workers)) as judge:
+        with progress() as show, AnswerJudge(_limits(workers)) as judge:
             results = [measure_draws(path, n, judge, show) for path in journals]
         show_report(results, write_report(results, directory, title=title), title, as_json)
 
@@ -84,8 +85,12 @@ def pool(
     with explained():
         settings = EvaluationSettings.from_env()
         service = Service(settings.reward_url, settings.internal_key())
-        with progress() as show, AnswerJudge(WorkerLimits(workers=workers)) as judge:
+        with progress() as show, AnswerJudge(_limits(workers)) as judge:
             results = [
                 measure_pools(path, out, service, reward, sample_size, concurrency, n, judge, show) for path in files
             ]
         show_report(results, write_report(results, out, title=title), title, as_json)
+
+
+def _limits(workers: int) -> WorkerLimits:
+    return WorkerLimits(workers=workers, timeout_s=COMPARISON_SECONDS)

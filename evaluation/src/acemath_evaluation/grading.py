@@ -10,6 +10,10 @@ from acemath_answers import AnswerJudge, Verdict, extract_answer, extract_choice
 from acemath_evaluation.metrics import GradedCandidate, GradedProblem
 from acemath_evaluation.rows import Pool
 
+COMPARISON_SECONDS = 10.0
+"""For one comparison: no one waits for an answer here, and a busy machine must not turn into wrong candidates."""
+
+_DEADLINE_S = 120.0
 _LETTERS = frozenset("ABCDE")
 
 
@@ -25,11 +29,11 @@ def grade_draws(record: dict[str, Any], judge: AnswerJudge) -> Graded:
     """Grade one record of a sampling journal. One comparison with the reference for each class of equal answers."""
     candidates = record["candidates"]
     answers = extract([candidate["text"] or "" for candidate in candidates], record["answer"])
-    classes = judge.classes(answers)
+    classes = judge.classes(answers, deadline_s=_DEADLINE_S)
     verdicts: dict[int, Verdict] = {}
     for answer, number in zip(answers, classes, strict=True):
         if number is not None and answer is not None and number not in verdicts:
-            verdicts[number] = judge.equivalent(answer, record["answer"])
+            verdicts[number] = judge.equivalent(answer, record["answer"], deadline_s=_DEADLINE_S)
     graded = tuple(
         GradedCandidate(
             correct=number is not None and verdicts[number].is_equal,
@@ -45,7 +49,9 @@ def grade_draws(record: dict[str, Any], judge: AnswerJudge) -> Graded:
 
 def grade_pool(pool: Pool, scores: Sequence[float | None], judge: AnswerJudge) -> Graded:
     """Join a pool's own labels with scores; only the classes of equal answers are worked out here."""
-    classes = judge.classes(extract([candidate.text for candidate in pool.candidates], pool.answer))
+    classes = judge.classes(
+        extract([candidate.text for candidate in pool.candidates], pool.answer), deadline_s=_DEADLINE_S
+    )
     graded = tuple(
         GradedCandidate(candidate.correct, score, number, len(candidate.text))
         for candidate, score, number in zip(pool.candidates, scores, classes, strict=True)

@@ -2,7 +2,7 @@
 
 Rules, after `grader.math_equal` of the Qwen2.5-Math evaluation toolkit, made safe for voting:
 
-* equal spellings are equal; words and the letters A to E are compared ignoring case;
+* equal spellings are equal; words and the letters A to E are compared ignoring case; two letters are two unknowns;
 * numbers are compared exactly as fractions. The toolkit's relative tolerance of 1e-4 holds only where a side is
   written with a decimal point or an exponent: 10000 and 10001 are different answers, 3.1416 and 3.14159 are not;
 * the toolkit's percentage rule (p, p/100 and 100p are the same) holds only where exactly one side carries a percent
@@ -21,6 +21,7 @@ from acemath_answers.numbers import PlainNumber, looks_like_a_huge_number, parse
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]{2,}|no", re.IGNORECASE)
+_LETTER = re.compile(r"[A-Za-z]")
 
 
 class Verdict(enum.StrEnum):
@@ -92,6 +93,8 @@ def compare_readings(a: Reading, b: Reading) -> Verdict | None:
         return Verdict.TOO_LONG
     if a.number is not None and b.number is not None:
         return _verdict(_same_number(a, b))
+    if _LETTER.fullmatch(a.text) and _LETTER.fullmatch(b.text):
+        return Verdict.DIFFERENT
     if a.is_words and b.is_words:
         return _verdict(a.text.casefold() == b.text.casefold())
     if (a.is_words and b.number is not None) or (b.is_words and a.number is not None):

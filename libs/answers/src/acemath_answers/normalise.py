@@ -26,6 +26,7 @@ _SAME_CHARACTERS = str.maketrans(
 _SPACING = re.compile(r"\\[!,;:]|\\ |~|\\q?quad(?![a-zA-Z])")
 _NO_MEANING = re.compile(r"\\(?:left|right|displaystyle|textstyle|limits)(?![a-zA-Z])|\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _FRACTION_FORMS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_BARE_ROOT = re.compile(r"\\sqrt ?([0-9a-zA-Z])")
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|operatorname)\s*\{([^{}]*)\}")
 _TRAILING_UNIT = re.compile(r"\s([a-zA-Z/.() -]+)(?:\^\{?[23]\}?)?$")
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper ?cent(?:age)?)$", re.IGNORECASE)
@@ -37,6 +38,7 @@ _BARE_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
 _FINAL_PUNCTUATION = (".", ",", ";", ":")
 _SPACING_COMMANDS = ("\\,", "\\;", "\\:")
 _SPACES = re.compile(r" {2,}")
+_BLANK_WITHOUT_MEANING = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"))
 _DIGIT = re.compile(r"[0-9]")
 _MAX_CHARS_WITH_UNIT = 200
@@ -117,6 +119,7 @@ def normalise(answer: str) -> NormalisedAnswer:
 
 def _without_markup(text: str) -> str:
     text = _FRACTION_FORMS.sub(r"\\frac", _NO_MEANING.sub("", text)).replace("{,}", ",")
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
     text = _TEXT_COMMAND.sub(r" \1 ", _SPACING.sub("", text))
     return _SPACES.sub(" ", text).strip()
 
@@ -141,4 +144,5 @@ def _canonical(text: str) -> str:
     word = parse_number_word(text)
     if word is not None:
         return str(word)
+    text = _BLANK_WITHOUT_MEANING.sub("", text)
     return text if parse_number(text) is not None else _BARE_PI.sub(r"\\pi", text)
