@@ -56,6 +56,8 @@ def convert(gguf: Path, target: Path) -> Path:
     import torch  # noqa: PLC0415 - seconds to import; a second publish never needs it
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
 
+    # Beside other work a second thread mostly waits for a core, and the work is a few seconds of copying.
+    torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -62,7 +64,16 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Ask for a checkpoint and the end once the time is used up."""
-        if self._begin is not None and time.monotonic() - self._begin > self._seconds:
+        if _said_by_rank_0(self._begin is not None and time.monotonic() - self._begin > self._seconds):
             control.should_save = True
             control.should_training_stop = True
         return control
+
+
+def _said_by_rank_0(over: bool) -> bool:
+    """Rank 0's verdict on every rank: two clocks that differ by a step leave one rank waiting for the other for ever."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return over
+    verdict = torch.tensor([int(over)])
+    dist.broadcast(verdict, src=0)
+    return bool(verdict.item())

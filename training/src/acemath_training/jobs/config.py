@@ -118,7 +118,22 @@ class RewardConfig(Section):
     deepspeed: DeepSpeed = DeepSpeed()
 
 
-JobConfig = TypeVar("JobConfig", SftConfig, RewardConfig)
+class CandidatesConfig(Section):
+    """Sampling of candidates by the policy of an SFT stage."""
+
+    job: Literal["candidates"]
+    policy: str
+    file: Path
+    problems: Positive
+    n: Positive = 8
+    temperature: Rate = 0.9
+    max_tokens: Positive = 200
+    max_minutes: Rate = 60.0
+    seed: int = 0
+    data: SftData
+
+
+JobConfig = TypeVar("JobConfig", SftConfig, RewardConfig, CandidatesConfig)
 
 
 def load(path: Path, kind: type[JobConfig]) -> JobConfig:

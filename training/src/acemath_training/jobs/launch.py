@@ -41,7 +41,7 @@ def environment(inherited: "os._Environ[str]", threads: int) -> dict[str, str]:
     two fifths of the time; one thread per rank never waits for a descheduled sibling inside a kernel.
     """
     own = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    own |= {"MALLOC_MMAP_THRESHOLD_": "2147483648", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+    own |= {"MALLOC_MMAP_THRESHOLD_": "536870912", "MALLOC_TRIM_THRESHOLD_": "2147483648", "MALLOC_ARENA_MAX": "1"}
     if "CUDA_VISIBLE_DEVICES" not in inherited:
         own["DS_ACCELERATOR"] = "cpu"
     # torchrun starts `ninja` and the compiler for DeepSpeed's communication op from the same environment.

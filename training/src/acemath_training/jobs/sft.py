@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from acemath_training.data.mixture import Mixture
 from acemath_training.data.rows import Encoder, Row, SftBatches, collate_sft
@@ -89,8 +89,8 @@ def topology(config: Any) -> Topology:
     )
 
 
-def build_model(config: SftConfig, base: Path) -> ResponseLoss:
-    """The base (bf16), its adapters, and the parent's values in them.
+def build_model(config: SftConfig, base: Path, output: Path) -> ResponseLoss:
+    """The base (bf16), its adapters, and the values of the parent (a path from `output`) in them.
 
     Raises:
         ConfigError: a parent is given without LoRA.
@@ -104,7 +104,7 @@ def build_model(config: SftConfig, base: Path) -> ResponseLoss:
     torch.manual_seed(config.training.seed)
     model = lora.inject(model, config.model.lora)
     if config.model.parent is not None:
-        values, _ = lora.read(config.model.parent)
+        values, _ = lora.read(output / config.model.parent)
         lora.restore(model, values, strict=True)
     return ResponseLoss(model)
 
@@ -123,12 +123,13 @@ def run(config: SftConfig, base: Path, output: Path, encoder: Encoder, end_of_tu
     if config.training.max_minutes is not None:
         callbacks.append(TimeLimit(config.training.max_minutes))
     trainer = BatchTrainer(
-        model=build_model(config, base),
+        model=build_model(config, base, output),
         args=args,
         train_dataset=batches,
         data_collator=_collator(end_of_turn),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
     resumed = find_resumable(output, guard)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.is_world_process_zero():

@@ -1,0 +1,125 @@
+"""Lists of responses to one problem as the reward model sees them, and the model that scores a list at once."""
+
+import random
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from acemath_training.data import pools
+from acemath_training.data.pools import Pool
+from acemath_training.data.rows import Encoder, common_prefix, reward_row
+from acemath_training.errors import DataError
+from acemath_training.jobs.config import RewardData
+from acemath_training.losses import LOSSES
+
+
+class ResponseLists(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Item i is one problem's drawn responses, a pure function of (seed, i): epochs follow one another.
+
+    The dictionary is what `ListScorer` takes, already collated.
+    """
+
+    def __init__(self, problems: Sequence[Pool], encoder: Encoder, data: RewardData, *, items: int, pad: int) -> None:
+        """Take the mixed pools of the training part; `items` is how many lists the run may ask for.
+
+        Raises:
+            DataError: when there are no problems.
+        """
+        if not problems:
+            raise DataError("no problem has right and wrong candidates; the reward model cannot be trained")
+        self._problems, self._encoder, self._data = list(problems), encoder, data
+        self._items, self._pad = items, pad
+
+    def __len__(self) -> int:
+        """The number of lists."""
+        return self._items
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The list at `index`."""
+        epoch, place = divmod(index, len(self._problems))
+        order = list(range(len(self._problems)))
+        random.Random(f"{self._data.seed}:{epoch}").shuffle(order)
+        pool = self._problems[order[place]]
+        rng = random.Random(f"{self._data.seed}:{epoch}:{order[place]}")
+        chosen = pools.draw(
+            pool,
+            rng,
+            responses=self._data.responses_per_problem,
+            sampling=self._data.sampling,
+            top_k=self._data.top_k,
+        )
+        rows = [reward_row(self._encoder, pool.problem, candidate.text) for candidate in chosen]
+        longest = max(len(row) for row in rows)
+        if longest > self._data.max_length:
+            raise DataError(f"a response list has {longest} tokens in one row, more than {self._data.max_length}")
+        return collate_list(rows, [int(candidate.correct) for candidate in chosen], self._pad)
+
+
+def collate_list(rows: Sequence[Sequence[int]], labels: Sequence[int], pad: int) -> dict[str, Tensor]:
+    """Responses of one problem, right-padded, with their shared beginning taken out.
+
+    Returns:
+        `prefix` [P], `input_ids` [B, L], `attention_mask` [B, P + L], `last` [B] the column of each row's
+        last token, `labels` [B].
+    """
+    shared = min(common_prefix(rows), min(len(row) for row in rows) - 1)
+    width = max(len(row) for row in rows) - shared
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), shared + width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row) - shared] = torch.tensor(row[shared:], dtype=torch.long)
+        mask[index, : len(row)] = 1
+    return {
+        "prefix": torch.tensor(rows[0][:shared], dtype=torch.long),
+        "input_ids": ids,
+        "attention_mask": mask,
+        "last": torch.tensor([len(row) - shared - 1 for row in rows]),
+        "labels": torch.tensor(labels),
+    }
+
+
+class ListScorer(nn.Module):
+    """A sequence classifier with one label whose forward scores all responses of one problem.
+
+    The problem is run once and its keys and values serve every response; the score is read at each row's
+    last token, in float32.
+    """
+
+    def __init__(self, model: nn.Module, loss: str) -> None:
+        """Wrap a `…ForSequenceClassification` model; `loss` is a name of `losses.LOSSES`."""
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self._loss = LOSSES[loss]
+
+    def forward(
+        self, prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, last: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Scores [B] (float32) and the loss of one list made by `collate_list`."""
+        values = self.scores(prefix, input_ids, attention_mask, last)
+        return {"loss": self._loss(values, labels, [len(labels)]), "scores": values.detach()}
+
+    def scores(self, prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, last: Tensor) -> Tensor:
+        """Scores [B] in float32."""
+        whole = cast(Any, self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
+        rows, length = input_ids.shape
+        cache = None
+        if len(prefix):
+            shared = DynamicCache()
+            whole.model(input_ids=prefix[None], past_key_values=shared, use_cache=True)
+            cache = DynamicCache(
+                [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in shared.layers]
+            )
+        positions = torch.arange(len(prefix), len(prefix) + length, device=input_ids.device)
+        hidden = whole.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions.expand(rows, length),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        final = hidden[torch.arange(rows, device=hidden.device), last].float()
+        return (final * whole.score.weight[0].float()).sum(-1)
