@@ -6,6 +6,7 @@ that the step still runs.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -88,4 +89,5 @@ class Console:
 
     def _draw(self) -> None:
         if self._live and self._step is not None:
-            self._stream.write(f"  … {self._step.describe()}"[:118])
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be drawn over
+            self._stream.write(f"  … {self._step.describe()}"[:width])

@@ -36,7 +36,7 @@ def local_services(settings: LocalSettings) -> list[Service]:
     ports = settings.ports
     services = [
         Service("redis", "Redis protocol server", lambda: redis_answers(ports.redis)),
-        Service("policy", "policy: vLLM loads the checkpoint", lambda: http_ready(ports.policy)),
+        Service("policy", "policy (vLLM)", lambda: http_ready(ports.policy)),
         Service("reward", "reward model", lambda: http_ready(ports.reward)),
         Service("gateway", "gateway", lambda: http_ready(ports.gateway), ("redis", "policy", "reward")),
     ]
