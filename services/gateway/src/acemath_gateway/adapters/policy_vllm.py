@@ -94,7 +94,6 @@ class VllmPolicy:
     def _body(self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling) -> dict[str, Any]:
         return {
             "model": release.policy,
-            "cache_salt": release.policy,
             "prompt": list(prompt_ids),
             "n": sampling.n,
             "seed": sampling.seed,
