@@ -141,7 +141,8 @@ async def test_what_is_sent(rig: Rig) -> None:
         with pytest.raises(Unavailable):
             await rig.ask(url, n=2, seed=7, stop=("END",))
     body = json.loads(seen[0])
-    assert body["model"] == body["cache_salt"] == TARGET.policy
+    assert body["model"] == TARGET.policy
+    assert "cache_salt" not in body  # vLLM refuses a salt with the @ that every version has
     assert (body["prompt"], body["n"], body["seed"], body["stop"]) == (PROMPT, 2, 7, ["END"])
     assert body["stream"] and body["return_token_ids"] and body["stream_options"] == {"include_usage": True}
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0.0, 1.0)
