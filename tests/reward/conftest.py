@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from reward.tiny import write_checkpoint
 
-from acemath_registry import ModelRef, PublishMetadata, Registry
+from acemath_registry import Registry
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +18,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_disk() -> Iterator[None]:
+    """Leave fsync out: nothing here is about power cuts, and it is most of the time on a busy disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -31,35 +39,5 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "registry")
-
-
-@pytest.fixture
-def promote(registry: Registry, tmp_path: Path) -> Callable[..., ModelRef]:
-    """Publish a reward checkpoint beside a policy that nobody loads, and put the channel on the pair."""
-    made = 0
-
-    def promote_checkpoint(directory: Path, *, canary: dict[str, object] | None = None, step: int = 0) -> ModelRef:
-        nonlocal made
-        made += 1
-        metadata = PublishMetadata(step=step, licence="Apache-2.0", canary=canary)
-        reward = registry.publish(directory, name="rew", kind="reward", metadata=metadata)
-        policy = registry.publish(
-            _policy(directory, tmp_path / f"policy-{made}"), name="pol", kind="policy", metadata=metadata
-        )
-        release = registry.create_release(policy, reward)
-        registry.promote("default", release.id, expected_generation=None, by="test")
-        return reward
-
-    return promote_checkpoint
-
-
-def _policy(reward: Path, directory: Path) -> Path:
-    directory.mkdir()
-    for file in reward.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
-    config = directory / "config.json"
-    config.write_text(config.read_text().replace("ForSequenceClassification", "ForCausalLM"))
-    return directory

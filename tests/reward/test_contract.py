@@ -6,7 +6,7 @@ The real one has a tiny checkpoint, the real engine and a real registry; both ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from reward.publishing import promote, publish_reward
 from reward.serving import ready, serve, wait_for
+from starlette.types import ASGIApp
 
 from acemath_core.wire import ScoreItem, ScoreResponse, Slot, SlotState
 from acemath_registry import Registry
@@ -30,25 +32,23 @@ PROBLEM = "Tom has 3 apples and buys 4 more. How many?"
 CANDIDATES = ["3 + 4 = 7. \\boxed{7}", "3 * 4 = 12. \\boxed{12}", "\\boxed{7}"]
 
 
-@pytest.fixture(params=["double", "real"])
-def client(
-    request: pytest.FixtureRequest, tmp_path: Path, registry: Registry, promote: Callable[..., Any]
-) -> Iterator[httpx.Client]:
+@pytest.fixture(params=["double", "real"], scope="module")
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    app = FakeReward(max_tokens=MAX_TOKENS, key=KEY).app
+    if request.param == "real":
+        app = real_app(request.getfixturevalue("llama"), tmp_path_factory.mktemp("real"))
     headers = {"authorization": f"Bearer {KEY}"}
-    if request.param == "double":
-        with (
-            serve(FakeReward(max_tokens=MAX_TOKENS, key=KEY).app) as url,
-            httpx.Client(base_url=url, headers=headers, timeout=60) as double,
-        ):
-            yield double
-        return
-    promote(request.getfixturevalue("llama"))
-    settings = RewardSettings(registry_root=registry.root, cache_dir=tmp_path / "cache", poll_seconds=0.05)
-    loader = partial(load_engine, placement=place("cpu", "auto", threads=1))
-    with serve(create_app(settings, loader, SecretStr(KEY))) as url:
+    with serve(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as asking:
         wait_for(lambda: ready(url))
-        with httpx.Client(base_url=url, headers=headers, timeout=60) as real:
-            yield real
+        yield asking
+
+
+def real_app(checkpoint: Path, directory: Path) -> ASGIApp:
+    registry = Registry(directory / "registry")
+    promote(registry, publish_reward(registry, checkpoint), directory)
+    settings = RewardSettings(registry_root=registry.root, cache_dir=directory / "cache", poll_seconds=0.05)
+    loader = partial(load_engine, placement=place("cpu", "auto", threads=1))
+    return create_app(settings, loader, SecretStr(KEY))
 
 
 def score(client: httpx.Client, **body: Any) -> ScoreResponse:

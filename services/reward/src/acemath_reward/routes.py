@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -37,14 +37,10 @@ def reward_router(service: ScoreService, slots: Callable[[], list[Slot]], defaul
     """
     router = APIRouter(tags=["reward"])
 
-    def deadline_of(request: Request) -> Deadline:
-        header = request.headers.get(DEADLINE_HEADER)
-        return Deadline.from_header(header, default_seconds=default_deadline_seconds)
-
     @router.post("/v1/score", response_model=ScoreResponse, summary="Score candidates of one problem")
-    async def score(
-        body: ScoreRequest, request: Request, deadline: Annotated[Deadline, Depends(deadline_of)]
-    ) -> Response:
+    async def score(body: ScoreRequest, request: Request) -> Response:
+        header = request.headers.get(DEADLINE_HEADER)
+        deadline = Deadline.from_header(header, default_seconds=default_deadline_seconds)
         if body.stream:
             return await _streamed(service, body, deadline)
         answer = await _unless_gone(request, _collect(service, body, deadline))

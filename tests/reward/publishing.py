@@ -1,0 +1,35 @@
+"""Put a reward checkpoint on a channel, beside a policy that nobody loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from acemath_registry import ModelRef, PublishMetadata, Registry
+
+
+def publish_reward(
+    registry: Registry, directory: Path, *, canary: dict[str, Any] | None = None, step: int = 0
+) -> ModelRef:
+    metadata = PublishMetadata(step=step, licence="Apache-2.0", canary=canary)
+    return registry.publish(directory, name="rew", kind="reward", metadata=metadata)
+
+
+def promote(registry: Registry, reward: ModelRef, scratch: Path) -> str:
+    """Point the channel `default` at a release with this reward version; gives the release's id."""
+    release = registry.create_release(_policy(registry, registry.path(reward), scratch), reward)
+    registry.promote("default", release.id, expected_generation=None, by="test")
+    return release.id
+
+
+def _policy(registry: Registry, reward: Path, scratch: Path) -> ModelRef:
+    directory = scratch / f"policy-of-{reward.name}"
+    if not directory.exists():
+        ignored = shutil.ignore_patterns("manifest.json")
+        shutil.copytree(reward, directory, ignore=ignored)
+        config = directory / "config.json"
+        config.chmod(0o644)
+        config.write_text(config.read_text().replace("ForSequenceClassification", "ForCausalLM"))
+    metadata = PublishMetadata(step=0, licence="Apache-2.0")
+    return registry.publish(directory, name="pol", kind="policy", metadata=metadata)
