@@ -161,6 +161,8 @@ async def test_without_the_server_each_gateway_goes_by_its_own_limit(valkey):
                 async with a.limit.hold("3", 1, Deadline.after(LONG)):
                     pass
         assert await free_places(b.limit) == 4
+        async with b.limit.hold("larger than the local limit", 6, Deadline.after(LONG)):
+            assert await free_places(b.limit) == 0
 
 
 async def test_what_was_granted_meanwhile_is_counted_when_the_server_is_back(valkey):

@@ -1,4 +1,4 @@
-"""The real stack (`python -m acemath_local.run`: supervisor, Redis, vLLM, reward, gateway) on free ports, once a session.
+"""The real stack (`acemath_local.run`: supervisor, Redis, vLLM, reward, gateway) on free ports, once a session.
 
 `ACEMATH_STACK_STATE` names the state folder of a stack that runs already, e.g. `.local` after `make run`: it is used as
 it is, which spares the minutes of a start, and its processes are killed by the tests that do that.

@@ -47,7 +47,10 @@ class GatewaySettings(HttpServiceSettings):
         64, ge=1, le=16384, description="candidates being made at once, over all gateways"
     )
     local_max_sequences: int = Field(
-        64, ge=1, le=16384, description="candidates being made at once by this gateway while Redis is away"
+        64,
+        ge=1,
+        le=16384,
+        description="the same of this gateway alone while Redis is away; a larger request runs alone",
     )
     max_queued_requests: int = Field(
         64, ge=0, le=4096, description="requests that may wait for a place in this gateway"

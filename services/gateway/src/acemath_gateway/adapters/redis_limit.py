@@ -40,7 +40,7 @@ class RedisSequenceLimit:
     Args:
         link: the connection.
         shared_max: sequences over all gateways.
-        local_max: sequences of this gateway while Redis is away.
+        local_max: sequences of this gateway while Redis is away; a single request that is larger runs alone.
     """
 
     def __init__(self, link: RedisLink, *, shared_max: int, local_max: int) -> None:
@@ -89,7 +89,8 @@ class RedisSequenceLimit:
             self._give_back(member)  # the script may have run although nobody waits for its answer
             raise
         except StoreAway:
-            granted = self._held_here() + hold.sequences <= self._local_max
+            held = self._held_here()
+            granted = not held or held + hold.sequences <= self._local_max  # one that is larger runs alone
             outcome, limit = LimitOutcome.LOCAL, self._local_max
         if not granted:
             self._give_back(member)
