@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from acemath_reward.ports import PromptGroup, TokenIds
 
-POISON = 13
+POISON = -13  # never drawn, never a real id
 
 
 def score_of(prompt: TokenIds, own: TokenIds) -> float:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from reward.publishing import promote, publish_reward
-from reward.serving import ready, serve, wait_for
+from reward.serving import serve, wait_until_ready
 from starlette.types import ASGIApp
 
 from acemath_core.wire import ScoreItem, ScoreResponse, Slot, SlotState
@@ -39,7 +39,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         app = real_app(request.getfixturevalue("llama"), tmp_path_factory.mktemp("real"))
     headers = {"authorization": f"Bearer {KEY}"}
     with serve(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as asking:
-        wait_for(lambda: ready(url))
+        wait_until_ready(url)
         yield asking
 
 
