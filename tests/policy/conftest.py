@@ -46,6 +46,7 @@ def settings(tmp_path: Path, port_range: tuple[int, int]) -> PolicySettings:
         first_vllm_port=first,
         last_vllm_port=last,
         vllm_command=(sys.executable, str(FAKE_VLLM)),
+        max_model_len=2048,
         shutdown_timeout_seconds=2,
         start_timeout_seconds=20,
         poll_seconds=0.05,

@@ -142,14 +142,14 @@ async def test_of_quick_promotions_only_the_last_is_brought_up(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda d: (d / "model.safetensors").write_bytes(b"x" * 200), "[size_mismatch]"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"x" * 200), "[header_malformed]"),
         (lambda d: (d / "tokenizer.json").unlink(), "[file_missing]"),
         (
             lambda d: (d / "config.json").write_text((d / "config.json").read_text().replace("64", "65")),
             "[checksum_mism",
         ),
     ],
-    ids=["truncated", "file missing", "byte changed"],
+    ids=["garbage", "file missing", "byte changed"],
 )
 async def test_a_bad_checkpoint_changes_a_status_line_only_and_a_good_one_follows(
     agents: Agents, releases: Releases, eventually: Eventually, spoil: Callable[[Path], object], reason: str

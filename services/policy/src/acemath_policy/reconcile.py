@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from acemath_core.errors import ServiceError
 from acemath_core.wire import Slot, SlotState
 from acemath_policy.canary import CanaryMismatch
+from acemath_policy.copies import prune
 from acemath_policy.desired import Desired, DesiredReader
 from acemath_policy.leases import Leases
 from acemath_policy.metrics import PolicyMetrics
@@ -101,7 +102,8 @@ class Reconciler:
     async def round(self) -> None:
         """One look at everything, and the next step."""
         desired = await self._reader.read()
-        self._forget_ended(desired)
+        if self._forget_ended(desired):
+            await self._prune_copies()
         if desired is not None:
             self._note_wanted(desired)
             self._supersede(desired)
@@ -130,13 +132,21 @@ class Reconciler:
     def _find(self, desired: Desired) -> VersionSlot | None:
         return next((slot for slot in self._slots if slot.member == desired.member), None)
 
-    def _forget_ended(self, desired: Desired | None) -> None:
+    def _forget_ended(self, desired: Desired | None) -> bool:
         """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
+        before = len(self._ended), len(self._slots)
         for slot in [slot for slot in self._slots if slot.state in ENDED and not slot.busy]:
             current = desired is not None and slot.member == desired.member and slot.generation == desired.generation
             if slot.state is SlotState.RETIRED or not current:
                 self._slots.remove(slot)
                 self._ended.append(slot)
+        return (len(self._ended), len(self._slots)) != before
+
+    async def _prune_copies(self) -> None:
+        if any(slot.state is SlotState.VERIFYING for slot in self._slots):
+            return
+        in_use = {slot.model for slot in self._slots if slot.model is not None}
+        await asyncio.to_thread(prune, self._settings.cache_dir / "models", in_use, self._settings.spare_copies)
 
     def _note_wanted(self, desired: Desired) -> None:
         slot = self._find(desired)

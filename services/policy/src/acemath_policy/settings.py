@@ -48,6 +48,8 @@ class PolicySettings(HttpServiceSettings):
     port: int = Field(8100, description="port of the agent itself", ge=1, le=65535)
     cache_dir: Path = Field(description="private copies of checkpoints, and vLLM's own caches")
 
+    spare_copies: int = Field(2, ge=0, description="private copies kept beside those in use, for a quick way back")
+
     bind: str = Field("127.0.0.1", description="address on which vLLM servers listen")
     advertise_host: str = Field("127.0.0.1", description="host name or address that others are told for them")
     first_vllm_port: int = Field(8110, ge=1, le=65535)
