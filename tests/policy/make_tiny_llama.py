@@ -31,8 +31,8 @@ def main(directory: Path, seed: int) -> None:
     fast.chat_template = TEMPLATE
     fast.save_pretrained(directory)
     torch.manual_seed(seed)
-    # As wide as SmolLM2-135M: narrower ones (192) killed vLLM 0.32's worker by an illegal instruction in its attention on
-    # a CPU with AMX; presumably no linear layer then takes oneDNN's path that asks the kernel for the tile registers.
+    # As wide as SmolLM2-135M: narrower ones (192) killed vLLM 0.32's worker by an illegal instruction in its attention
+    # on a CPU with AMX; presumably no linear layer then takes the path that asks the kernel for the tile registers.
     config = LlamaConfig(
         vocab_size=len(vocab),
         hidden_size=576,

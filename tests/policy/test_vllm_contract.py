@@ -187,6 +187,12 @@ def test_refusals(server: Server, body: dict[str, Any], status: int, param: str 
     assert (error["param"], error["code"]) == (param, status)
 
 
+@pytest.mark.parametrize("path", ["/invocations", "/tokenize", "/v1/chat/completions", "/docs", "/pause", "/load"])
+def test_nothing_else_is_served(server: Server, path: str) -> None:
+    body = {"model": NAME, "prompt": "1", "messages": [{"role": "user", "content": "1"}]}
+    assert httpx.post(f"{server.url}{path}", json=body, timeout=30).status_code == 404
+
+
 def test_the_request_id_is_the_callers(server: Server) -> None:
     body = {"model": NAME, "prompt": PROMPT, "max_tokens": 1}
     answer = server.http.post("/v1/completions", json=body, headers={"x-request-id": "r-1"}).json()

@@ -12,7 +12,14 @@ from pydantic import Field, model_validator
 
 from acemath_core.settings import HttpServiceSettings, settings_config
 
-_NOT_PASSED_ON = ("ACEMATH_", "VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_", "VLLM_API_KEY", "VLLM_PLUGINS")
+_NOT_PASSED_ON = (
+    "ACEMATH_",
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_ALLOW_",
+    "VLLM_API_KEY",
+    "VLLM_PLUGINS",
+    "VLLM_DEBUG_",  # one of them logs every answer
+)
 """Variables that vLLM must not inherit: our settings, and switches that open what must stay shut."""
 
 _OWNED_FLAGS = frozenset(
@@ -25,6 +32,7 @@ _OWNED_FLAGS = frozenset(
         "--port",
         "--uds",
         "--api-key",
+        "--middleware",
         "--shutdown-timeout",
         "--generation-config",
         "--trust-remote-code",

@@ -6,6 +6,7 @@ Flags and variables are those of vLLM 0.32 (`vllm/entrypoints/launchers/cli_args
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from acemath_policy.settings import PolicySettings
 
 GENERATED = "vllm:generation_tokens_total"
 RUNNING = "vllm:num_requests_running"
+GUARD = "acemath_vllm_guard.OnlyWhatIsUsed"
+"""Import path of the middleware that vLLM loads from `VLLM_SIDE`."""
+
+VLLM_SIDE = Path(__file__).with_name("vllm_side")
 WAITING = "vllm:num_requests_waiting"
 _SAMPLE = re.compile(rf"^({GENERATED}|{RUNNING}|{WAITING})(?:\{{[^}}]*\}})? ([0-9.eE+-]+)$", re.MULTILINE)
 _CONNECTIONS = httpx.Limits(max_connections=8)
@@ -65,6 +70,7 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         *(part for flag, value in optional.items() if value is not None for part in (flag, str(value))),
         *(["--enforce-eager"] if settings.enforce_eager else []),
+        *("--middleware", GUARD),
         # Nothing of a request's text in the log; no pages that nobody asked for.
         *("--disable-uvicorn-access-log", "--no-enable-log-requests", "--max-log-len", "0", "--disable-fastapi-docs"),
         *settings.extra_args,
@@ -82,6 +88,7 @@ def environment(settings: PolicySettings, inherited: Mapping[str, str], key: Sec
         "VLLM_PLUGINS": "",
         "VLLM_CACHE_ROOT": str(settings.cache_dir / "vllm"),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(VLLM_SIDE), inherited.get("PYTHONPATH")))),
     }
     if key is not None:
         made["VLLM_API_KEY"] = key.get_secret_value()
