@@ -1,14 +1,13 @@
 """Rows of token ids with labels on the response only, and batches of rows of like length."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from acemath_core.prompts import ChatMessage, policy_messages, reward_messages
 
-from acemath_training.data.mixture import Mixture
 from acemath_training.data.problem import Problem
 from acemath_training.errors import DataError
 
@@ -35,11 +34,20 @@ def sft_row(encoder: Encoder, problem: Problem, end_of_turn: int) -> Row:
     """System text, problem and solution, up to and with the end-of-turn token.
 
     Raises:
-        DataError: when the prompt is not a prefix of the conversation, so that labels would be wrong.
+        DataError: see `conversation_row`.
     """
     messages = policy_messages(problem.problem)
-    prompt = encoder.encode_prompt(messages)
-    whole = encoder.encode_conversation([*messages, {"role": "assistant", "content": problem.solution}])
+    return conversation_row(encoder, [*messages, {"role": "assistant", "content": problem.solution}], end_of_turn)
+
+
+def conversation_row(encoder: Encoder, messages: Sequence[ChatMessage], end_of_turn: int) -> Row:
+    """A conversation whose last turn is the response that carries the loss.
+
+    Raises:
+        DataError: when the prompt is not a prefix of the conversation, so that labels would be wrong.
+    """
+    prompt = encoder.encode_prompt(messages[:-1])
+    whole = encoder.encode_conversation(messages)
     if whole[: len(prompt)] != prompt:
         raise DataError("the chat template's prompt is not a prefix of the conversation")
     end = len(whole) - whole[::-1].index(end_of_turn)
@@ -54,25 +62,22 @@ def reward_row(encoder: Encoder, problem: str, solution: str) -> tuple[int, ...]
 class SftBatches(torch.utils.data.Dataset[list[Row]]):
     """Batch i of the stream, a pure function of i: rows are sorted by length inside blocks of batches.
 
-    A block is `batches_per_block * rows_per_batch` consecutive rows of the mixture; its batches come in
+    A block is `batches_per_block * rows_per_batch` consecutive rows of the stream; its batches come in
     an order shuffled by the block's number, so lengths do not drift from short to long.
     """
 
     def __init__(
         self,
-        mixture: Mixture,
-        encoder: Encoder,
+        row: Callable[[int], Row],
         *,
-        end_of_turn: int,
         rows_per_batch: int,
         batches: int,
         cursor: int = 0,
         batches_per_block: int = 16,
         max_length: int = 512,
     ) -> None:
-        """Start at row `cursor` of the mixture; rows longer than `max_length` tokens are left out."""
-        self._mixture, self._encoder = mixture, encoder
-        self._end_of_turn, self._rows_per_batch = end_of_turn, rows_per_batch
+        """Take the stream (a row by its number), the row to start at, and the longest row allowed, in tokens."""
+        self._row_at, self._rows_per_batch = row, rows_per_batch
         self._batches, self._cursor, self._per_block = batches, cursor, batches_per_block
         self._max_length = max_length
         self._block: tuple[int, list[list[Row]]] = (-1, [])
@@ -82,14 +87,18 @@ class SftBatches(torch.utils.data.Dataset[list[Row]]):
         return self._batches
 
     def __getitem__(self, index: int) -> list[Row]:
-        """Rows of batch `index`."""
+        """Rows of batch `index`.
+
+        Raises:
+            DataError: when a row is longer than allowed.
+        """
         number, place = divmod(index, self._per_block)
         if self._block[0] != number:
             self._block = (number, self._make_block(number))
         return self._block[1][place]
 
     def cursor_after(self, batches: int) -> int:
-        """The mixture row at which a run that made `batches` steps must be continued."""
+        """The row of the stream at which a run that made `batches` steps must be continued."""
         blocks = -(-batches // self._per_block)
         return self._cursor + blocks * self._per_block * self._rows_per_batch
 
@@ -104,7 +113,7 @@ class SftBatches(torch.utils.data.Dataset[list[Row]]):
         return batches
 
     def _row(self, index: int) -> Row:
-        row = sft_row(self._encoder, self._mixture[index], self._end_of_turn)
+        row = self._row_at(index)
         if len(row.ids) > self._max_length:
             raise DataError(f"row {index} has {len(row.ids)} tokens, more than {self._max_length}")
         return row
@@ -119,14 +128,15 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return len(shortest)
 
 
-def collate_sft(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
-    """A right-padded batch whose shared beginning is taken out, to be computed once.
+def collate_sft(rows: Sequence[Row], pad: int, *, share: bool = True) -> dict[str, torch.Tensor]:
+    """A right-padded batch whose shared beginning is taken out, to be computed once (unless `share` is off).
 
     Returns:
         `prefix` [P] ids shared by all rows (the system text; P < every prompt), `input_ids` and `labels`
         [B, L] of the rest, and `attention_mask` [B, P + L].
     """
     shared = min(common_prefix([row.ids for row in rows]), min(row.prompt_length for row in rows) - 1)
+    shared = shared if share else 0
     width = max(len(row.ids) for row in rows) - shared
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)

@@ -51,6 +51,7 @@ class Optimizer(Section):
     epochs: Annotated[float, Field(gt=0)] | None = None
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     save_steps: Positive = 50
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     @model_validator(mode="after")
@@ -116,6 +117,16 @@ class RewardConfig(Section):
     data: RewardData
     training: Optimizer
     deepspeed: DeepSpeed = DeepSpeed()
+
+    @model_validator(mode="after")
+    def _supported(self) -> "RewardConfig":
+        if self.deepspeed.zero_stage == 3:
+            raise ValueError("the reward head is read outside a module, which ZeRO stage 3 cannot gather; use 2")
+        if self.training.gradient_checkpointing:
+            raise ValueError("a reward job shares each problem's keys and values; it has no gradient checkpointing")
+        if self.training.rows_per_device != 1:
+            raise ValueError("rows_per_device must be 1: a micro-batch is one problem with all its responses")
+        return self
 
 
 class CandidatesConfig(Section):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
+from acemath_training.data.conversations import Conversations
 from acemath_training.data.mixture import Mixture
-from acemath_training.data.rows import Encoder, Row, SftBatches, collate_sft
+from acemath_training.data.rows import Encoder, Row, SftBatches, collate_sft, sft_row
 from acemath_training.errors import ConfigError
 from acemath_training.jobs import lora
 from acemath_training.jobs.callbacks import JsonlMetrics, TimeLimit
@@ -97,6 +98,8 @@ def build_model(config: SftConfig, base: Path, output: Path) -> ResponseLoss:
         CheckpointError: the parent's adapter does not fit.
     """
     model: nn.Module = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
+    if config.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]  # a PreTrainedModel
     if config.model.lora is None:
         if config.model.parent is not None:
             raise ConfigError("model.parent is an adapter; without lora give the parent checkpoint as base")
@@ -119,6 +122,7 @@ def run(config: SftConfig, base: Path, output: Path, encoder: Encoder, end_of_tu
     args = training_arguments(config.training, output, deepspeed_dict(config.deepspeed))
     batches = sft_batches(config, output.parent, encoder, end_of_turn, args.world_size)
     guard = topology(config)
+    args.max_steps = len(batches) // (config.training.gradient_accumulation * args.world_size)
     callbacks: list[Any] = [JsonlMetrics(output / "metrics.jsonl"), CheckpointGuard(guard)]
     if config.training.max_minutes is not None:
         callbacks.append(TimeLimit(config.training.max_minutes))
@@ -126,7 +130,7 @@ def run(config: SftConfig, base: Path, output: Path, encoder: Encoder, end_of_tu
         model=build_model(config, base, output),
         args=args,
         train_dataset=batches,
-        data_collator=_collator(end_of_turn),
+        data_collator=_collator(end_of_turn, share=not config.training.gradient_checkpointing),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -144,23 +148,37 @@ def sft_batches(config: SftConfig, work_dir: Path, encoder: Encoder, end_of_turn
     """The stream of batches for all ranks: rank r takes items r, r + world, … in Trainer's order.
 
     Raises:
-        ConfigError: the job has no generated mixture, or no max_steps.
+        ConfigError: a generated mixture has no end, so it needs max_steps.
     """
-    if not config.data.mixture or config.training.max_steps is None:
-        raise ConfigError("this job needs data.mixture and training.max_steps")
+    per_step = config.training.rows_per_device * config.training.gradient_accumulation * world
+    row, rows = _stream(config, work_dir, encoder, end_of_turn)
+    steps = config.training.max_steps
+    if steps is None:
+        if rows is None:
+            raise ConfigError("a generated mixture has no epochs; give training.max_steps")
+        steps = max(1, round((config.training.epochs or 1.0) * rows / per_step))
     return SftBatches(
-        Mixture(list(config.data.mixture), config.data.seed, work_dir),
-        encoder,
-        end_of_turn=end_of_turn,
+        row,
         rows_per_batch=config.training.rows_per_device,
-        batches=config.training.max_steps * config.training.gradient_accumulation * world,
+        batches=steps * config.training.gradient_accumulation * world,
         cursor=config.data.cursor,
         max_length=config.data.max_length,
     )
 
 
-def _collator(pad: int) -> Callable[[list[list[Row]]], dict[str, Tensor]]:
-    return lambda batches: collate_sft(batches[0], pad)
+def _stream(
+    config: SftConfig, work_dir: Path, encoder: Encoder, end_of_turn: int
+) -> tuple[Callable[[int], Row], int | None]:
+    """Rows by number, and how many make an epoch (None: the stream is endless)."""
+    if config.data.file is not None:
+        conversations = Conversations(work_dir / config.data.file, encoder, end_of_turn, config.data.seed)
+        return conversations.row, len(conversations)
+    mixture = Mixture(list(config.data.mixture), config.data.seed, work_dir)
+    return (lambda index: sft_row(encoder, mixture[index], end_of_turn)), None
+
+
+def _collator(pad: int, share: bool) -> Callable[[list[list[Row]]], dict[str, Tensor]]:
+    return lambda batches: collate_sft(batches[0], pad, share=share)
 
 
 def _save_adapter(model: nn.Module, config: SftConfig, output: Path) -> None:

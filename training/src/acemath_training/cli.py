@@ -1,0 +1,130 @@
+"""`acemath data …` and `acemath train …`: what training reads, and its jobs. `--json` prints one document."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from acemath_training.errors import TrainingError
+
+data = typer.Typer(no_args_is_help=True, help="Training problems: look at them, prepare them.")
+train = typer.Typer(no_args_is_help=True, help="Training jobs and the embedded checkpoints.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Config = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The job's YAML file.")]
+Base = Annotated[Path, typer.Option("--base", exists=True, file_okay=False, help="Plain checkpoint to start from.")]
+Output = Annotated[Path, typer.Option("--output", help="Folder of checkpoints and of the result.")]
+Ranks = Annotated[int, typer.Option("--ranks", min=1, help="Processes; on a CPU one per core works best.")]
+
+
+@data.command("splits")
+def show_splits(as_json: AsJson = False) -> None:
+    """The families that are held out from training."""
+    from acemath_training.data import splits  # noqa: PLC0415 - the command line must start fast
+
+    found = splits.load()
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    for source, families in sorted(found.held_out.items()):
+        typer.echo(f"{source}: {len(families)} held out: {', '.join(families)}")
+
+
+@data.command("show")
+def show_problems(
+    config: Config,
+    count: Annotated[int, typer.Option(min=1, max=10_000)] = 3,
+    first: Annotated[int, typer.Option(min=0, help="Row of the stream to start at.")] = 0,
+    work_dir: Annotated[Path, typer.Option(help="Where the configuration's files are.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Rows of an SFT job's stream, as it would be trained on."""
+    from acemath_training.data.mixture import Mixture  # noqa: PLC0415
+    from acemath_training.jobs import config as configs  # noqa: PLC0415
+
+    with _errors_in_one_sentence():
+        job = configs.load(config, configs.SftConfig)
+        stream = Mixture(list(job.data.mixture), job.data.seed, work_dir)
+        rows = [stream[index] for index in range(first, first + count)]
+    if as_json:
+        typer.echo(json.dumps([_document(row) for row in rows], ensure_ascii=False))
+        return
+    for row in rows:
+        typer.echo(f"[{row.key}]\n{row.problem}\n{row.solution}\n")
+    typer.echo(", ".join(f"{key} {number}" for key, number in Counter(row.source for row in rows).items()))
+
+
+@data.command("gsm8k")
+def prepare_gsm8k(
+    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="GSM8K's train file.")],
+    out: Annotated[Path, typer.Argument(help="The prepared file.")],
+    against: Annotated[list[Path] | None, typer.Option(help="Test problems to keep out (JSON Lines).")] = None,
+    hashes: Annotated[Path | None, typer.Option(help="sha256 of statements to keep out, one per line.")] = None,
+    max_lines: Annotated[int, typer.Option(min=1)] = 3,
+    max_characters: Annotated[int, typer.Option(min=1)] = 480,
+    as_json: AsJson = False,
+) -> None:
+    """Clean GSM8K's training problems and drop those that touch a test set."""
+    from acemath_training.data import gsm8k  # noqa: PLC0415
+    from acemath_training.data.decontaminate import Decontaminator  # noqa: PLC0415
+
+    with _errors_in_one_sentence():
+        tests = [row["problem"] for path in against or [] for row in gsm8k.rows(path)]
+        keep_out = Decontaminator(tests, hashes.read_text().split() if hashes else ())
+        problems = gsm8k.prepare(source, keep_out, max_lines=max_lines, max_characters=max_characters)
+        gsm8k.write(problems, out)
+    typer.echo(json.dumps({"rows": len(problems), "file": str(out)}) if as_json else f"{len(problems)} rows in {out}")
+
+
+@train.command("sft")
+def train_sft(config: Config, base: Base, output: Output, ranks: Ranks = 2, as_json: AsJson = False) -> None:
+    """Supervised fine-tuning under DeepSpeed; the same command resumes a stopped run."""
+    _launch("sft", config, base, output, ranks, as_json)
+
+
+@train.command("reward-model")
+def train_reward(config: Config, base: Base, output: Output, ranks: Ranks = 2, as_json: AsJson = False) -> None:
+    """A listwise reward model under DeepSpeed; the same command resumes a stopped run."""
+    _launch("reward_model", config, base, output, ranks, as_json)
+
+
+@train.command("cards")
+def show_cards(as_json: AsJson = False) -> None:
+    """The committed adapters and what was measured of them."""
+    from acemath_training.embedded import cards  # noqa: PLC0415
+
+    with _errors_in_one_sentence():
+        found = [
+            cards.read(path) for kind in ("policy", "reward") for path in cards.stages(cards.DEFAULT_ROOT, kind)
+        ]
+    if as_json:
+        typer.echo(json.dumps([card.model_dump(mode="json") for card in found]))
+        return
+    for card in found:
+        typer.echo(f"{card.kind} {card.stage}: {card.steps} steps, {card.figures}")
+
+
+def _launch(job: str, config: Path, base: Path, output: Path, ranks: int, as_json: bool) -> None:
+    from acemath_training.jobs import launch  # noqa: PLC0415
+
+    status = launch.main([job, str(config), "--base", str(base), "--output", str(output), "--ranks", str(ranks)])
+    if as_json:
+        typer.echo(json.dumps({"status": status, "output": str(output)}))
+    raise typer.Exit(status)
+
+
+def _document(row: Any) -> dict[str, str]:
+    return {"source": row.source, "family": row.family, "problem": row.problem, "solution": row.solution}
+
+
+@contextmanager
+def _errors_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except TrainingError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
