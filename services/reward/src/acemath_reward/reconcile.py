@@ -189,12 +189,14 @@ class Reconciler:
                 slot.move(SlotState.DRAINING)
 
     async def _drop_released(self, desired: Desired) -> None:
-        """Drop what is no longer named, once no gateway needs it and it has been quiet for a while."""
-        wanted = self._find(desired)
-        if wanted is None or wanted.state is not SlotState.ACTIVE:
+        """Drop what is no longer named, once no gateway needs it and it has been quiet for a while.
+
+        Another version must be active, not necessarily the named one: that may be waiting for this place.
+        """
+        if not any(slot.state is SlotState.ACTIVE for slot in self._slots):
             return
         for slot in self._slots:
-            if slot.state is not SlotState.DRAINING:
+            if slot.state is not SlotState.DRAINING or slot is self._find(desired):
                 continue
             held = await self._leases.holder(slot.generation, slot.releases)
             if held is None and not slot.quiet_for(self._settings.drain_quiet_seconds):

@@ -1,0 +1,342 @@
+"""Versions follow the channel: beside the old one, checked, never a third, never dropped while somebody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from reward.models import ArithmeticModel
+from reward.publishing import promote, publish_reward
+from reward.tiny import write_checkpoint
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_core.wire import ScoreRequest, SlotState
+from acemath_registry import ModelRef, Registry
+from acemath_reward.batcher import Batcher, QueueLimits
+from acemath_reward.engine.device import place
+from acemath_reward.engine.model import load_engine
+from acemath_reward.leases import StatusLeases
+from acemath_reward.metrics import RewardMetrics
+from acemath_reward.ports import PromptGroup, RewardModel, UnsupportedCheckpoint
+from acemath_reward.reconcile import Reconciler
+from acemath_reward.scoring import ScoreService
+from acemath_reward.settings import RewardSettings
+
+S = SlotState
+
+
+class World:
+    """A registry and a reconciler whose rounds the test does."""
+
+    def __init__(self, registry: Registry, directory: Path) -> None:
+        self.registry, self.directory = registry, directory
+        self.settings = RewardSettings(
+            registry_root=registry.root, cache_dir=directory / "cache", drain_quiet_seconds=0, retry_max_seconds=0.05
+        )
+        metrics = RewardMetrics(CollectorRegistry())
+        self.batcher = Batcher(QueueLimits(10_000, 100), metrics)
+        leases = StatusLeases(registry, max_age_seconds=30)
+        self.loaded: list[Path] = []
+        self.versions: dict[int, ModelRef] = {}
+        self.loading = threading.Event()
+        self.loading.set()
+        self.make: Any = lambda path: ArithmeticModel()
+        self.reconciler = Reconciler(self.settings, registry, self._load, self.batcher, leases, metrics)
+        self.service = ScoreService(self.settings, self.reconciler, self.batcher, metrics)
+        self.batcher.start()
+
+    def _load(self, directory: Path) -> RewardModel:
+        self.loaded.append(directory)
+        assert self.loading.wait(30)
+        model: RewardModel = self.make(directory)
+        return model
+
+    def publish(self, seed: int) -> ModelRef:
+        """The version of this seed, published once."""
+        if seed not in self.versions:
+            directory = write_checkpoint(self.directory / f"export-{seed}", "llama", seed)
+            self.versions[seed] = publish_reward(self.registry, directory)
+        return self.versions[seed]
+
+    def promote(self, reward: ModelRef) -> str:
+        return promote(self.registry, reward, self.directory)
+
+    def states(self) -> dict[str, SlotState]:
+        return {slot.version: slot.state for slot in self.reconciler.slots()}
+
+    async def until(self, **states: SlotState) -> None:
+        """Do rounds until the versions (by seed) are in these states."""
+        wanted = {str(self.publish(int(name[1:]))): state for name, state in states.items()}
+        deadline = time.monotonic() + 60
+        while {version: self.states().get(version) for version in wanted} != wanted:
+            assert time.monotonic() < deadline, (self.reconciler.slots(), wanted)
+            await self.reconciler.round()
+            await asyncio.sleep(0.01)
+
+    def gateway(self, generation: int, **more: Any) -> None:
+        record = {"generation": generation, "leases": {}, "at": time.time(), "stopped": False} | more
+        self.registry.write_status("gateway", "g1", record)
+
+    async def score(self, model: str | None = None) -> str:
+        request = ScoreRequest(problem="1 + 1?", candidates=["2"], model=model)
+        async with self.service.scoring(request, Deadline.after(30)) as scoring:
+            assert [item.index async for items in scoring.items() for item in items] == [0]
+            return scoring.model
+
+
+@pytest.fixture
+async def world(registry: Registry, tmp_path: Path) -> AsyncIterator[World]:
+    made = World(registry, tmp_path)
+    yield made
+    made.loading.set()
+    await asyncio.to_thread(made.batcher.close)
+    await made.reconciler.close()
+    made.service.close()
+
+
+async def test_before_the_first_promotion_it_is_alive_and_not_ready(world: World) -> None:
+    await world.reconciler.round()
+    assert not world.reconciler.readiness().ready
+    with pytest.raises(Unavailable) as refused:
+        await world.score()
+    assert refused.value.code is ErrorCode.NOT_READY
+
+
+async def test_the_named_version_becomes_active(world: World) -> None:
+    first = world.publish(1)
+    world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    assert world.reconciler.readiness().ready
+    assert await world.score() == await world.score(str(first)) == str(first)
+    assert world.loaded[0].is_relative_to(world.settings.cache_dir), "a verified private copy, not the mount"
+    status = world.registry.read_status("reward", "0")
+    assert status["ready"] and status["generation"] == 1
+    details: Any = world.reconciler.readiness().details["versions"]
+    assert details[str(first)]["batch_invariant"] is True
+
+
+async def test_a_promotion_loads_beside_the_old_one_and_drops_it_when_nobody_needs_it(world: World) -> None:
+    first, second = world.publish(1), world.publish(2)
+    old_release = world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=1)
+    world.promote(second)
+    await world.until(v1=S.DRAINING, v2=S.ACTIVE)
+    assert await world.score(str(first)) == str(first), "the old one serves until the gateways let go"
+    assert await world.score() == str(second)
+    world.gateway(generation=2, leases={old_release: 1})
+    await world.reconciler.round()
+    assert world.states()[str(first)] is S.DRAINING
+    world.gateway(generation=2, leases={old_release: 0})
+    await world.until(v1=S.RETIRED, v2=S.ACTIVE)
+    with pytest.raises(Conflict) as refused:
+        await world.score(str(first))
+    assert refused.value.code is ErrorCode.MODEL_NOT_SERVED and str(second) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "record", [None, {"at": 0.0}, {"leases": None}, {"generation": 1}], ids=["missing", "old", "malformed", "behind"]
+)
+async def test_what_is_not_known_of_a_gateway_keeps_the_old_version(
+    world: World, record: dict[str, Any] | None
+) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    if record is not None:
+        world.gateway(**({"generation": 2} | record))
+    world.promote(world.publish(2))
+    await world.until(v1=S.DRAINING, v2=S.ACTIVE)
+    for _ in range(5):
+        await world.reconciler.round()
+    assert world.states()[str(world.publish(1))] is S.DRAINING
+
+
+async def test_a_gateway_that_ended_in_order_holds_nothing(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=1, at=0.0, stopped=True)
+    world.promote(world.publish(2))
+    await world.until(v1=S.RETIRED, v2=S.ACTIVE)
+
+
+async def test_a_version_with_a_call_under_way_is_not_dropped(world: World) -> None:
+    first = world.publish(1)
+    world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    with world.reconciler.choose(str(first)).in_use():
+        world.promote(world.publish(2))
+        await world.until(v2=S.ACTIVE)
+        world.gateway(generation=2)
+        for _ in range(3):
+            await world.reconciler.round()
+        assert world.states()[str(first)] is S.DRAINING
+    await world.until(v1=S.RETIRED)
+
+
+async def test_a_rollback_takes_the_draining_version_back_without_loading(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.promote(world.publish(2))
+    await world.until(v1=S.DRAINING, v2=S.ACTIVE)
+    world.registry.rollback("default", by="test")
+    await world.until(v1=S.ACTIVE, v2=S.DRAINING)
+    assert len(world.loaded) == 2
+
+
+async def test_a_third_version_waits_for_a_place(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.promote(world.publish(2))
+    await world.until(v1=S.DRAINING, v2=S.ACTIVE)
+    third = world.publish(3)
+    world.promote(third)
+    for _ in range(5):
+        await world.reconciler.round()
+    assert str(third) not in world.states() and len(world.loaded) == 2
+    world.gateway(generation=2)  # it routes to the second, and waits for the third
+    await world.until(v1=S.RETIRED, v2=S.DRAINING, v3=S.ACTIVE)
+
+
+async def test_of_several_promotions_only_the_last_is_brought_up(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=3)
+    world.loading.clear()
+    world.promote(world.publish(2))
+    await world.until(v2=S.STAGING)
+    world.promote(world.publish(3))
+    await world.reconciler.round()
+    world.loading.set()
+    await world.until(v2=S.RETIRED, v3=S.ACTIVE)
+    assert await world.score() == str(world.publish(3))
+
+
+async def test_a_bad_checkpoint_changes_nothing_but_a_status_line(world: World) -> None:
+    first, second = world.publish(1), world.publish(2)
+    world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    file = world.registry.path(second) / "model.safetensors"
+    file.chmod(0o644)
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    world.promote(second)
+    await world.until(v1=S.ACTIVE, v2=S.REJECTED)
+    (slot,) = [slot for slot in world.reconciler.slots() if slot.state is S.REJECTED]
+    assert "checksum" in str(slot.reason)
+    assert await world.score() == str(first)
+    assert world.reconciler.readiness().ready
+
+
+async def test_a_checkpoint_that_the_engine_does_not_serve_is_rejected(world: World) -> None:
+    def refuse(directory: Path) -> RewardModel:
+        raise UnsupportedCheckpoint("rotary scaling 'llama3' is not implemented")
+
+    world.make = refuse
+    world.promote(world.publish(1))
+    await world.until(v1=S.REJECTED)
+    assert "llama3" in world.reconciler.readiness().reason
+
+
+async def test_a_crash_while_loading_is_a_rejection(world: World) -> None:
+    def crash(directory: Path) -> RewardModel:
+        raise RuntimeError("boom")
+
+    world.make = crash
+    world.promote(world.publish(1))
+    await world.until(v1=S.REJECTED)
+    assert "RuntimeError" in world.reconciler.readiness().reason
+
+
+async def test_a_storage_fault_is_tried_again(world: World) -> None:
+    attempts = 0
+
+    def flaky(directory: Path) -> RewardModel:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise OSError("stale file handle")
+        return ArithmeticModel()
+
+    world.make = flaky
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    assert attempts == 3
+
+
+def engine(directory: Path) -> RewardModel:
+    return load_engine(directory, place("cpu", "bfloat16", threads=1))
+
+
+CASES = [{"token_ids": [5, 6, 7, 8, 9, 10 + i]} for i in range(4)]
+
+
+async def canary_of(world: World, shift: float) -> dict[str, Any]:
+    """The scores that the engine gives, moved by `shift`."""
+    world.publish(1)
+    model = load_engine(world.directory / "export-1", place("cpu", "bfloat16", threads=1))
+    found = [model.score([PromptGroup((), (tuple(case["token_ids"]),))])[0][0] for case in CASES]
+    cases = [case | {"score": score + shift} for case, score in zip(CASES, found, strict=True)]
+    return {"cases": cases, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(("shift", "state"), [(0.0, S.ACTIVE), (2.0, S.REJECTED)])
+async def test_the_canary_decides(world: World, shift: float, state: SlotState) -> None:
+    canary = await canary_of(world, shift)
+    world.make = engine
+    reward = publish_reward(world.registry, world.directory / "export-1", canary=canary, step=9)
+    world.promote(reward)
+    deadline = time.monotonic() + 60
+    while world.states().get(str(reward)) is not state:
+        assert time.monotonic() < deadline, world.reconciler.slots()
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    reason = world.reconciler.readiness().reason
+    assert ("canary" in reason) is (state is S.REJECTED)
+
+
+async def test_a_malformed_canary_is_a_rejection(world: World) -> None:
+    world.publish(1)
+    reward = publish_reward(world.registry, world.directory / "export-1", canary={"cases": []}, step=9)
+    world.promote(reward)
+    while world.states().get(str(reward)) is not S.REJECTED:
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    assert "canary is malformed" in world.reconciler.readiness().reason
+
+
+async def test_where_bits_depend_on_the_batch_each_candidate_goes_alone(world: World) -> None:
+    class Varying(ArithmeticModel):
+        def score(self, groups: Any) -> list[list[float]]:
+            many = sum(len(group.candidates) for group in groups)
+            return [[value + many * 1e-3 for value in row] for row in super().score(groups)]
+
+    model = Varying()
+    world.make = lambda path: model
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    details: Any = world.reconciler.readiness().details["versions"]
+    assert details[str(world.publish(1))]["batch_invariant"] is False
+    model.batches.clear()
+    request = ScoreRequest(problem="1 + 1?", candidates=["2", "3", "4"])
+    async with world.service.scoring(request, Deadline.after(30)) as scoring:
+        _ = [items async for items in scoring.items()]
+    assert [sum(len(group.candidates) for group in batch) for batch in model.batches] == [1, 1, 1]
+
+
+async def test_the_registry_going_away_does_not_stop_the_service(world: World) -> None:
+    first = world.publish(1)
+    world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    world.registry.root.rename(world.registry.root.with_name("away"))
+    for _ in range(3):
+        await world.reconciler.round()
+    assert await world.score() == str(first)
+    assert world.reconciler.readiness().ready
