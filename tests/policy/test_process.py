@@ -36,7 +36,7 @@ async def started(tree: ProcessTree, eventually: Eventually) -> list[int]:
     assert tree.pid is not None
     pid = tree.pid
     await eventually(lambda: len(chain_of(pid)) == 5)
-    tree.remember()
+    tree.remember(now=True)
     return chain_of(pid)
 
 

@@ -37,6 +37,7 @@ class Agent:
             "ENFORCE_EAGER": "true",
             "CPU_KVCACHE_SPACE": 1,
             "SHUTDOWN_TIMEOUT_SECONDS": 5,
+            "RESTART_BACKOFF_MAX_SECONDS": 1,
         }
         self.environment = {**os.environ, **{f"ACEMATH_POLICY__{k}": str(v) for k, v in names.items()}}
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "agent.log"

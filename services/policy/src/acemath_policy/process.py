@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from acemath_policy import shim
 _log = logging.getLogger("acemath_policy.vllm")
 _LINE_BYTES = 4096  # of one line of vLLM's output; the rest of a longer line is cut
 _TAIL_LINES = 20
+_LOOK_SECONDS = 5.0  # between two looks at the tree
 KILL_SECONDS = 2.0  # between TERM and KILL when the pipe ends
 _OUTPUT_SECONDS = 2.0  # for the last of the output, once the process has ended
 _AFTER_SHIM_SECONDS = 3.0  # the two keepers of the shim take a little longer than their limits
@@ -42,6 +44,7 @@ class ProcessTree:
         self._reading: asyncio.Task[None] | None = None
         self._output: asyncio.ReadTransport | None = None
         self._ended = asyncio.Event()
+        self._looked = -_LOOK_SECONDS
         self._known: dict[int, int] = {}  # pid → start time, of what was seen below the shim
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
@@ -92,9 +95,16 @@ class ProcessTree:
         self._sweep()
         self._ended.set()
 
-    def remember(self) -> None:
-        """Note what is below the shim, so that it is found even if the shim's keepers are killed together."""
-        if self._process is not None and self._process.returncode is None:
+    def remember(self, *, now: bool = False) -> None:
+        """Note what is below the shim, so that it is found even if the shim's keepers are killed together.
+
+        Args:
+            now: look even if the last look was a moment ago; one look reads a line for every process of the machine.
+        """
+        if self._process is None or self._process.returncode is not None:
+            return
+        if now or time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
             seen = ((pid, start_time(pid)) for pid in shim.descendants(self._process.pid))
             self._known = {pid: begun for pid, begun in seen if begun is not None}
 
@@ -146,7 +156,7 @@ class ProcessTree:
         self._process.stdin.close()
 
     def _kill_group(self) -> None:
-        self.remember()
+        self.remember(now=True)
         self._sweep()
 
     def _sweep(self) -> None:

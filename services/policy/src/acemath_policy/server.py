@@ -60,7 +60,7 @@ class Launcher:
             label=str(ref),
             term_seconds=settings.shutdown_timeout_seconds + _TERM_EXTRA_SECONDS,
         )
-        own = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind
+        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)
         client = VllmClient(url_of(own, port), str(ref), self.key)
         return PolicyServer(tree, client, port, url_of(settings.advertise_host, port), settings, self.metrics)
 
@@ -113,6 +113,7 @@ class PolicyServer:
             if time.monotonic() > until:
                 raise ServerDied(f"vLLM did not answer within {self._settings.start_timeout_seconds:.0f} s")
             await asyncio.sleep(_START_POLL_SECONDS)
+        self._tree.remember(now=True)
 
     async def warm(self, canary: Mapping[str, JsonValue] | None) -> None:
         """Make it generate, and compare it with the manifest's canary if there is one; then watch it.
