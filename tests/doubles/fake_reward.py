@@ -48,6 +48,7 @@ from acemath_web.errors import error_body, error_response, from_validation
 from acemath_web.limits import BodyLimitMiddleware
 
 MODEL = "acemath-embedded-reward@s0-0123456789ab"
+SERVING = (SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING)
 Candidate = str | TokenCandidate
 
 
@@ -169,7 +170,7 @@ class FakeReward:
             raise DeadlineExceeded("the request's deadline passed before its candidates were scored") from error
 
     def _model(self, wanted: str | None) -> str:
-        served = [slot.version for slot in self.slots if slot.state in (SlotState.READY, SlotState.ACTIVE)]
+        served = [slot.version for slot in self.slots if slot.state in SERVING]
         active = [slot.version for slot in self.slots if slot.state is SlotState.ACTIVE]
         if wanted is None and active:
             return active[0]
