@@ -110,7 +110,7 @@ def _started(directory: Path) -> Iterator[RunningStack]:
         stack.wait_until(started, START_SECONDS, "the stack is ready")
         yield stack
     finally:
-        runner.send_signal(signal.SIGINT)
+        runner.terminate()  # as Ctrl-C, and also where the shell ignores that for background jobs
         try:
             runner.wait(180)
         except subprocess.TimeoutExpired:
