@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from acemath_prompts import PromptEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acemath_prompts import PromptEncoder
 from acemath_training.data import arithmetic, decontaminate, expressions, gsm8k, gsm_symbolic, splits, word_problems
 from acemath_training.data.mixture import Mixture, Source
 from acemath_training.data.problem import Problem
@@ -165,7 +165,7 @@ def test_labels_begin_after_the_prompt_and_end_with_the_turn(tiny_base: Path) ->
 
 def test_batches_are_a_function_of_their_number_and_lose_no_row() -> None:
     def row(index: int) -> Row:
-        return Row(tuple(range(3 + index % 7)) + (1000 + index,), 2)
+        return Row((*range(3 + index % 7), 1000 + index), 2)
 
     batches = SftBatches(row, rows_per_batch=4, batches=32, cursor=10)
     seen = sorted(item.ids[-1] - 1000 for index in range(16) for item in batches[index])

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from acemath_prompts import PromptEncoder
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from acemath_prompts import PromptEncoder
 from acemath_training.data.problem import Problem
 from acemath_training.data.rows import collate_sft, reward_row, sft_row
 from acemath_training.embedded import merge

@@ -98,9 +98,7 @@ def show_cards(as_json: AsJson = False) -> None:
     from acemath_training.embedded import cards  # noqa: PLC0415
 
     with _errors_in_one_sentence():
-        found = [
-            cards.read(path) for kind in ("policy", "reward") for path in cards.stages(cards.DEFAULT_ROOT, kind)
-        ]
+        found = [cards.read(path) for kind in ("policy", "reward") for path in cards.stages(cards.DEFAULT_ROOT, kind)]
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in found]))
         return

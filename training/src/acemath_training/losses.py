@@ -73,7 +73,7 @@ LOSSES: dict[str, Loss] = {
 
 def _split(scores: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     found = []
-    for part, marks in zip(scores.float().split(list(sizes)), labels.split(list(sizes)), strict=True):
+    for part, marks in zip(torch.split(scores.float(), list(sizes)), torch.split(labels, list(sizes)), strict=True):
         right, wrong = part[marks == 1], part[marks == 0]
         if not len(right) or not len(wrong):
             raise ValueError("each problem needs a right and a wrong response")

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-from acemath_core.prompts import policy_messages
 
+from acemath_core.prompts import policy_messages
+from acemath_training import settings
 from acemath_training.data import pools
 from acemath_training.data.mixture import Mixture
 from acemath_training.data.pools import Candidate, Pool
@@ -89,17 +90,9 @@ def vllm_server(checkpoint: Path, log: Path, *, threads: int = 2, max_model_len:
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "policy", "--enforce-eager"]
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "48", "--dtype", "bfloat16"]
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(threads),
-    }
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=settings.vllm(threads), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         _wait_ready(f"http://127.0.0.1:{port}", process, log)
@@ -149,15 +142,19 @@ def _report(done: int, problems: int, pool: Pool) -> None:
 def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _READY_S
     while time.monotonic() < end:
-        if process.poll() is not None:
-            raise DataError(f"the vLLM server ended with status {process.returncode}; see {log}")
-        try:
-            if httpx.get(f"{url}/health", timeout=5.0).is_success:
-                return
-        except httpx.HTTPError:
-            pass  # not listening yet; the loop's end is the deadline
-        time.sleep(1.0)
+        if _healthy(url):
+            return
+        # The process's end is the event waited for between two questions.
+        with suppress(subprocess.TimeoutExpired):
+            raise DataError(f"the vLLM server ended with status {process.wait(1.0)}; see {log}")
     raise DataError(f"the vLLM server was not ready after {_READY_S:.0f} s; see {log}")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 
 from acemath_core.prompts import ChatMessage
-
 from acemath_training.data.rows import Encoder, Row, conversation_row
 from acemath_training.errors import DataError
 

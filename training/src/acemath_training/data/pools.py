@@ -49,16 +49,18 @@ def read(path: Path) -> list[Pool]:
     Raises:
         DataError: when the file is missing or a line is malformed; the line is named.
     """
-    found = []
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                found.append(Pool.model_validate_json(line))
+        lines = path.read_text("utf-8").splitlines()
     except OSError as error:
         raise DataError(f"cannot read candidates: {error}") from error
+    return [_pool(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _pool(path: Path, number: int, line: str) -> Pool:
+    try:
+        return Pool.model_validate_json(line)
     except ValidationError as error:
         raise DataError(f"{path}, line {number}: {error.errors()[0]['msg']}") from error
-    return found
 
 
 def append(path: Path, pool: Pool) -> None:

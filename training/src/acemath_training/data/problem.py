@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem, its worked solution ending in \\boxed{answer}, and where both come from.
+    r"""A problem, its worked solution ending in \boxed{answer}, and where both come from.
 
     `source` names the generator or data set, `family` the template or generator inside it (the unit
     of the split: a held-out family is never trained on), `answer` is the text inside the box.

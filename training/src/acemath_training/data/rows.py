@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from acemath_core.prompts import ChatMessage, policy_messages, reward_messages
 
+from acemath_core.prompts import ChatMessage, policy_messages, reward_messages
 from acemath_training.data.problem import Problem
 from acemath_training.errors import DataError
 
@@ -17,9 +17,13 @@ IGNORED = -100
 class Encoder(Protocol):
     """The part of `acemath_prompts.PromptEncoder` that training needs."""
 
-    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]: ...
+    def encode_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Ids of the conversation with the generation prompt."""
+        ...
 
-    def encode_conversation(self, messages: Sequence[ChatMessage]) -> list[int]: ...
+    def encode_conversation(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Ids of the finished conversation."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

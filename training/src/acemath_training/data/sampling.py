@@ -5,7 +5,6 @@ from pathlib import Path
 
 from acemath_answers import AnswerJudge, Verdict, extract_answer
 from acemath_prompts import PromptEncoder
-
 from acemath_training.data import candidates
 from acemath_training.data.candidates import Judge
 from acemath_training.data.mixture import Mixture

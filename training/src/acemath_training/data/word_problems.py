@@ -26,8 +26,32 @@ _ATTEMPTS = 200
 _HE = ("Tom", "Ben", "Omar", "Luis", "Ravi", "Noah", "Ivan", "Sam", "Kenji", "Paul", "David", "Jack")
 _SHE = ("Anna", "Mia", "Sara", "Lucy", "Priya", "Emma", "Zoe", "Nina", "Mei", "Rosa", "Kate", "Lily")
 _ITEMS = (
-    "apples marbles books stickers pencils cookies shells coins stamps eggs balloons cards oranges toys "
-    "flowers candies crayons beads muffins tomatoes rocks buttons peaches bottles blocks cups".split()
+    "apples",
+    "marbles",
+    "books",
+    "stickers",
+    "pencils",
+    "cookies",
+    "shells",
+    "coins",
+    "stamps",
+    "eggs",
+    "balloons",
+    "cards",
+    "oranges",
+    "toys",
+    "flowers",
+    "candies",
+    "crayons",
+    "beads",
+    "muffins",
+    "tomatoes",
+    "rocks",
+    "buttons",
+    "peaches",
+    "bottles",
+    "blocks",
+    "cups",
 )
 _BOXES = ("boxes", "bags", "baskets", "jars", "trays", "shelves", "crates", "packs")
 _THINGS = ("book", "hat", "ball", "toy car", "lamp", "game", "shirt", "kite", "puzzle", "pen")

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from acemath_core.prompts import policy_messages, reward_messages
-from acemath_prompts import PromptEncoder
 from pydantic import JsonValue
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from acemath_core.prompts import policy_messages, reward_messages
+from acemath_prompts import PromptEncoder
 
 
 def cases() -> list[dict[str, str]]:

@@ -111,8 +111,9 @@ def markdown(card: Card) -> str:
 
 {card.summary}
 
-Base: {card.base}. Licence of the weights: {card.licence}. Optimizer steps so far: {card.steps}. Seed: {card.seed}.
-Next row of the data stream: {card.data_cursor}. Adapter sha256: `{card.adapter_sha256}`; parent: `{card.parent_sha256}`.
+Base: {card.base}. Licence of the weights: {card.licence}.
+Steps so far: {card.steps}. Seed: {card.seed}. Next row of the data stream: {card.data_cursor}.
+Adapter sha256: `{card.adapter_sha256}`; parent: `{card.parent_sha256}`.
 
 ## Data
 {_bullets(card.data)}

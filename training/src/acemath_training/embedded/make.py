@@ -70,9 +70,7 @@ class Maker:
             return
         hashes = self._options.held_out_hashes.read_text().split() if self._options.held_out_hashes else ()
         tests = [row["problem"] for path in self._options.against for row in gsm8k.rows(path)]
-        problems = gsm8k.prepare(
-            self._options.gsm8k, Decontaminator(tests, hashes), max_lines=3, max_characters=480
-        )
+        problems = gsm8k.prepare(self._options.gsm8k, Decontaminator(tests, hashes), max_lines=3, max_characters=480)
         gsm8k.write(problems, target)
 
     def _train(self, job: str, name: str, stage: str) -> None:

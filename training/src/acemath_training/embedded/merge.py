@@ -50,7 +50,7 @@ def merged(base: Path, adapter: Path) -> dict[str, Tensor]:
     Raises:
         PublishError: when an adapter tensor has no counterpart in the base.
     """
-    tensors = {name: value for name, value in load_file(str(base / "model.safetensors")).items()}
+    tensors = dict(load_file(str(base / "model.safetensors")))
     values = load_file(str(adapter / WEIGHTS))
     settings = json.loads((adapter / "config.json").read_text("utf-8"))
     scale = float(settings["alpha"]) / float(settings["r"])

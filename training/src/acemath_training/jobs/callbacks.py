@@ -6,17 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class JsonlMetrics(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class JsonlMetrics(TrainerCallback):
     """Appends every log to `metrics.jsonl` and prints it on one line; rank 0 only."""
 
-    def __init__(self, path: Path, tokens_per_step: float = 0.0) -> None:
-        """Take the file; `tokens_per_step` is only shown."""
-        self._path, self._tokens = path, tokens_per_step
+    def __init__(self, path: Path) -> None:
+        """Take the file."""
+        self._path = path
         self._started: tuple[float, int] | None = None
 
     def on_log(
@@ -46,7 +45,7 @@ class JsonlMetrics(TrainerCallback):  # type: ignore[misc]  # transformers is un
         return f"{elapsed / 60:.1f} min, {elapsed / max(steps, 1):.1f} s/step, "
 
 
-class TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class TimeLimit(TrainerCallback):
     """Ends a stage after so many minutes, with a checkpoint, so that the next stage can continue from it."""
 
     def __init__(self, minutes: float) -> None:
@@ -71,9 +70,9 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
 
 
 def _said_by_rank_0(over: bool) -> bool:
-    """Rank 0's verdict on every rank: two clocks that differ by a step leave one rank waiting for the other for ever."""
+    """Rank 0's verdict on every rank: with two clocks a step apart, one rank would wait for the other for ever."""
     if not (dist.is_available() and dist.is_initialized()):
         return over
-    verdict = torch.tensor([int(over)])
-    dist.broadcast(verdict, src=0)
-    return bool(verdict.item())
+    verdict = [over]
+    dist.broadcast_object_list(verdict, src=0)
+    return verdict[0]

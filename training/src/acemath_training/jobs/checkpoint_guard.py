@@ -42,7 +42,7 @@ class Marker(BaseModel):
     topology: Topology
 
 
-class CheckpointGuard(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class CheckpointGuard(TrainerCallback):
     """Marks each checkpoint complete once every rank has written its part, and keeps the newest two."""
 
     def __init__(self, topology: Topology, keep: int = 2) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from acemath_training import settings
 from acemath_training.errors import TrainingError
 
 
@@ -31,28 +32,12 @@ def launch(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
     command += ["-m", "acemath_training.jobs.launch", "--worker", options.job, str(options.config)]
     command += ["--base", str(options.base), "--output", str(options.output)]
-    return subprocess.run(command, env=environment(os.environ, options.threads), check=False).returncode
-
-
-def environment(inherited: "os._Environ[str]", threads: int) -> dict[str, str]:
-    """The children's environment on a CPU.
-
-    Large allocations are kept by malloc instead of being mapped and zeroed anew in each step, which took
-    two fifths of the time; one thread per rank never waits for a descheduled sibling inside a kernel.
-    """
-    own = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    own |= {"MALLOC_MMAP_THRESHOLD_": "536870912", "MALLOC_TRIM_THRESHOLD_": "2147483648", "MALLOC_ARENA_MAX": "1"}
-    if "CUDA_VISIBLE_DEVICES" not in inherited:
-        own["DS_ACCELERATOR"] = "cpu"
-    # torchrun starts `ninja` and the compiler for DeepSpeed's communication op from the same environment.
-    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}"
-    return {**inherited, **own}
+    return subprocess.run(command, env=settings.torchrun(options.threads), check=False).returncode
 
 
 def _work(options: argparse.Namespace) -> None:
     # These imports take seconds and need the [train] extra; the parent does without them.
     from acemath_prompts import PromptEncoder  # noqa: PLC0415
-
     from acemath_training.jobs import config as configs  # noqa: PLC0415
 
     encoder = PromptEncoder.from_directory(options.base)

@@ -124,7 +124,7 @@ def _finish(
     encoder: Encoder,
     counts: tuple[int, int],
 ) -> None:
-    model = trainer.model.eval()
+    model: Any = trainer.model.eval()
     figures = measure(model, validation, encoder, int(model.config.pad_token_id))
     figures |= {"problems_sampled": float(counts[0]), "problems_trained_on": float(counts[1])}
     steps = trainer.state.global_step

@@ -2,17 +2,17 @@
 
 import random
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from acemath_training.data import pools
 from acemath_training.data.pools import Pool
 from acemath_training.data.rows import Encoder, common_prefix, reward_row
 from acemath_training.errors import DataError
 from acemath_training.jobs.config import RewardData
+from acemath_training.jobs.shared_prefix import inner, keys_and_values
 from acemath_training.losses import LOSSES
 
 
@@ -92,7 +92,7 @@ class ListScorer(nn.Module):
         """Wrap a `…ForSequenceClassification` model; `loss` is a name of `losses.LOSSES`."""
         super().__init__()
         self.model = model
-        self.config = model.config
+        self.config: Any = model.config
         self._loss = LOSSES[loss]
 
     def forward(
@@ -104,15 +104,9 @@ class ListScorer(nn.Module):
 
     def scores(self, prefix: Tensor, input_ids: Tensor, attention_mask: Tensor, last: Tensor) -> Tensor:
         """Scores [B] in float32."""
-        whole = cast(Any, self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model)
+        whole = inner(self.model)
         rows, length = input_ids.shape
-        cache = None
-        if len(prefix):
-            shared = DynamicCache()
-            whole.model(input_ids=prefix[None], past_key_values=shared, use_cache=True)
-            cache = DynamicCache(
-                [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in shared.layers]
-            )
+        cache = keys_and_values(whole.model, prefix, rows)
         positions = torch.arange(len(prefix), len(prefix) + length, device=input_ids.device)
         hidden = whole.model(
             input_ids=input_ids,
@@ -122,4 +116,5 @@ class ListScorer(nn.Module):
             use_cache=cache is not None,
         ).last_hidden_state
         final = hidden[torch.arange(rows, device=hidden.device), last].float()
-        return (final * whole.score.weight[0].float()).sum(-1)
+        values: Tensor = (final * whole.score.weight[0].float()).sum(-1)
+        return values

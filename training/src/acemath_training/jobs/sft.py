@@ -21,11 +21,12 @@ from acemath_training.jobs.checkpoint_guard import CheckpointGuard, Topology, fi
 from acemath_training.jobs.config import Optimizer, SftConfig, deepspeed_dict, fingerprint
 from acemath_training.jobs.response_loss import ResponseLoss
 from acemath_training.jobs.run_record import RunRecord
+from acemath_training.jobs.shared_prefix import inner
 
 END_OF_TURN = "<|im_end|>"
 
 
-class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+class BatchTrainer(Trainer):
     """A Trainer whose data set items are whole batches in a fixed order.
 
     The order is a pure function of the step (no sampler state), so a resumed run sees the same rows. Only
@@ -181,8 +182,8 @@ def _collator(pad: int, share: bool) -> Callable[[list[list[Row]]], dict[str, Te
     return lambda batches: collate_sft(batches[0], pad, share=share)
 
 
-def _save_adapter(model: nn.Module, config: SftConfig, output: Path) -> None:
+def _save_adapter(model: Any, config: SftConfig, output: Path) -> None:
     if config.model.lora is None:
-        model.model.save_pretrained(str(output / "model"))  # type: ignore[operator]  # a PreTrainedModel
+        inner(model.model).save_pretrained(str(output / "model"))
         return
     lora.save(output, lora.tensors(model), {"r": config.model.lora.r, "alpha": config.model.lora.alpha})
