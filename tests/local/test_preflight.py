@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from acemath_local import preflight
-from acemath_local.preflight import check_disk, check_port, port_checks
+from acemath_local.preflight import check_disk, check_memory, check_port, port_checks
 from acemath_local.settings import Ports
 
 
@@ -26,6 +26,13 @@ def test_two_services_on_one_port_are_refused():
 def test_too_little_disk_says_how_much_is_needed(tmp_path: Path):
     assert check_disk(tmp_path / "not" / "there" / "yet", 0.001).ok
     assert "1000000 GiB are needed" in check_disk(tmp_path, 1e6).advice
+
+
+def test_too_little_memory_says_how_much_there_is(tmp_path: Path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 8000000 kB\nMemAvailable: 2097152 kB\n")
+    assert check_memory(1.0, meminfo).ok
+    assert "only 2.0 GiB of memory are available: the stack needs 3.5" in check_memory(3.5, meminfo).advice
 
 
 def test_a_missing_library_names_its_package(monkeypatch):

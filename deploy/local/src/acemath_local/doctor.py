@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from acemath_local.console import Console
-from acemath_local.preflight import SETUP_GIB, check_compiler, check_disk, machine_checks, port_checks
+from acemath_local.preflight import SETUP_GIB, check_compiler, machine_checks, stack_checks
 from acemath_local.settings import LocalSettings, LocalSettingsError
 
 app = typer.Typer(help="Look at what this machine needs to run the stack.", invoke_without_command=True)
@@ -24,7 +24,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print one JSON 
     except LocalSettingsError as error:
         raise typer.BadParameter(str(error)) from error
     need = 0.5 if Path(".venv").exists() else SETUP_GIB
-    required = [*machine_checks(), check_disk(settings.state_dir, need), *port_checks(settings.ports)]
+    required = [*machine_checks(), *stack_checks(settings, need)]
     optional = [check_compiler()]
     ok = all(finding.ok for finding in required)
     if as_json:

@@ -11,12 +11,14 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from acemath_local.console import Console
 from acemath_local.settings import LocalSettings, LocalSettingsError, Ports
+
+STACK_MEMORY_GIB = 3.5
+"""Memory that the embedded stack takes when it serves, measured: vLLM 3.0, reward 0.6, gateway and agent 0.3."""
 
 SETUP_GIB = 6.0
 """Space that an environment, the embedded checkpoints and logs take, in GiB, with some to spare."""
@@ -86,6 +88,16 @@ def check_disk(directory: Path, need_gib: float) -> Finding:
     )
 
 
+def check_memory(need_gib: float, meminfo: Path = Path("/proc/meminfo")) -> Finding:
+    """Memory that can be had without swapping; short of it the kernel kills vLLM in the middle of an answer."""
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) / 2**20
+    if free >= need_gib:
+        return Finding("memory", f"{free:.1f} GiB available")
+    advice = f"only {free:.1f} GiB of memory are available: the stack needs {need_gib:.1f}; end other programs first"
+    return Finding("memory", f"{free:.1f} GiB available", advice)
+
+
 def check_port(service: str, port: int) -> Finding:
     """Whether a service could listen on its loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -121,9 +133,10 @@ def port_checks(ports: Ports) -> list[Finding]:
     return [check_port(service, port) for service, port in named.items()]
 
 
-def failures(*groups: Callable[[], list[Finding]]) -> list[Finding]:
-    """The findings of these groups that need something done."""
-    return [finding for group in groups for finding in group() if not finding.ok]
+def stack_checks(settings: LocalSettings, disk_gib: float) -> list[Finding]:
+    """What must be free before the stack starts: disk, memory, ports."""
+    room = [check_disk(settings.state_dir, disk_gib), check_memory(STACK_MEMORY_GIB)]
+    return [*room, *port_checks(settings.ports)]
 
 
 def main() -> int:
@@ -135,7 +148,7 @@ def main() -> int:
         console.line(f"✗ {error}")
         return 1
     need = 0.5 if Path(".venv").exists() else SETUP_GIB
-    findings = [*machine_checks(), check_disk(settings.state_dir, need), *port_checks(settings.ports)]
+    findings = [*machine_checks(), *stack_checks(settings, need)]
     for finding in [*findings, check_compiler()]:
         console.line(f"  {'✓' if finding.ok else '✗'} {finding.name:14} {finding.advice or finding.seen}")
     return 0 if all(finding.ok for finding in findings) else 1  # the compiler is for training only

@@ -18,7 +18,7 @@ from acemath_local.environment import prepare_state, services_environment, socke
 from acemath_local.leftover import LeftoverError, wait_for_previous
 from acemath_local.lock import StackLock, StackRunsError
 from acemath_local.logs import LogFollower
-from acemath_local.preflight import check_disk, check_libnuma, port_checks
+from acemath_local.preflight import check_libnuma, stack_checks
 from acemath_local.prometheus import write_config
 from acemath_local.services import local_services
 from acemath_local.settings import LocalSettings, LocalSettingsError, process_environment
@@ -103,7 +103,7 @@ def _serve(
 
 
 def _check(settings: LocalSettings) -> None:
-    findings = [check_libnuma(), check_disk(settings.state_dir, 0.5), *port_checks(settings.ports)]
+    findings = [check_libnuma(), *stack_checks(settings, disk_gib=0.5)]
     advice = [finding.advice for finding in findings if not finding.ok]
     if advice:
         raise RunError("; ".join(advice))
