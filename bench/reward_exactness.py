@@ -42,7 +42,7 @@ def made_problems(count: int, per_problem: int) -> list[Problem]:
 
 def _made(draw: random.Random, per_problem: int) -> Problem:
     boxes, each, away = draw.randint(3, 12), draw.randint(3, 12), draw.randint(1, 8)
-    problem = f"A shop has {boxes} boxes with {each} pens in each box. It sells {away} pens. How many pens are left in the shop?"
+    problem = f"A shop has {boxes} boxes with {each} pens in each and sells {away} pens. How many pens are left?"
     solutions = []
     for wrong in (0, 1, -2, 10, 3, -7, 5, 100)[:per_problem]:
         total = boxes * each + wrong

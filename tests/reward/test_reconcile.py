@@ -38,7 +38,11 @@ class World:
     def __init__(self, registry: Registry, directory: Path) -> None:
         self.registry, self.directory = registry, directory
         self.settings = RewardSettings(
-            registry_root=registry.root, cache_dir=directory / "cache", drain_quiet_seconds=0, retry_max_seconds=0.05
+            registry_root=registry.root,
+            cache_dir=directory / "cache",
+            drain_quiet_seconds=0,
+            retry_max_seconds=0.05,
+            spare_copies=0,
         )
         metrics = RewardMetrics(CollectorRegistry())
         self.batcher = Batcher(QueueLimits(10_000, 100), metrics)
@@ -329,6 +333,20 @@ async def test_where_bits_depend_on_the_batch_each_candidate_goes_alone(world: W
     async with world.service.scoring(request, Deadline.after(30)) as scoring:
         _ = [items async for items in scoring.items()]
     assert [sum(len(group.candidates) for group in batch) for batch in model.batches] == [1, 1, 1]
+
+
+async def test_private_copies_of_dropped_versions_are_removed(world: World) -> None:
+    def copies() -> set[str]:
+        return {path.name for path in world.settings.cache_dir.glob("rew/[!.]*")}
+
+    first, second = world.publish(1), world.publish(2)
+    world.promote(first)
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=2)
+    world.promote(second)
+    await world.until(v1=S.RETIRED, v2=S.ACTIVE)
+    await world.reconciler.round()
+    assert copies() == {second.version}
 
 
 async def test_the_registry_going_away_does_not_stop_the_service(world: World) -> None:

@@ -23,6 +23,7 @@ from acemath_core.wire import Slot, SlotState
 from acemath_prompts import TemplateError
 from acemath_registry import Registry, VerificationError
 from acemath_reward.batcher import Batcher
+from acemath_reward.copies import prune
 from acemath_reward.desired import Desired, DesiredReader
 from acemath_reward.leases import Leases
 from acemath_reward.metrics import RewardMetrics
@@ -127,7 +128,8 @@ class Reconciler:
     async def round(self) -> None:
         """One look at everything, and the next step."""
         desired = await self._reader.read()
-        self._forget_ended(desired)
+        if self._forget_ended(desired):
+            await self._prune_copies()
         if desired is not None:
             self._note_wanted(desired)
             self._supersede(desired)
@@ -150,13 +152,20 @@ class Reconciler:
     def _find(self, desired: Desired) -> VersionSlot | None:
         return next((slot for slot in self._slots if slot.member == desired.member), None)
 
-    def _forget_ended(self, desired: Desired | None) -> None:
+    def _forget_ended(self, desired: Desired | None) -> bool:
         """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
+        before = len(self._slots)
         for slot in [slot for slot in self._slots if slot.state in ENDED and not slot.busy]:
             current = desired is not None and slot.member == desired.member and slot.generation == desired.generation
             if slot.state is SlotState.RETIRED or not current:
                 self._slots.remove(slot)
                 self._ended.append(slot)
+        return len(self._slots) != before
+
+    async def _prune_copies(self) -> None:
+        if not any(slot.state in BRINGING_UP or slot.busy for slot in self._slots):
+            keep = [slot.ref for slot in self._slots]
+            await asyncio.to_thread(prune, self._settings.cache_dir, keep, self._settings.spare_copies)
 
     def _note_wanted(self, desired: Desired) -> None:
         slot = self._find(desired)

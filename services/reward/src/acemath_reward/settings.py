@@ -19,6 +19,8 @@ class RewardSettings(HttpServiceSettings):
     port: int = Field(8200, description="port to bind", ge=1, le=65535)
     cache_dir: Path = Field(description="private copies of checkpoints")
 
+    spare_copies: int = Field(2, ge=0, description="private copies kept beside those of loaded versions")
+
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32"
