@@ -43,10 +43,10 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def chain_of(root: int) -> list[int]:
-    """root and, downwards, one child each."""
+    """root and, downwards, one child each: the one with the most below it (Python's resource tracker is a leaf)."""
     chain = [root]
     while children := below(chain[-1]):
-        chain.append(children[0])
+        chain.append(max(children, key=lambda child: len(shim.descendants(child))))
     return chain
 
 
