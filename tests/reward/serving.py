@@ -30,6 +30,13 @@ def serve(app: ASGIApp) -> Iterator[str]:
             assert not thread.is_alive(), "the server did not stop"
 
 
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -39,4 +46,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def wait_until_ready(url: str, seconds: float = 60.0) -> None:
     with httpx.Client(base_url=url, verify=False) as client:  # a default TLS context costs 50 ms of work each
-        wait_for(lambda: client.get("/readyz").status_code == 200, seconds)
+
+        def answers() -> bool:
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.ConnectError:
+                return False  # not listening yet
+
+        wait_for(answers, seconds)

@@ -60,19 +60,26 @@ class RewardEngine:
 
     Args:
         config: shapes and constants.
-        tensors: every tensor of the checkpoint, by transformers' names.
+        tensors: every tensor of the checkpoint, by transformers' names; emptied while they are placed, so that
+            the checkpoint is not in memory twice.
         placement: device, number format and tile.
     """
 
-    def __init__(self, config: EngineConfig, tensors: Mapping[str, Tensor], placement: Placement) -> None:
+    def __init__(self, config: EngineConfig, tensors: dict[str, Tensor], placement: Placement) -> None:
         self._config, self._placement = config, placement
+
+        def take(name: str) -> Tensor:
+            return tensors.pop(name).to(placement.device, placement.dtype, copy=True)
+
         with torch.inference_mode():
-            placed = {name: t.to(placement.device, placement.dtype, copy=True) for name, t in tensors.items()}
-            self._embedding = placed["model.embed_tokens.weight"]
-            self._layers = [DecoderLayer(_of_layer(placed, i), config, placement) for i in range(config.layers)]
-            self._norm = RMSNorm(placed["model.norm.weight"], config.norm_eps)
+            self._embedding = take("model.embed_tokens.weight")
+            self._layers = [
+                DecoderLayer({short: take(name) for short, name in _names_of(tensors, index)}, config, placement)
+                for index in range(config.layers)
+            ]
+            self._norm = RMSNorm(take("model.norm.weight"), config.norm_eps)
             # The head keeps the precision it is stored in: bfloat16 scores around 6 come in steps of 0.03.
-            self._head = tensors["score.weight"][0].to(placement.device, torch.float32, copy=True)
+            self._head = tensors.pop("score.weight")[0].to(placement.device, torch.float32, copy=True)
             self._rotary = RotaryTable(
                 config.head_dim, config.rope_theta, config.max_tokens, placement.dtype, placement.device
             )
@@ -118,9 +125,10 @@ class RewardEngine:
         return (self._norm(row).float() * self._head).sum()
 
 
-def _of_layer(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+def _names_of(tensors: Mapping[str, Tensor], index: int) -> list[tuple[str, str]]:
+    """(name inside the layer, whole name) of every tensor of a layer."""
     prefix = f"model.layers.{index}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return [(name.removeprefix(prefix), name) for name in tensors if name.startswith(prefix)]
 
 
 def load_engine(directory: Path, placement: Placement) -> RewardEngine:
