@@ -51,7 +51,7 @@ def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
         "LAST_VLLM_PORT": str(max(ports[1:3])),
         "ENFORCE_EAGER": "true",
         "CPU_KVCACHE_SPACE": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "2",
         "SHUTDOWN_TIMEOUT_SECONDS": "2",
     }
     with (
