@@ -211,7 +211,7 @@ async def test_a_long_call_comes_in_parts_and_lets_others_in_between(bench: Benc
     parts = [len(part.scores) async for part in long.parts()]
     assert parts == [2, 2]
     assert await collect(short) == expected(1)
-    assert [len(batch[0].candidates) for batch in bench.model.batches] == [1, 2, 3], "the short one came along"
+    assert [len(batch[0].candidates) for batch in bench.model.batches] == [1, 3, 2], "the short one fitted in"
     await collect(first)
 
 

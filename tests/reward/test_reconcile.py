@@ -349,6 +349,13 @@ async def test_private_copies_of_dropped_versions_are_removed(world: World) -> N
     assert copies() == {second.version}
 
 
+async def test_without_its_engine_thread_a_replica_is_not_ready(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    await asyncio.to_thread(world.batcher.close)
+    assert "engine's thread" in world.reconciler.readiness().reason
+
+
 async def test_the_registry_going_away_does_not_stop_the_service(world: World) -> None:
     first = world.publish(1)
     world.promote(first)

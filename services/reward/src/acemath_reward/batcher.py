@@ -81,6 +81,11 @@ class Batcher:
         if self._thread.ident is not None:
             self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there to work."""
+        return self._thread.is_alive()
+
     def submit(self, engine: Engine, sequences: Sequence[Encoded], deadline: Deadline) -> Ticket:
         """Queue a call's candidates; the caller cancels the ticket when it stops waiting.
 
@@ -155,8 +160,9 @@ class Batcher:
 
     def _take(self) -> list[_Item]:
         """The next batch: of the oldest candidate's version, without what nobody waits for."""
-        late = {item.ticket for item in self._queue if item.ticket.deadline.expired()}
-        self._forget(late)  # their callers' own timers tell them
+        late = [item for item in self._queue if item.ticket.deadline.expired()]
+        self._metrics.candidates.labels("cancelled").inc(len(late))
+        self._forget(item.ticket for item in late)  # their callers' own timers tell them
         if not self._queue:
             return []
         engine = self._queue[0].ticket.engine
@@ -191,6 +197,13 @@ class Batcher:
     # ------------------------------------------------------------------------------------------- the engine's thread
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            _log.critical("the engine's thread ends; this replica is not ready any more", exc_info=True)
+            raise
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._queue or self._calls or self._closing):

@@ -101,6 +101,8 @@ class Reconciler:
     def readiness(self) -> Readiness:
         """Whether a version is active; what it runs on and what its checks found, for `?verbose`."""
         details: dict[str, object] = {"versions": {str(slot.ref): _details(slot) for slot in self._slots}}
+        if not self._batcher.alive:
+            return Readiness(False, "the engine's thread has ended; restart this replica", details)
         if any(slot.state is SlotState.ACTIVE for slot in self._slots):
             return Readiness(True, details=details)
         return Readiness(False, self._why_nothing_serves(), details)
