@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from acemath_core.settings import SettingsError
+from acemath_gateway.__main__ import main
 from acemath_gateway.settings import GatewaySettings, is_loopback
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 from doubles.ports import POLICY, REWARD, TARGET
@@ -211,10 +212,11 @@ def wait_until_live(url: str) -> None:
         ({"REDIS_ULR": "x"}, "did you mean ACEMATH_GATEWAY__REDIS_URL?"),
     ],
 )
-def test_a_start_that_cannot_be_says_why_in_one_line(tmp_path, more, says):
-    process, _ = start(tmp_path, **more)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+def test_a_start_that_cannot_be_says_why_in_one_line(tmp_path, monkeypatch, capsys, more, says):
+    for name, value in ({"REGISTRY_ROOT": str(tmp_path)} | more).items():
+        monkeypatch.setenv(f"ACEMATH_GATEWAY__{name}", value)
+    assert main() == 2
+    said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1 and says in said
 
 

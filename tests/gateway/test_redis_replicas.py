@@ -15,7 +15,7 @@ SETTINGS = {
     "max_sequences_in_flight": 8,
     "local_max_sequences": 4,
     "max_queued_requests": 0,
-    "redis_timeout_seconds": 0.25,
+    "redis_timeout_seconds": 1.0,
 }
 
 
@@ -116,7 +116,7 @@ async def test_redis_down_a_request_is_not_slower(valkey):
         started = time.monotonic()
         for _ in range(5):
             assert (await a.solve()).status_code == 200
-        assert (time.monotonic() - started) / 5 < 0.25
+        assert (time.monotonic() - started) / 5 < 0.5
 
 
 async def test_redis_stalled_is_redis_down_after_one_time_out(valkey):
@@ -124,10 +124,10 @@ async def test_redis_stalled_is_redis_down_after_one_time_out(valkey):
         valkey.stall()
         started = time.monotonic()
         assert (await a.solve()).status_code == 200
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         started = time.monotonic()
         assert code(await a.solve(**{"idempotency-key": "k"})) == "idempotency_unavailable"
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1.0
         valkey.resume()
         await a.knows_redis(True)
         assert (await a.solve(**{"idempotency-key": "k"})).status_code == 200

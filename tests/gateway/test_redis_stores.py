@@ -34,9 +34,11 @@ def hasty(monkeypatch):
 
 
 @asynccontextmanager
-async def stores(url: str, *, shared_max: int = 8, local_max: int = 4, keep: bool = True, instance: str = "a"):
+async def stores(
+    url: str, *, shared_max: int = 8, local_max: int = 4, keep: bool = True, instance: str = "a", timeout: float = 3.0
+):
     """One gateway's stores; without `keep` it is one that died: nothing is asserted again."""
-    link = RedisLink(url, timeout_seconds=0.25, on_change=lambda up: None)
+    link = RedisLink(url, timeout_seconds=timeout, on_change=lambda up: None)
     opened = SharedStores(
         redis_limit.RedisSequenceLimit(link, shared_max=shared_max, local_max=local_max),
         RedisIdempotencyStore(link, ttl_seconds=60),
@@ -200,12 +202,12 @@ async def test_an_absent_server_costs_microseconds(valkey):
 
 
 async def test_a_stalled_server_costs_one_time_out_and_no_more(valkey):
-    async with stores(valkey.url) as a:
+    async with stores(valkey.url, timeout=0.25) as a:
         valkey.stall()
         started = time.perf_counter()
         async with a.limit.hold("1", 1, Deadline.after(LONG)) as one, a.limit.hold("2", 1, Deadline.after(LONG)) as two:
             assert one is two is LimitOutcome.LOCAL
-        assert time.perf_counter() - started < 1.0
+        assert time.perf_counter() - started < 2.0
         valkey.resume()
         await eventually(lambda: a.limit._link.up)
         async with a.limit.hold("3", 1, Deadline.after(LONG)) as third:
@@ -246,7 +248,8 @@ async def test_an_abandoned_key_goes_to_the_one_who_waits(valkey):
 
 async def test_of_many_at_once_one_works(valkey):
     async with stores(valkey.url) as a, stores(valkey.url) as b:
-        tasks = [asyncio.create_task((a, b)[i % 2].idempotency.begin("k", "f", Deadline.after(5))) for i in range(20)]
+        tasks = [asyncio.create_task((a, b)[i % 2].idempotency.begin("k", "f", Deadline.after(20))) for i in range(20)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(0.3)
         claimed = [i for i, task in enumerate(tasks) if task.done()]
         assert len(claimed) == 1

@@ -18,8 +18,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when a setting keeps us from starting."""
     try:
         settings = GatewaySettings.checked_from_env()
-        settings.internal_key()
-        configure_logging(settings.log_level)
+        settings.internal_key()  # a key that cannot be read is found now, not at the first call
 
         def draining(state: ReadyState) -> AbstractContextManager[None]:
             return drain_on_signal(state, settings.drain_notice_seconds)
@@ -28,6 +27,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"acemath-gateway cannot start: {error}\n")
         return 2
+    configure_logging(settings.log_level)
     run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
     return 0
 
