@@ -66,17 +66,19 @@ def show(console: Console, solution: Solution) -> None:
 
 
 def _table(solution: Solution) -> Table:
-    table = Table("", "#", "answer", "score", "tokens", "finish", "end of the solution", title="candidates by score")
-    ordered = sorted(solution.candidates, key=lambda one: (one.score is None, -(one.score or 0.0)))
+    table = Table("", "#", "answer", "score", "tokens", "finish", title="candidates by score")
+    table.add_column("end of the solution", no_wrap=True, overflow="ellipsis")
+    ordered = sorted(solution.candidates, key=lambda one: (one.score is None, -(one.score or 0.0), one.index))
+    chosen = next((one.index for one in ordered if one.text == solution.solution), None)
     for candidate in ordered:
-        chosen = candidate.text is not None and candidate.text == solution.solution
-        table.add_row("→" if chosen else "", *_cells(candidate), style="bold" if chosen else None)
+        taken = candidate.index == chosen
+        table.add_row("→" if taken else "", *_cells(candidate), style="bold" if taken else None)
     return table
 
 
 def _cells(candidate: SolvedCandidate) -> list[str]:
     score = "–" if candidate.score is None else f"{candidate.score:+.3f}"
-    end = " ".join((candidate.text or "").split())[-60:]
+    end = " ".join((candidate.text or "").split())[-48:]
     return [
         str(candidate.index), escape(str(candidate.answer)), score, str(candidate.completion_tokens),
         str(candidate.finish_reason), escape(end),
