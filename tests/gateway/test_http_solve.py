@@ -149,6 +149,15 @@ async def test_a_waiting_request_gets_the_place_that_comes_free(gateway):
     assert max(reply.json()["timings"]["queue_seconds"] for reply in replies) > 0.05
 
 
+async def test_a_burst_that_fits_is_admitted_at_once_without_a_queue():
+    gateway = GatewayOnDoubles(settings={"max_queued_requests": 0})
+    gateway.limit.places = 90
+    gateway.policy.token_seconds = 0.05
+    async with gateway_client(gateway) as http:
+        replies = await asyncio.gather(*(http.post("/v1/solve", json=SOLVE) for _ in range(30)))
+    assert {reply.status_code for reply in replies} == {200}
+
+
 async def test_more_candidates_than_there_are_places_is_the_callers_mistake():
     gateway = GatewayOnDoubles(settings={"max_sequences_in_flight": 8})
     async with gateway_client(gateway) as http:

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from acemath_core.deadline import Deadline
@@ -94,8 +94,11 @@ class Admission:
     async def _wait_for_places(
         self, stack: AsyncExitStack, request_id: str, sequences: int, deadline: Deadline
     ) -> LimitOutcome:
-        if self._waiting > self._max_queued:
-            raise self._full("the queue of waiting requests is full")
+        if not self._waiting:  # nobody was here before: a burst does not ask one after another
+            with suppress(Unavailable):
+                return await stack.enter_async_context(self._limit.hold(request_id, sequences, deadline))
+        if self._waiting >= self._max_queued:
+            raise self._full("all places for candidates are taken, and so is the queue for them")
         self._waiting += 1
         self._metrics.waiting.inc()
         try:
@@ -112,11 +115,8 @@ class Admission:
     ) -> LimitOutcome:
         while True:
             self._places_back.clear()
-            try:
+            with suppress(Unavailable):
                 return await stack.enter_async_context(self._limit.hold(request_id, sequences, deadline))
-            except Unavailable:
-                if not self._max_queued:
-                    raise self._full("all places for candidates are taken") from None
             await self._pause()
 
     async def _pause(self) -> None:
