@@ -57,7 +57,9 @@ class Agent:
 
     def wait_active(self) -> dict[str, int]:
         """Part → pid, once the version is active."""
-        arrived = wait_until(lambda: self.slot().get("state") == "active", START_SECONDS)
+        arrived = wait_until(
+            lambda: self.slot().get("state") == "active" and bool(self.slot()["endpoint"]), START_SECONDS
+        )
         assert arrived, self.log.read_text()[-3000:]
         chain = chain_of(self.process.pid)  # a leaf beside the engine is Python's resource tracker; it must go, too
         assert len(chain) == len(PARTS), chain

@@ -69,7 +69,7 @@ class VersionSlot:
         """The base URL that may be sent requests, None when there is none."""
         if self.state not in SERVING or self.stopping or self.server is None:
             return None
-        return self.server.endpoint
+        return self.server.endpoint if self.server.dead() is None else None  # gone, but no round has seen it yet
 
     def wire(self) -> Slot:
         """As `GET /v1/slots` shows it."""
