@@ -19,6 +19,7 @@ from acemath_training.jobs import lora
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1500),  # each of up to three starts imports torch, transformers and deepspeed three times
     pytest.mark.skipif(
         shutil.which("g++") is None, reason="no g++: DeepSpeed builds its communication op at first use"
     ),

@@ -90,6 +90,9 @@ def vllm_server(checkpoint: Path, log: Path, *, threads: int = 2, max_model_len:
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "policy", "--enforce-eager"]
     command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "48", "--dtype", "bfloat16"]
+    # A seeded request whose prompt is prefilled in parts kills vLLM's CPU worker ("CPU Generator does not use
+    # offset", 0.32.0), so prompts are prefilled whole.
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, env=settings.vllm(threads), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
