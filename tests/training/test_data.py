@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acemath_prompts import PromptEncoder
-from acemath_training.data import arithmetic, decontaminate, expressions, gsm8k, gsm_symbolic, splits, word_problems
+from acemath_training.data import (
+    arithmetic,
+    decontaminate,
+    expressions,
+    gsm8k,
+    gsm_symbolic,
+    held_out,
+    splits,
+    word_problems,
+)
 from acemath_training.data.mixture import Mixture, Source
 from acemath_training.data.problem import Problem
 from acemath_training.data.rows import IGNORED, Row, SftBatches, collate_sft, sft_row
@@ -107,6 +116,16 @@ def test_training_never_sees_a_held_out_family() -> None:
     found = {(row.source, row.family) for row in (stream[index] for index in range(400))}
     assert not [item for item in found if splits.load().is_held_out(*item)]
     assert len(found) > 60
+
+
+def test_held_out_rows_are_of_held_out_families_only_and_repeatable() -> None:
+    for source, make in (("word_problems", held_out.word_problem_rows), ("gsm_symbolic", held_out.gsm_symbolic_rows)):
+        rows = list(make(3))
+        families = {row["meta"]["template"].removeprefix(f"{source}/") for row in rows}
+        assert families == set(splits.load().held_out[source])
+        assert len(rows) == 3 * len(families)
+        assert rows == list(make(3))
+        assert len({row["problem"] for row in rows}) > 0.95 * len(rows)
 
 
 @pytest.mark.parametrize(("kind", "family"), [("word_problems", "distractor"), ("gsm_symbolic", "0")])

@@ -58,6 +58,27 @@ def show_problems(
     typer.echo(", ".join(f"{key} {number}" for key, number in Counter(row.source for row in rows).items()))
 
 
+@data.command("held-out")
+def write_held_out(
+    source: Annotated[str, typer.Argument(help="word_problems or gsm_symbolic")],
+    out: Annotated[Path, typer.Argument(help="JSON Lines file for `acemath eval`.")],
+    per_family: Annotated[int, typer.Option(min=1, max=50)] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Test problems of the families that training never sees."""
+    from acemath_training.data import held_out  # noqa: PLC0415
+
+    makers = {"word_problems": held_out.word_problem_rows, "gsm_symbolic": held_out.gsm_symbolic_rows}
+    if source not in makers:
+        typer.echo(f"error: no source {source!r}; there are: {', '.join(makers)}", err=True)
+        raise typer.Exit(1)
+    rows = list(makers[source](per_family))
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    families = len({row["meta"]["template"] for row in rows})
+    found = {"rows": len(rows), "families": families, "file": str(out)}
+    typer.echo(json.dumps(found) if as_json else f"{len(rows)} problems of {families} families in {out}")
+
+
 @data.command("gsm8k")
 def prepare_gsm8k(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="GSM8K's train file.")],
