@@ -15,6 +15,7 @@ request (all keys optional):
     hang            true: `/health` is fine, generation never comes (a stuck engine)
     break_after     after so many steps the connection breaks
     error_after     after so many steps an error event comes, then `[DONE]`
+    engine_dead     true: `/health` says so (503), while the API server still stands
     status          answer generations with this status (e.g. 503)
     model           stamp answers with another name (a wrong server behind the right port)
     logprob_shift   added to every prompt log-probability (a wrong checkpoint)
@@ -128,8 +129,8 @@ class FakeServer:
         return Starlette(routes=routes)
 
     async def health(self, _: Request) -> Response:
-        """200 as long as the process lives: it says nothing about generation."""
-        return Response()
+        """200 as long as the engine lives: it says nothing about generation."""
+        return Response(status_code=503 if self.faults().get("engine_dead") else 200)
 
     async def metrics(self, _: Request) -> Response:
         """The counters and gauges that the agent reads, in vLLM's names and labels."""

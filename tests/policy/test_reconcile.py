@@ -287,6 +287,20 @@ async def test_whatever_dies_is_started_again(
     assert not any(map(alive, chain))
 
 
+async def test_a_server_that_says_its_engine_is_dead_is_replaced(
+    agents: Agents, releases: Releases, eventually: Eventually, control: Control
+) -> None:
+    releases.promote(releases.publish("a"))
+    agent = agents.start(start_timeout_seconds=60)
+    await active(agent, eventually, 1)
+    chain = chain_of(pids(agent)[0])
+    control({"engine_dead": True})
+    await eventually(lambda: not any(map(alive, chain)))
+    await eventually(lambda: agent.states()["1"] == "staging" and "its engine is dead" in agent.reason(1))
+    control({})
+    await active(agent, eventually, 1)
+
+
 async def test_closing_stops_every_server(agents: Agents, releases: Releases, eventually: Eventually) -> None:
     releases.promote(releases.publish("a"))
     agent = agents.start()

@@ -20,7 +20,7 @@ _log = logging.getLogger("acemath_policy.vllm")
 _LINE_BYTES = 4096  # of one line of vLLM's output; the rest of a longer line is cut
 _TAIL_LINES = 20
 _LOOK_SECONDS = 5.0  # between two looks at the tree
-KILL_SECONDS = 2.0  # between TERM and KILL when the pipe ends
+KILL_SECONDS = 1.0  # between TERM and KILL when the pipe ends
 _OUTPUT_SECONDS = 2.0  # for the last of the output, once the process has ended
 _AFTER_SHIM_SECONDS = 3.0  # the two keepers of the shim take a little longer than their limits
 

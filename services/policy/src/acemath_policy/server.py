@@ -133,7 +133,7 @@ class PolicyServer:
 
     def dead(self) -> str | None:
         """Why it cannot serve any more, None while it can."""
-        if self._tree.status is not None:
+        if self._dead is None and self._tree.status is not None:
             return self.epitaph()
         if self._dead is None and self._watching is not None and self.pulse.stalled():
             return f"no token for {self.pulse.age():.0f} s"
@@ -167,6 +167,8 @@ class PolicyServer:
             self._tree.remember()
             if await self._client.healthy(self._settings.probe_timeout_seconds) is False:
                 self._dead = "its engine is dead"
+                await self._tree.kill()  # at once: what is left of it holds memory and a port
+                return
             try:
                 self.pulse.saw(await self._client.load(self._settings.probe_timeout_seconds))
                 if self.pulse.wants_probe():
