@@ -124,6 +124,6 @@ def test_kill_9_leaves_nothing_and_it_comes_back(agent: Agent, victim: str) -> N
 def test_term_ends_everything_in_order(agent: Agent) -> None:
     tree = agent.wait_active()
     agent.process.terminate()
-    assert agent.process.wait(timeout=60) == 0
+    assert agent.process.wait(timeout=60) in (0, -signal.SIGTERM)  # uvicorn passes the signal on to itself at the end
     assert not any(map(alive, tree.values()))
     assert not shim.descendants(agent.process.pid)
