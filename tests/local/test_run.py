@@ -24,13 +24,17 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 
 
+# A killed test session must not leave a stack behind either.
+TETHERED = [sys.executable, "-m", "acemath_local.tether", f"TERM:{os.getpid()}", "--", sys.executable]
+
+
 class Run:
     """A runner in a session of its own; everything it printed; every process that it ever had."""
 
     def __init__(self, env: dict[str, str], *arguments: str) -> None:
         self.env, self.lines, self.family = env, list[str](), dict[int, psutil.Process]()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "acemath_local.run", *arguments],
+            [*TETHERED, "-m", "acemath_local.run", *arguments],
             cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read)
