@@ -15,7 +15,7 @@ export ACEMATH_PROBLEM := $(value PROBLEM)
 export TORCH_CPU_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup setup-dev setup-train run solve stop test test-fast test-stack check format lint types layers \
+.PHONY: help doctor setup setup-dev setup-train run publish solve stop test test-fast test-stack check format lint types layers \
 	bench embedded requirements clean distclean
 
 help: ## this list
@@ -35,11 +35,11 @@ setup-train: ## the same with training only
 	@$(BOOT).install train
 
 run: setup ## start the whole stack, solve one problem (PROBLEM="…" for yours), serve until Ctrl-C
-	@$(PY) -m acemath_local.run --problem "$$ACEMATH_PROBLEM"
+	@$(PY) -m acemath_local.run --problem="$$ACEMATH_PROBLEM"
 
 solve: setup ## ask the running stack: make solve PROBLEM="…"
 	@if [ -z "$$ACEMATH_PROBLEM" ]; then echo 'usage: make solve PROBLEM="…"' >&2; exit 2; fi
-	@$(PY) -m acemath_local.solve "$$ACEMATH_PROBLEM"
+	@$(PY) -m acemath_local.solve -- "$$ACEMATH_PROBLEM"
 
 stop: ## end this checkout's running stack, in order
 	@if [ -x $(PY) ]; then $(PY) -m acemath_local.stop; else echo 'nothing is set up, so nothing runs'; fi
@@ -71,9 +71,11 @@ types: setup-dev ## mypy --strict on every distribution
 layers: setup-dev ## which part may import which
 	@.venv/bin/lint-imports
 
-bench: setup-dev ## the measured comparisons under bench/, one after another
-	@set -e; found=; for script in bench/*.py; do [ -e "$$script" ] || continue; found=1; echo "== $$script"; $(PY) "$$script"; done; \
-	if [ -z "$$found" ]; then echo 'bench/ holds no comparison' >&2; exit 1; fi
+publish: setup ## put the embedded checkpoints into the local registry (make run does it by itself)
+	@$(PY) -m acemath_local.publish
+
+bench: setup-dev publish ## the measured comparisons: reward scores against transformers' (JSON, with the machine)
+	@$(PY) bench/reward_exactness.py "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)"
 
 embedded: setup-train ## make the embedded checkpoints again from nothing (hours; needs a C++ compiler)
 	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded

@@ -84,3 +84,8 @@ def test_events_with_comments_several_data_lines_and_no_name():
     lines = [": hi", "", "data: {", "data: }", "", "event: a", "data:1", "", "event: unfinished", "data: 2"]
     events = list(parse_events(iter(lines)))
     assert [(event.name, event.data) for event in events] == [("message", {}), ("a", 1)]
+
+
+def test_a_problem_that_begins_with_a_minus_is_a_problem(acemath, gateway):
+    result = acemath("solve", "--url", gateway.url, "--", "-3 + 5 = ?")
+    assert result.exit_code == 0 and gateway.asked[0]["problem"] == "-3 + 5 = ?"

