@@ -6,6 +6,7 @@ rank and scale), `card.json`, and `card.md` made from it. The highest `sequence`
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ from acemath_training.embedded.base_model import sha256
 from acemath_training.errors import PublishError
 
 Kind = Literal["policy", "reward"]
-DEFAULT_ROOT = Path(__file__).resolve().parents[3] / "embedded"
+_CHECKOUT = Path(__file__).resolve().parents[3] / "embedded"
+DEFAULT_ROOT = _CHECKOUT if (_CHECKOUT / "policy").is_dir() else Path(sys.prefix) / "share" / "acemath-embedded"
+"""The adapters of the checkout; of an installed package those that its wheel brought."""
 WEIGHTS = "adapter.safetensors"
 LARGEST_ADAPTER = 15_000_000
 KEEP = 2
