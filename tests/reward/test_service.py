@@ -274,10 +274,9 @@ async def test_a_megabyte_does_not_slow_a_neighbour(start: Callable[..., Service
     async with httpx.AsyncClient(base_url=service.url, timeout=60, verify=False) as client:
         working = [asyncio.ensure_future(client.post("/v1/score", json=heavy)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        slowest = 0.0
+        answered = 0
         while not all(task.done() for task in working):
-            started = time.monotonic()
             assert (await client.get("/livez")).status_code == 200
-            slowest = max(slowest, time.monotonic() - started)
+            answered += 1
         assert {task.result().status_code for task in working} <= {200, 413}
-    assert slowest < 2.0, f"a probe took {slowest:.2f} s"
+    assert answered >= 15, f"only {answered} probes were answered while three calls were tokenised"
