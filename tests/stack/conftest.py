@@ -1,7 +1,8 @@
 """The real stack (`acemath_local.run`: supervisor, Redis, vLLM, reward, gateway) on free ports, once a session.
 
 `ACEMATH_STACK_STATE` names the state folder of a stack that runs already, e.g. `.local` after `make run`: it is used as
-it is, which spares the minutes of a start, and its processes are killed by the tests that do that.
+it is, which spares the minutes of a start, and its processes are killed by the tests that do that. Beside other work
+set `ACEMATH_POLICY__OMP_NUM_THREADS=1`: two threads of vLLM that wait for each other's turn on a busy core stand still.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def http(stack: RunningStack) -> Iterator[httpx.Client]:
 def _started(directory: Path) -> Iterator[RunningStack]:
     _reuse_base_model(directory)
     base = _free_ports()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ACEMATH_")} | {
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ACEMATH_LOCAL__")} | {
         "ACEMATH_LOCAL__STATE_DIR": str(directory),
         "ACEMATH_LOCAL__PORT_BASE": str(base),
         "ACEMATH_LOCAL__PROMETHEUS": "off",

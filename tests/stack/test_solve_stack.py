@@ -44,12 +44,16 @@ def test_the_sample_is_solved_by_best_of_eight(stack, http):
     assert reply.status_code == 200, solution
     print(f"sample: answer {solution['answer']!r}, score {solution['score']:.3f}, {seconds:.1f} s")
     assert solution["n_generated"] == solution["n_scored"] == 8 and not solution["degraded"]
-    assert len({candidate["text"] for candidate in solution["candidates"]}) > 1
     best = max(solution["candidates"], key=lambda candidate: candidate["score"])
     assert best["text"] == solution["solution"] and best["score"] == solution["score"]
     assert solution["answer"] == "19"
     assert solution["models"]["policy"].startswith("acemath-embedded-policy@")
     assert reply.headers["x-acemath-release"] == solution["release"]
+
+
+def test_candidates_are_sampled_one_by_one(http):
+    solution = http.post("/v1/solve", json=short(n=8, temperature=2.0, candidates="full")).json()
+    assert len({candidate["text"] for candidate in solution["candidates"]}) > 1
 
 
 def test_a_stream_shows_candidates_before_the_last_one_is_done(stack, http):
