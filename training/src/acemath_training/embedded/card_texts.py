@@ -18,6 +18,10 @@ _LIMITS = (
     "with whole numbers up to about 100.",
     "Weak on longer problems, on larger numbers and on other phrasing; not comparable with the AceMath models.",
 )
+_REWARD_LIMITS = (
+    "Trained on few problems, and its validation problems come from the families it was trained on and are few: only the "
+    "evaluation on held-out families says whether it helps.",
+)
 _SOURCES = {
     "word_problems": "own one- and two-step templates (training/src/acemath_training/data/templates)",
     "gsm_symbolic": "reasoning-gym gsm_symbolic (Apache-2.0), worked solutions rewritten",
@@ -60,7 +64,7 @@ def card(work: Path, kind: Kind, stage: str, *, root: Path) -> Card:
         held_out=splits.load().held_out,
         recipe={"config": config, "config_sha256": record.config_sha256},
         figures=record.figures,
-        limits=_LIMITS,
+        limits=_LIMITS + (_REWARD_LIMITS if kind == "reward" else ()),
     )
 
 
