@@ -38,6 +38,7 @@ def main() -> int:
     """Run the stack; 0 after an orderly stop, 1 with one clear sentence otherwise."""
     arguments = _arguments()
     console = Console()
+    signal.signal(signal.SIGINT, _interrupt)  # also where a shell started us in the background with it ignored
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:
