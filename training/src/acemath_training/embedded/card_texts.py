@@ -19,8 +19,8 @@ _LIMITS = (
     "Weak on longer problems, on larger numbers and on other phrasing; not comparable with the AceMath models.",
 )
 _REWARD_LIMITS = (
-    "Trained on few problems, and its validation problems come from the families it was trained on and are few: only the "
-    "evaluation on held-out families says whether it helps.",
+    "Trained on few problems, and its validation problems come from the families it was trained on and are few: only "
+    "the evaluation on held-out families says whether it helps.",
 )
 _SOURCES = {
     "word_problems": "own one- and two-step templates (training/src/acemath_training/data/templates)",
