@@ -177,6 +177,7 @@ async def test_a_long_body_is_413_whether_its_length_is_announced_or_not(
     answer = await client.post("/raw", content=b"x" * 1100 if announced else chunks())
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
+    assert answer.headers["connection"] == "close"
 
 
 async def test_metrics_count_by_route_template_and_status(client: httpx.AsyncClient) -> None:

@@ -22,7 +22,7 @@ class BodyLimitMiddleware:
             return
         announced = header_of(scope, "content-length") or "0"
         if announced.isdigit() and int(announced) > self._max_bytes:
-            await error_response(self._too_large())(scope, receive, send)
+            await self._refuse(scope, receive, send)
             return
         await self._run_counted(scope, receive, send)
 
@@ -50,7 +50,13 @@ class BodyLimitMiddleware:
             if started:
                 raise
         if seen > self._max_bytes and not started:
-            await error_response(self._too_large())(scope, receive, send)
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = error_response(self._too_large())
+        # Without it the server would go on reading a body that may never end, to keep the connection usable.
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is over {self._max_bytes} bytes; send a shorter problem or fewer candidates")
