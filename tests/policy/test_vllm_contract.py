@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,18 @@ def test_a_refused_requests_text_is_not_logged(server: Server) -> None:
     """The server fixture looks into the log at the end."""
     for body in ({"prompt": "a secret problem", "n": 0}, {"prompt": "a secret problem", "max_tokens": -1}):
         assert server.http.post("/v1/completions", json={"model": NAME, **body}).status_code == 400
+
+
+def test_seeded_prompts_that_overflow_one_batch_together_are_all_answered(server: Server) -> None:
+    """vLLM's CPU worker died of a seeded prompt prefilled in two parts."""
+
+    def ask(seed: int) -> int:
+        body = {"model": NAME, "prompt": [5 + seed] * 400, "seed": seed, "max_tokens": 2, "temperature": 1.0}
+        return server.http.post("/v1/completions", json=body).status_code
+
+    with ThreadPoolExecutor(24) as callers:
+        assert set(callers.map(ask, range(24))) == {200}
+    assert server.http.get("/health").is_success
 
 
 def test_nothing_secret_on_the_command_line(tmp_path: Path) -> None:

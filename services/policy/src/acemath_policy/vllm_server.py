@@ -70,11 +70,17 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         *(part for flag, value in optional.items() if value is not None for part in (flag, str(value))),
         *(["--enforce-eager"] if settings.enforce_eager else []),
+        *(_CPU_SEEDED if settings.cpu_kvcache_space is not None else []),
         *("--middleware", GUARD),
         # Nothing of a request's text in the log; no pages that nobody asked for.
         *("--disable-uvicorn-access-log", "--no-enable-log-requests", "--max-log-len", "0", "--disable-fastapi-docs"),
         *settings.extra_args,
     ]
+
+
+# A seeded request whose prompt is prefilled in two parts ends the CPU worker ("CPU Generator does not use offset"), and
+# every request of the gateway is seeded: prompts are prefilled whole.
+_CPU_SEEDED = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
 
 
 def environment(settings: PolicySettings, inherited: Mapping[str, str], key: SecretStr | None) -> dict[str, str]:
