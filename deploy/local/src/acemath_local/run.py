@@ -24,11 +24,8 @@ from acemath_local.settings import LocalSettings, LocalSettingsError, process_en
 from acemath_local.stack import Stack, StackError
 from acemath_local.supervision import SupervisionError, Supervisor
 
-SAMPLE = (
-    "A farmer has 3 baskets with 8 apples in each basket. He gives 5 apples to a neighbor. "
-    "How many apples does the farmer have left?"
-)
-"""In the easy domain that the embedded policy was trained for; the answer is 19."""
+SAMPLE = "There are 5 baskets with 6 apples in each. 4 apples are eaten. How many apples are left?"
+"""In the easy domain that the embedded policy was trained for; the answer is 26."""
 
 CONFIG = Path(__file__).resolve().parents[2] / "supervisord.conf"
 STOP_SECONDS = 300.0  # more than the sum of the programs' stopwaitsecs
