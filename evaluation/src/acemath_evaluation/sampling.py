@@ -104,7 +104,7 @@ class _Run:
             top_p=self._options.top_p,
             max_tokens=self._options.max_tokens,
             seed=seed_of(problem.id, self._options.seed),
-            deadline_seconds=min(self._gateway.patience_seconds, 3600.0),
+            deadline_seconds=min(self._gateway.patience_seconds, 600.0),  # what a gateway gives by default
             candidates="full",
         )
         return request.model_dump(mode="json", exclude_none=True)
