@@ -26,7 +26,7 @@ MUST_NOT_LOAD = {
     "acemath-cli": (*TENSORS, "fastapi"),
     "acemath-local": (*TENSORS, "fastapi"),
 }
-EXTRAS = {"acemath-registry": frozenset({"cli"})}
+EXTRAS = {"acemath-registry": frozenset({"cli"}), "acemath-training": frozenset({"cli", "train"})}
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
@@ -61,7 +61,9 @@ def test_the_wheel_says_what_it_is_and_is_typed(name, wheels):
         files = wheel.namelist()
         metadata = Parser().parsestr(wheel.read(f"{package}-0.1.0.dist-info/METADATA").decode())
     assert f"{package}/py.typed" in files
-    assert {file.partition("/")[0] for file in files} == {package, f"{package}-0.1.0.dist-info"}
+    # Shared data (the committed adapters of training) lies beside the package, never among the modules of others.
+    roots = {file.partition("/")[0] for file in files} - {f"{package}-0.1.0.data"}
+    assert roots == {package, f"{package}-0.1.0.dist-info"}
     assert metadata["Requires-Python"] == ">=3.11"
 
 
