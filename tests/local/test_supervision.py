@@ -64,3 +64,15 @@ def test_a_service_that_never_gets_ready_is_named(tiny_stack, free_port):
     tiny_stack.launch()
     said, _ = tiny_stack.runner.communicate(timeout=60)
     assert "slow was not ready after" in said and "slow begins" in said
+
+
+def test_a_second_interrupt_ends_a_service_that_does_not_want_to_stop(tiny_stack, free_port, eventually, gone):
+    tiny_stack.add("slow", free_port(), drain=60)
+    tiny_stack.launch()
+    tiny_stack.said_until_ready()
+    supervisor = tiny_stack.supervisor_pid()
+    tiny_stack.runner.send_signal(signal.SIGINT)
+    eventually(lambda: ("slow", "stopping") in [event[:2] for event in tiny_stack.events()], 10)
+    tiny_stack.runner.send_signal(signal.SIGINT)
+    tiny_stack.runner.wait(8)  # supervisor alone would have waited 10 s (stopwaitsecs) before it killed
+    assert gone(tiny_stack.pid("slow")) and gone(supervisor)
