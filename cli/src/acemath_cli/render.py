@@ -66,7 +66,10 @@ def show(console: Console, solution: Solution) -> None:
 
 
 def _table(solution: Solution) -> Table:
-    table = Table("", "#", "answer", "score", "tokens", "finish", title="candidates by score")
+    table = Table(title="candidates by score")
+    # On a narrow terminal only the text gives way: the numbers are what one looks for.
+    for name, width in (("", 1), ("#", 2), ("answer", 8), ("score", 7), ("tokens", 6), ("finish", 6)):
+        table.add_column(name, no_wrap=True, min_width=width)
     table.add_column("end of the solution", no_wrap=True, overflow="ellipsis")
     ordered = sorted(solution.candidates, key=lambda one: (one.score is None, -(one.score or 0.0), one.index))
     chosen = next((one.index for one in ordered if one.text == solution.solution), None)
@@ -78,7 +81,7 @@ def _table(solution: Solution) -> Table:
 
 def _cells(candidate: SolvedCandidate) -> list[str]:
     score = "–" if candidate.score is None else f"{candidate.score:+.3f}"
-    end = " ".join((candidate.text or "").split())[-48:]
+    end = " ".join((candidate.text or "").split())[-26:]  # fits beside the numbers in 80 columns
     return [
         str(candidate.index), escape(str(candidate.answer)), score, str(candidate.completion_tokens),
         str(candidate.finish_reason), escape(end),
