@@ -19,3 +19,4 @@ def test_the_newest_spare_ones_and_those_in_use_stay(tmp_path: Path) -> None:
 
 def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
     prune(tmp_path / "absent", (), 0)
+    assert not (tmp_path / "absent").exists()
