@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from acemath_training.embedded import make
 from acemath_training.errors import ConfigError
 from acemath_training.jobs import config as configs
 
@@ -60,10 +61,14 @@ def test_a_run_has_one_length(change: dict[str, int | None], tmp_path: Path) -> 
 
 
 def test_the_embedded_stages_follow_one_another() -> None:
-    second = load(SHIPPED / "embedded" / "sft-2.yaml")
-    reward = load(SHIPPED / "embedded" / "reward.yaml")
-    assert isinstance(second, configs.SftConfig)
-    assert isinstance(reward, configs.RewardConfig)
-    assert second.model.parent == Path("../sft-1")
-    assert reward.model.parent is not None
-    assert second.model.lora == reward.model.lora
+    done: list[str] = []
+    for name in make.STEPS:
+        config = load(SHIPPED / "embedded" / f"{name}.yaml")
+        if isinstance(config, configs.CandidatesConfig):
+            assert config.policy in done
+        else:
+            parent = config.model.parent
+            assert (parent is None) == (name == "sft-1")
+            assert parent is None or parent.name in done
+            assert config.stage == name
+        done.append(name)

@@ -33,7 +33,7 @@ Judge = Callable[[str, str], bool]
 _READY_S = 600.0
 _REQUEST_S = 600.0
 _STOP_S = 30.0
-_AT_ONCE = 6
+_AT_ONCE = 12
 
 
 def sample(
@@ -89,7 +89,7 @@ def vllm_server(checkpoint: Path, log: Path, *, threads: int = 2, max_model_len:
     port = _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(checkpoint)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "policy", "--enforce-eager"]
-    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "48", "--dtype", "bfloat16"]
+    command += ["--max-model-len", str(max_model_len), "--max-num-seqs", "96", "--dtype", "bfloat16"]
     # A seeded request whose prompt is prefilled in parts kills vLLM's CPU worker ("CPU Generator does not use
     # offset", 0.32.0), so prompts are prefilled whole.
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]

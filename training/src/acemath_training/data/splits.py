@@ -19,6 +19,7 @@ from acemath_training.errors import DataError
 SEED = 20261121
 HELD_OUT_GSM_SYMBOLIC = 20
 HELD_OUT_WORD_PROBLEMS = 14
+HELD_OUT_STORIES = 16
 
 
 class Splits(BaseModel):
@@ -53,15 +54,23 @@ def load() -> Splits:
 
 
 def draw_splits() -> Splits:
-    """The draw that `splits.json` records: a function of `SEED` and the sorted family names only."""
+    """The draw that `splits.json` records: a function of `SEED` and the sorted family names only.
+
+    Families that came later have a draw of their own, made before they were first trained on, so that what was held
+    out before stays held out.
+    """
     rng = random.Random(SEED)
     symbolic = sorted(str(template) for template in gsm_symbolic.template_ids())
-    own = sorted(word_problems.families())
+    own = sorted(word_problems.families(word_problems.FIRST_FILES))
+    stories = sorted(word_problems.families(word_problems.LATER_FILES))
     return Splits(
         seed=SEED,
         held_out={
             gsm_symbolic.SOURCE: tuple(sorted(rng.sample(symbolic, HELD_OUT_GSM_SYMBOLIC), key=int)),
-            word_problems.SOURCE: tuple(sorted(rng.sample(own, HELD_OUT_WORD_PROBLEMS))),
+            word_problems.SOURCE: (
+                *sorted(rng.sample(own, HELD_OUT_WORD_PROBLEMS)),
+                *sorted(random.Random(f"{SEED}:stories").sample(stories, HELD_OUT_STORIES)),
+            ),
         },
     )
 

@@ -1,4 +1,4 @@
-"""Own one- and two-step word problems: the easy domain in which the embedded policy is good.
+"""Own word problems of one to four steps: the easy domain in which the embedded policy is good.
 
 `templates/*.yaml` holds the families. Each family has number ranges, phrasings and solution lines;
 `[x: a * b]` in a line is computed, shown as `3 * 8 = 24` and bound to `x`. The last bound value is
@@ -20,6 +20,8 @@ from acemath_training.data.problem import Problem, box
 from acemath_training.errors import DataError
 
 SOURCE = "word_problems"
+FIRST_FILES = ("one_step.yaml", "two_step.yaml")
+LATER_FILES = ("stories.yaml",)
 _STEP = re.compile(r"\[([a-z]): ([^\]]+)\]")
 _ATTEMPTS = 200
 
@@ -72,15 +74,15 @@ class Family(BaseModel):
 
 
 @cache
-def families() -> dict[str, Family]:
-    """Every family by id.
+def families(files: tuple[str, ...] = FIRST_FILES + LATER_FILES) -> dict[str, Family]:
+    """Every family of `files` by id.
 
     Raises:
         DataError: when two families share an id.
     """
     found: dict[str, Family] = {}
     folder = resources.files("acemath_training.data") / "templates"
-    for name in ("one_step.yaml", "two_step.yaml"):
+    for name in files:
         rows = TypeAdapter(list[Family]).validate_python(yaml.safe_load((folder / name).read_text()))
         for family in rows:
             if family.id in found:

@@ -23,7 +23,7 @@ _REWARD_LIMITS = (
     "the evaluation on held-out families says whether it helps.",
 )
 _SOURCES = {
-    "word_problems": "own one- and two-step templates (training/src/acemath_training/data/templates)",
+    "word_problems": "own templates of one to four steps (training/src/acemath_training/data/templates)",
     "gsm_symbolic": "reasoning-gym gsm_symbolic (Apache-2.0), worked solutions rewritten",
     "arithmetic": "reasoning-gym arithmetic generators (Apache-2.0), solutions by own code",
     "gsm8k": "GSM8K train (openai/grade-school-math, MIT), at most three lines, decontaminated",
@@ -80,8 +80,9 @@ def _steps(directory: Path, record: RunRecord) -> int:
 def _data(config: dict[str, Any]) -> tuple[str, ...]:
     data = config["data"]
     if "mixture" not in data:
-        return (
-            f"{data['file']}: candidates sampled by vLLM from the policy stage before, on training families only "
-            "(configs/embedded/candidates.yaml), labelled by acemath_answers",
+        return tuple(
+            f"{file}: candidates sampled by vLLM from an SFT stage, on training families only "
+            "(configs/embedded/candidates-*.yaml), labelled by acemath_answers"
+            for file in (data["file"], *data.get("more", ()))
         )
     return tuple(f"{_SOURCES[part['kind']]}; weight {part['weight']:g}" for part in data["mixture"])

@@ -1,6 +1,6 @@
 """Make the embedded checkpoints again from nothing: `python -m acemath_training.embedded.make --work-dir DIR`.
 
-Steps: base model → GSM8K rows (when a file is given) → SFT stages → candidates → reward model → adapters with
+Steps: base model → GSM8K rows (when a file is given) → SFT stages, candidates and reward models → adapters with
 cards. Each step leaves a file that marks it done, so a second call continues; training jobs resume from
 their own checkpoints. Hours on two cores; the stages' time limits are in `training/configs/embedded`.
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -22,8 +23,8 @@ from acemath_training.jobs import config as configs
 from acemath_training.jobs import launch
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "embedded"
-SFT_STAGES = ("sft-1", "sft-2")
-REWARD_STAGE = "rm-1"
+STEPS = ("sft-1", "sft-2", "candidates-1", "rm-1", "sft-3", "candidates-2", "rm-2")
+"""In order; each is a file of `training/configs/embedded`."""
 
 
 class Maker:
@@ -38,10 +39,7 @@ class Maker:
     def steps(self) -> dict[str, Callable[[], None]]:
         """Every step by name, in order."""
         found: dict[str, Callable[[], None]] = {"base": self._make_base, "gsm8k": self._make_gsm8k}
-        for stage in SFT_STAGES:
-            found[stage] = lambda stage=stage: self._train("sft", stage, stage)  # type: ignore[misc]
-        found["candidates"] = self._sample
-        found[REWARD_STAGE] = lambda: self._train("reward_model", "reward", REWARD_STAGE)
+        found |= {name: partial(self._make, name) for name in STEPS}
         found["adapters"] = self._commit
         return found
 
@@ -73,28 +71,35 @@ class Maker:
         problems = gsm8k.prepare(self._options.gsm8k, Decontaminator(tests, hashes), max_lines=3, max_characters=480)
         gsm8k.write(problems, target)
 
-    def _train(self, job: str, name: str, stage: str) -> None:
+    def _make(self, name: str) -> None:
+        if name.startswith("candidates"):
+            self._sample(name)
+        else:
+            self._train("sft" if name.startswith("sft") else "reward_model", name)
+
+    def _train(self, job: str, stage: str) -> None:
         output = self._work / stage
         if (output / cards.WEIGHTS).is_file():
             return
-        command = [job, str(self._config(name)), "--base", str(self._base), "--output", str(output)]
+        command = [job, str(self._config(stage)), "--base", str(self._base), "--output", str(output)]
         status = launch.main([*command, "--ranks", str(self._options.ranks)])
         if status:
             raise TrainingError(f"{stage} ended with status {status}; run the command again to resume it")
 
-    def _sample(self) -> None:
+    def _sample(self, name: str) -> None:
         from acemath_training.data import sampling  # noqa: PLC0415 - needs the [train] extra
 
-        config = configs.load(self._config("candidates"), configs.CandidatesConfig)
-        marker = self._work / "candidates.done"
+        config = configs.load(self._config(name), configs.CandidatesConfig)
+        marker = self._work / f"{name}.done"
         if marker.is_file():
             return
         count = sampling.run(config, self._base, self._work)
         marker.write_text(f"{count}\n")
 
     def _commit(self) -> None:
-        stages: list[tuple[Kind, str]] = [*(("policy", stage) for stage in SFT_STAGES), ("reward", REWARD_STAGE)]
-        for kind, stage in stages:
+        stages = [name for name in STEPS if not name.startswith("candidates")]
+        for stage in stages:
+            kind: Kind = "policy" if stage.startswith("sft") else "reward"
             card = card_texts.card(self._work, kind, stage, root=self._options.adapters)
             sys.stdout.write(f"{cards.commit(self._work / stage, card, self._options.adapters)}\n")
 

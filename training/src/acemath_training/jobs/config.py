@@ -85,9 +85,13 @@ class SftData(Section):
 
 
 class RewardData(Section):
-    """Labelled candidates of `data.candidates`, and how responses are drawn from them."""
+    """Labelled candidates of `data.candidates`, and how responses are drawn from them.
+
+    `file` is the newest sampling; `more` are earlier ones, used beside it.
+    """
 
     file: Path
+    more: tuple[Path, ...] = ()
     responses_per_problem: Annotated[int, Field(ge=2)] = 6
     sampling: Literal["score_sorted", "random"] = "score_sorted"
     top_k: Positive = 14

@@ -64,7 +64,7 @@ def run(config: RewardConfig, base: Path, output: Path, encoder: Encoder) -> Pat
     """
     output.mkdir(parents=True, exist_ok=True)
     args = training_arguments(config.training, output, deepspeed_dict(config.deepspeed))
-    found = pools.read(output.parent / config.data.file)
+    found = [pool for file in (config.data.file, *config.data.more) for pool in pools.read(output.parent / file)]
     training, validation = pools.split(found, config.data.validation_fraction, config.data.seed)
     args.max_steps = _steps(config, len(training), args.world_size)
     model = build_model(config, base, output)
