@@ -54,6 +54,16 @@ class EncodedCall:
         return len(self.source) - len(self.sequences)
 
 
+def check_text(param: str, text: str, max_chars: int) -> None:
+    """Refuse a text over `max_chars` before anything is done with it.
+
+    Raises:
+        TooLarge: names the text.
+    """
+    if len(text) > max_chars:
+        raise TooLarge(f"{param} has {len(text)} characters; a text may have {max_chars}", param=param)
+
+
 def check_sizes(request: ScoreRequest, max_chars: int) -> None:
     """Refuse texts over `max_chars` before anything is done with them, and a context that is not one.
 
@@ -65,8 +75,7 @@ def check_sizes(request: ScoreRequest, max_chars: int) -> None:
     texts = [(f"messages.{i}", turn.content) for i, turn in turns] or [("problem", request.problem or "")]
     texts += [(f"candidates.{i}", text) for i, text in enumerate(request.candidates) if isinstance(text, str)]
     for param, text in texts:
-        if len(text) > max_chars:
-            raise TooLarge(f"{param} has {len(text)} characters; a text may have {max_chars}", param=param)
+        check_text(param, text, max_chars)
     if request.messages and request.messages[-1].role != "user":
         raise InvalidRequest("the last of messages must be the user's turn that candidates answer", param="messages")
 
@@ -78,17 +87,36 @@ def encode(request: ScoreRequest, vocabulary: Vocabulary) -> EncodedCall:
         InvalidRequest: a candidate is too long (`context_length_exceeded`), has ids that it may not have, or the
             chat template refuses the conversation.
     """
-    context = _context(request)
+    named = [(f"candidates.{index}", candidate) for index, candidate in enumerate(request.candidates)]
+    sequences, prompt_tokens = encode_candidates(_context(request), named, vocabulary, "messages")
+    return without_duplicates(sequences, prompt_tokens)
+
+
+def encode_candidates(
+    context: list[ChatMessage],
+    candidates: Sequence[tuple[str, str | TokenCandidate]],
+    vocabulary: Vocabulary,
+    context_param: str,
+) -> tuple[list[Encoded], int]:
+    """The candidates of one context as the engine takes them, and the number of the context's tokens.
+
+    Args:
+        context: the turns that the candidates answer.
+        candidates: each with the name under which the caller sent it.
+        vocabulary: the version's.
+        context_param: the name under which the caller sent the context.
+
+    Raises:
+        InvalidRequest: as `encode`.
+    """
     try:
         prompt = vocabulary.encoder.encode_prompt(context)
         end = vocabulary.encoder.turn_end(context)
-        whole = [
-            _whole(f"candidates.{index}", candidate, context, prompt, end, vocabulary)
-            for index, candidate in enumerate(request.candidates)
-        ]
+        whole = [_whole(param, candidate, context, prompt, end, vocabulary) for param, candidate in candidates]
     except TemplateError as error:
-        raise InvalidRequest(f"the model's chat template refuses these messages: {error}", param="messages") from error
-    return _without_duplicates([_split(prompt, ids) for ids in whole], len(prompt))
+        message = f"the model's chat template refuses {context_param}: {error}"
+        raise InvalidRequest(message, param=context_param) from error
+    return [_split(prompt, ids) for ids in whole], len(prompt)
 
 
 def _context(request: ScoreRequest) -> list[ChatMessage]:
@@ -109,13 +137,22 @@ def _whole(
         ids = prompt + _checked(param, candidate.token_ids, end, vocabulary) + end
     else:
         ids = vocabulary.encoder.encode_conversation([*context, {"role": "assistant", "content": candidate}])
+    check_length(param, ids, vocabulary)
+    return ids
+
+
+def check_length(param: str, ids: Sequence[int], vocabulary: Vocabulary) -> None:
+    """Refuse a conversation that the model does not take whole.
+
+    Raises:
+        InvalidRequest: (`context_length_exceeded`) names what the caller sent, and its length.
+    """
     if len(ids) > vocabulary.max_tokens:
         raise InvalidRequest(
             f"{param} has {len(ids)} tokens with its context; the model takes {vocabulary.max_tokens}",
             param=param,
             code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         )
-    return ids
 
 
 def _checked(param: str, ids: Sequence[int], end: Sequence[int], vocabulary: Vocabulary) -> list[int]:
@@ -142,7 +179,13 @@ def _split(prompt: Sequence[int], whole: Sequence[int]) -> Encoded:
     return Encoded(tuple(whole[:cut]), tuple(whole[cut:]))
 
 
-def _without_duplicates(sequences: Sequence[Encoded], prompt_tokens: int) -> EncodedCall:
+def without_duplicates(sequences: Sequence[Encoded], prompt_tokens: int) -> EncodedCall:
+    """A call's sequences, each different one once.
+
+    Args:
+        sequences: one for each candidate.
+        prompt_tokens: tokens of the context that all of them share; 0 where they share none.
+    """
     positions: dict[Encoded, int] = {}
     source = tuple(positions.setdefault(sequence, len(positions)) for sequence in sequences)
     own = sum(sequence.tokens for sequence in sequences) - prompt_tokens * len(sequences)

@@ -43,7 +43,7 @@ def reward_router(service: ScoreService, slots: Callable[[], list[Slot]], defaul
         deadline = Deadline.from_header(header, default_seconds=default_deadline_seconds)
         if body.stream:
             return await _streamed(service, body, deadline)
-        answer = await _unless_gone(request, _collect(service, body, deadline))
+        answer = await unless_gone(request, _collect(service, body, deadline))
         return Response(answer.model_dump_json(), media_type="application/json")
 
     @router.get("/v1/slots", summary="Every version and where it stands")
@@ -62,7 +62,7 @@ async def _collect(service: ScoreService, body: ScoreRequest, deadline: Deadline
         return ScoreResponse(model=scoring.model, data=data, usage=scoring.usage, timings=scoring.timings())
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     """The result of `work`, which is cancelled as soon as the caller closes the connection."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))

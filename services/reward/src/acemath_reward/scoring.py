@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from acemath_core.deadline import Deadline
@@ -16,7 +17,7 @@ from acemath_reward.batcher import Batcher
 from acemath_reward.encoding import EncodedCall, Vocabulary, check_sizes, encode
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.settings import RewardSettings
-from acemath_reward.tickets import Ticket
+from acemath_reward.tickets import Engine, Ticket
 from acemath_reward.versions import VersionSlot
 
 
@@ -28,20 +29,70 @@ class Versions(Protocol):
         ...
 
 
+class Work(Protocol):
+    """What a caller wants scored, in whichever shape it came."""
+
+    @property
+    def model(self) -> str | None:
+        """The name@version asked for; None means the active one."""
+        ...
+
+    @property
+    def param(self) -> str:
+        """The field of the body that holds the candidates."""
+        ...
+
+    def check(self, max_chars: int) -> None:
+        """Refuse texts over `max_chars`, at once. Raises `TooLarge` or `InvalidRequest`."""
+        ...
+
+    def encode(self, vocabulary: Vocabulary) -> EncodedCall:
+        """Its token ids; blocks, and is called in a thread. Raises `InvalidRequest`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The body of `POST /v1/score` as `Work`."""
+
+    request: ScoreRequest
+    param: str = "candidates"
+
+    @property
+    def model(self) -> str | None:
+        """The version asked for."""
+        return self.request.model
+
+    def check(self, max_chars: int) -> None:
+        """See `check_sizes`."""
+        check_sizes(self.request, max_chars)
+
+    def encode(self, vocabulary: Vocabulary) -> EncodedCall:
+        """See `encoding.encode`."""
+        return encode(self.request, vocabulary)
+
+
 class Scoring:
     """A call that has been queued.
 
     Attributes:
         model: name@version that scores it.
+        vocabulary: that version's.
         usage: tokens of the call.
 
-    Made by `ScoreService.scoring`; `times` are its monotonic start and the seconds until it was tokenised.
+    Made by `ScoreService`; `times` are its monotonic start and the seconds until it was tokenised.
     """
 
     def __init__(
-        self, model: str, call: EncodedCall, ticket: Ticket, metrics: RewardMetrics, times: tuple[float, float]
+        self,
+        model: str,
+        vocabulary: Vocabulary,
+        call: EncodedCall,
+        ticket: Ticket,
+        metrics: RewardMetrics,
+        times: tuple[float, float],
     ) -> None:
-        self.model, self.usage = model, call.usage
+        self.model, self.vocabulary, self.usage = model, vocabulary, call.usage
         self._call, self._ticket, self._metrics = call, ticket, metrics
         self._started, self._tokenize_seconds = times
 
@@ -95,8 +146,12 @@ class ScoreService:
         """Let the tokenizer threads end."""
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
+    def scoring(self, request: ScoreRequest, deadline: Deadline) -> AbstractAsyncContextManager[Scoring]:
+        """Queue a `POST /v1/score`; see `queued`."""
+        return self.queued(Candidates(request), deadline)
+
     @asynccontextmanager
-    async def scoring(self, request: ScoreRequest, deadline: Deadline) -> AsyncIterator[Scoring]:
+    async def queued(self, work: Work, deadline: Deadline) -> AsyncIterator[Scoring]:
         """Queue a call; leaving the block takes out of the queue what was not scored.
 
         Raises:
@@ -106,17 +161,17 @@ class ScoreService:
             DeadlineExceeded: it passed while the call waited to be tokenised.
         """
         started = time.monotonic()
-        slot = self._versions.choose(request.model)
+        slot = self._versions.choose(work.model)
         assert slot.served is not None, "choose gives serving slots only"
         served = slot.served
         with slot.in_use(), self._admitted():
-            call = await self._encode(request, served.vocabulary, deadline)
+            call = await self._encode(work, served.vocabulary, deadline)
             tokenized = time.monotonic() - started
             self._metrics.tokenize_seconds.observe(tokenized)
             self._metrics.duplicates.inc(call.duplicates)
-            ticket = self._batcher.submit(served.engine, call.sequences, deadline)
+            ticket = self._submit(work, served.engine, call, deadline)
             try:
-                yield Scoring(str(slot.ref), call, ticket, self._metrics, (started, tokenized))
+                yield Scoring(str(slot.ref), served.vocabulary, call, ticket, self._metrics, (started, tokenized))
             finally:
                 self._batcher.cancel(ticket)
 
@@ -135,12 +190,18 @@ class ScoreService:
         finally:
             self._calls -= 1
 
-    async def _encode(self, request: ScoreRequest, vocabulary: Vocabulary, deadline: Deadline) -> EncodedCall:
+    def _submit(self, work: Work, engine: Engine, call: EncodedCall, deadline: Deadline) -> Ticket:
         try:
-            check_sizes(request, self._settings.max_text_chars)
-            work = asyncio.get_running_loop().run_in_executor(self._encoders, encode, request, vocabulary)
+            return self._batcher.submit(engine, call.sequences, deadline)
+        except TooLarge as error:
+            raise TooLarge(error.message, param=work.param) from error
+
+    async def _encode(self, work: Work, vocabulary: Vocabulary, deadline: Deadline) -> EncodedCall:
+        try:
+            work.check(self._settings.max_text_chars)
+            encoding = asyncio.get_running_loop().run_in_executor(self._encoders, work.encode, vocabulary)
             async with asyncio.timeout(deadline.remaining()):
-                return await work
+                return await encoding
         except TimeoutError as error:
             self._metrics.rejections.labels("deadline").inc()
             raise DeadlineExceeded("the call's deadline passed while it waited to be tokenised") from error
