@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from registry.tiny import write_checkpoint
 
 import doubles.fake_vllm
-from acemath_policy.leases import Leases, StatusLeases
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.reconcile import Reconciler
 from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings, inherited_environment
 from acemath_registry import ModelRef, PublishMetadata, Registry
+from acemath_registry.following import Leases, StatusLeases
 
 FAKE_VLLM = Path(doubles.fake_vllm.__file__)
 KEY = SecretStr("the internal key")

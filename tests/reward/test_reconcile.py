@@ -19,10 +19,10 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.wire import ScoreRequest, SlotState
 from acemath_registry import ModelRef, Registry
+from acemath_registry.following import StatusLeases
 from acemath_reward.batcher import Batcher, QueueLimits
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
-from acemath_reward.leases import StatusLeases
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import PromptGroup, RewardModel, UnsupportedCheckpoint
 from acemath_reward.reconcile import Reconciler
@@ -85,7 +85,7 @@ class World:
             await asyncio.sleep(0.01)
 
     def gateway(self, generation: int, **more: Any) -> None:
-        record = {"generation": generation, "leases": {}, "at": time.time(), "stopped": False} | more
+        record = {"generation": generation, "leases": {}, "at": time.time()} | more
         self.registry.write_status("gateway", "g1", record)
 
     async def score(self, model: str | None = None) -> str:
@@ -160,14 +160,6 @@ async def test_what_is_not_known_of_a_gateway_keeps_the_old_version(
     for _ in range(5):
         await world.reconciler.round()
     assert world.states()[str(world.publish(1))] is S.DRAINING
-
-
-async def test_a_gateway_that_ended_in_order_holds_nothing(world: World) -> None:
-    world.promote(world.publish(1))
-    await world.until(v1=S.ACTIVE)
-    world.gateway(generation=1, at=0.0, stopped=True)
-    world.promote(world.publish(2))
-    await world.until(v1=S.RETIRED, v2=S.ACTIVE)
 
 
 async def test_a_version_with_a_call_under_way_is_not_dropped(world: World) -> None:

@@ -8,12 +8,12 @@ from pydantic import SecretStr
 
 from acemath_core.settings import SettingsError
 from acemath_policy.app import create_app
-from acemath_policy.leases import StatusLeases
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.reconcile import Reconciler
 from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings, inherited_environment
 from acemath_registry import Registry
+from acemath_registry.following import StatusLeases
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
 

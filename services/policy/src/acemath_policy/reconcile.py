@@ -22,16 +22,13 @@ from contextlib import contextmanager
 from acemath_core.errors import ServiceError
 from acemath_core.wire import Slot, SlotState
 from acemath_policy.canary import CanaryMismatch
-from acemath_policy.copies import prune
-from acemath_policy.desired import Desired, DesiredReader
-from acemath_policy.leases import Leases
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.server import Launcher, ServerDied
 from acemath_policy.settings import PolicySettings
 from acemath_policy.slots import BRINGING_UP, ENDED, SERVING, VersionSlot
-from acemath_policy.status import StatusFile
 from acemath_policy.vllm_server import VllmFailure
-from acemath_registry import Registry, VerificationError
+from acemath_registry import ModelKind, Registry, VerificationError
+from acemath_registry.following import ChannelFollower, Desired, Leases, StatusFile, prune
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
@@ -56,10 +53,16 @@ class Reconciler:
     ) -> None:
         self._settings, self._registry, self._launcher = settings, registry, launcher
         self._leases, self._metrics = leases, metrics
-        self._reader = DesiredReader(registry, settings.channel, metrics)
+        self._reader = ChannelFollower(
+            registry,
+            settings.channel,
+            ModelKind.POLICY,
+            on_generation=metrics.generation.set,
+            on_error=metrics.registry_errors.labels("channel").inc,
+        )
         self._slots: list[VersionSlot] = []
         self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
-        self._status = StatusFile(registry, settings.instance, metrics)
+        self._status = StatusFile(registry, "policy", settings.instance, metrics.registry_errors.labels("status").inc)
 
     # ------------------------------------------------------------------------------------------------ what others see
 
@@ -145,7 +148,7 @@ class Reconciler:
     async def _prune_copies(self) -> None:
         if any(slot.state is SlotState.VERIFYING for slot in self._slots):
             return
-        in_use = {slot.model for slot in self._slots if slot.model is not None}
+        in_use = [slot.ref for slot in self._slots if slot.model is not None]
         await asyncio.to_thread(prune, self._settings.cache_dir / "models", in_use, self._settings.spare_copies)
 
     def _note_wanted(self, desired: Desired) -> None:
@@ -186,13 +189,13 @@ class Reconciler:
     async def _stop_released(self, desired: Desired) -> None:
         """Stop what is no longer named, once no gateway needs it and it has been quiet for a while.
 
-        One that crashed while it drained is being started again for whoever may still need it; it goes, too.
+        One that crashed while it drained is being started again for whoever may still need it; it goes, too. Another
+        version must be active, not necessarily the named one: that may be waiting for this place.
         """
-        wanted = self._find(desired)
-        if wanted is None or wanted.state is not SlotState.ACTIVE:
+        if not any(slot.state is SlotState.ACTIVE for slot in self._slots):
             return
         for slot in self._slots:
-            if slot is wanted or slot.stopping or slot.state in ENDED:
+            if slot is self._find(desired) or slot.stopping or slot.state in ENDED or slot.state is SlotState.ACTIVE:
                 continue
             held = await self._leases.holder(slot.generation, slot.releases)
             running = slot.state is SlotState.DRAINING and slot.server is not None

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from acemath_registry import Registry
+from acemath_registry.following import StatusLeases
 from acemath_reward.batcher import Batcher, QueueLimits
-from acemath_reward.leases import StatusLeases
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader
 from acemath_reward.reconcile import Reconciler

@@ -21,16 +21,13 @@ from contextlib import contextmanager
 from acemath_core.errors import Conflict, ErrorCode, ServiceError, Unavailable
 from acemath_core.wire import Slot, SlotState
 from acemath_prompts import TemplateError
-from acemath_registry import Registry, VerificationError
+from acemath_registry import ModelKind, Registry, VerificationError
+from acemath_registry.following import ChannelFollower, Desired, Leases, StatusFile, prune
 from acemath_reward.batcher import Batcher
-from acemath_reward.copies import prune
-from acemath_reward.desired import Desired, DesiredReader
-from acemath_reward.leases import Leases
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
 from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
 from acemath_reward.settings import RewardSettings
-from acemath_reward.status import StatusFile
 from acemath_reward.tickets import Engine
 from acemath_reward.versions import BRINGING_UP, ENDED, SERVING, Served, VersionSlot, load
 from acemath_web.health import Readiness
@@ -64,8 +61,14 @@ class Reconciler:
     ) -> None:
         self._settings, self._registry, self._load_model = settings, registry, load_model
         self._batcher, self._leases, self._metrics = batcher, leases, metrics
-        self._reader = DesiredReader(registry, settings.channel, metrics)
-        self._status = StatusFile(registry, settings.instance, metrics)
+        self._reader = ChannelFollower(
+            registry,
+            settings.channel,
+            ModelKind.REWARD,
+            on_generation=metrics.generation.set,
+            on_error=metrics.registry_errors.labels("channel").inc,
+        )
+        self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
         self._slots: list[VersionSlot] = []
         self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
 

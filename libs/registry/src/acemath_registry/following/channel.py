@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from acemath_core.errors import ServiceError
-from acemath_policy.metrics import PolicyMetrics
-from acemath_registry import Registry, ReleaseMember
+from acemath_registry.manifest import ModelKind
+from acemath_registry.registry import Registry
+from acemath_registry.releases import ReleaseMember
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The policy version that should be active.
+    """The version that should be active.
 
     Attributes:
         member: the version, with the digest of its manifest.
@@ -28,16 +30,32 @@ class Desired:
     generation: int
 
 
-class DesiredReader:
-    """Follows channel → release → policy version; a look costs one stat while nothing has changed.
+class ChannelFollower:
+    """Follows channel → release → the release's version of one kind; a look costs one stat while nothing has changed.
+
+    Args:
+        registry: where the channel is.
+        channel: its name.
+        kind: which of a release's two versions is followed.
+        on_generation: told the generation whenever a look finds one.
+        on_error: told whenever a look fails.
 
     Attributes:
         desired: what was last read; it stays while the registry cannot be read, and generations only grow.
         problem: why the last look failed, None when it did not.
     """
 
-    def __init__(self, registry: Registry, channel: str, metrics: PolicyMetrics) -> None:
-        self._registry, self._channel, self._metrics = registry, channel, metrics
+    def __init__(
+        self,
+        registry: Registry,
+        channel: str,
+        kind: ModelKind,
+        *,
+        on_generation: Callable[[int], None],
+        on_error: Callable[[], None],
+    ) -> None:
+        self._registry, self._channel, self._kind = registry, channel, kind
+        self._on_generation, self._on_error = on_generation, on_error
         self._seen: tuple[int, int, int] | None = None
         self.desired: Desired | None = None
         self.problem: str | None = None
@@ -47,7 +65,7 @@ class DesiredReader:
         try:
             await asyncio.to_thread(self._look)
         except ServiceError as error:
-            self._metrics.registry_errors.labels("channel").inc()
+            self._on_error()
             if error.message != self.problem:
                 _log.warning("channel %s: %s", self._channel, error.message)
             self.problem = error.message
@@ -59,13 +77,13 @@ class DesiredReader:
             return
         channel = self._registry.channel(self._channel)
         release = self._registry.release(channel.release)
-        found = Desired(release.policy, channel.release, channel.generation)
+        found = Desired(release.member(self._kind), channel.release, channel.generation)
         if self.desired is None or found.generation >= self.desired.generation:
             self.desired, self.problem = found, None
-            self._metrics.generation.set(found.generation)
+            self._on_generation(found.generation)
         else:
             self.problem = f"the channel went back from generation {self.desired.generation} to {found.generation}"
-            _log.error("channel %s: %s; restart the agent if the registry was restored", self._channel, self.problem)
+            _log.error("channel %s: %s; restart the service if the registry was restored", self._channel, self.problem)
         self._seen = mark
 
     def _mark(self) -> tuple[int, int, int] | None:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from acemath_core.errors import ServiceError
-from acemath_registry import Registry
-from acemath_reward.metrics import RewardMetrics
+from acemath_registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 _REPEAT_SECONDS = 10.0  # a sign of life between two changes
 
 
 class StatusFile:
-    """Writes `status/reward/<instance>.json`: on every change, and from time to time without one.
+    """Writes `status/<service>/<instance>.json`: on every change, and from time to time without one.
 
     Args:
         registry: where to write.
+        service: name of the service.
         instance: name of this replica.
-        metrics: counts what could not be written.
+        on_error: told whenever a write fails.
     """
 
-    def __init__(self, registry: Registry, instance: str, metrics: RewardMetrics) -> None:
-        self._registry, self._instance, self._metrics = registry, instance, metrics
+    def __init__(self, registry: Registry, service: str, instance: str, on_error: Callable[[], None]) -> None:
+        self._registry, self._service, self._instance, self._on_error = registry, service, instance, on_error
         self._at, self._told = 0.0, dict[str, object]()
         self._problem: str | None = None
 
@@ -36,10 +36,10 @@ class StatusFile:
             return
         self._at, self._told = now, dict(document)
         try:
-            await asyncio.to_thread(self._registry.write_status, "reward", self._instance, {**document, "at": now})
+            await asyncio.to_thread(self._registry.write_status, self._service, self._instance, {**document, "at": now})
             self._problem = None
         except ServiceError as error:
-            self._metrics.registry_errors.labels("status").inc()
+            self._on_error()
             if error.message != self._problem:
                 _log.warning("the status file was not written: %s", error.message)
             self._problem = error.message

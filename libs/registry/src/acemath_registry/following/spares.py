@@ -1,4 +1,4 @@
-"""The private copies of checkpoints: those of loaded versions, and a few for going back and for a quick restart."""
+"""The private copies of checkpoints: those in use, and a few for going back and for a quick restart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from acemath_registry import ModelRef
+from acemath_registry.refs import ModelRef
 
 _log = logging.getLogger(__name__)
 

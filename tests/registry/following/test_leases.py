@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from acemath_policy.leases import StatusLeases
 from acemath_registry import Registry
+from acemath_registry.following import StatusLeases
 
 NOW = 1_000_000.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from acemath_core.errors import ServiceError
-from acemath_registry import Registry
+from acemath_registry.registry import Registry
 
 
 class Leases(Protocol):
@@ -27,9 +27,8 @@ class Leases(Protocol):
 class StatusLeases:
     """Reads `status/gateway/<instance>.json` in the registry.
 
-    A record is `{"generation": g, "leases": {release id: count}, "at": unix seconds, "stopped": false}`: g is the
-    channel generation to which that gateway sends new requests, `leases` everything it holds, and `stopped` says that
-    it ended in order and holds nothing.
+    A record is `{"generation": g, "leases": {release id: count}, "at": unix seconds}`: g is the channel generation to
+    which that gateway sends new requests, and `leases` everything it holds. A gateway that ends in order removes its own.
 
     Args:
         registry: where the records lie.
@@ -52,8 +51,6 @@ class StatusLeases:
         return next((reason for reason in held if reason is not None), None)
 
     def _holds(self, name: str, record: dict[str, Any], generation: int, releases: Collection[str]) -> str | None:
-        if record.get("stopped") is True:
-            return None
         routed, leases, at = record.get("generation"), record.get("leases"), record.get("at")
         if not isinstance(routed, int) or not isinstance(leases, dict) or not isinstance(at, int | float):
             return f"gateway {name}: its record has no generation, leases and at"
