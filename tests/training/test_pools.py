@@ -6,11 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from acemath_answers import AnswerJudge
+from acemath_answers import AnswerJudge, Verdict
 from acemath_prompts import PromptEncoder
 from acemath_training.data import candidates, pools, sampling
 from acemath_training.data.mixture import Mixture, Source
 from acemath_training.data.pools import Candidate, Pool
+from acemath_training.data.problem import Problem
 from acemath_training.errors import DataError
 
 
@@ -54,6 +55,17 @@ def test_pools_survive_a_file_and_a_bad_line_is_named(tmp_path: Path) -> None:
         pools.read(path)
 
 
+def test_a_torn_last_line_is_cut_off_and_a_torn_file_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "pools.jsonl"
+    assert pools.resume(path) == 0
+    pools.append(path, pool(2, 1))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-1])  # the newline never came
+    assert pools.resume(path) == 1
+    pools.append(path, pool(1, 2))
+    assert pools.read(path) == [pool(2, 1), pool(1, 2)]
+
+
 def test_the_split_drops_unmixed_pools_and_overlaps_nowhere() -> None:
     made = [pool(2, 2).model_copy(update={"problem": str(n)}) for n in range(20)] + [pool(2, 0), pool(0, 2)]
     training, validation = pools.split(made, 0.25, seed=1)
@@ -68,7 +80,19 @@ def test_the_judge_reads_the_final_answer() -> None:
         assert correct("3 * 8 = 24\nThe answer is \\boxed{24}.", "24")
         assert correct("So \\boxed{\\frac{1}{2}}", "\\frac{1}{2}")
         assert not correct("The answer is \\boxed{25}.", "24")
-        assert not correct("I do not know", "24")
+        assert correct("I do not know", "24") is False
+
+
+def test_a_comparison_without_a_verdict_labels_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AnswerJudge() as answers:
+        monkeypatch.setattr(answers, "equivalent", lambda first, second: Verdict.TIMEOUT)
+        assert sampling.judge(answers)("\\boxed{1}", "1") is None
+    choice = {"text": "\\boxed{1}", "finish_reason": "stop", "logprobs": {"token_logprobs": [-0.5]}}
+    verdicts = iter([None, True])
+    made = candidates._pool(
+        Problem("p", "s", "1", "word_problems", "f"), [choice, choice], lambda text, answer: next(verdicts)
+    )
+    assert [item.correct for item in made.candidates] == [True]
 
 
 def test_sampling_continues_where_its_file_ends(

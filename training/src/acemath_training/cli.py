@@ -60,7 +60,7 @@ def show_problems(
 
 @data.command("held-out")
 def write_held_out(
-    source: Annotated[str, typer.Argument(help="word_problems or gsm_symbolic")],
+    source: Annotated[str, typer.Argument(help="stories, word_problems or gsm_symbolic")],
     out: Annotated[Path, typer.Argument(help="JSON Lines file for `acemath eval`.")],
     per_family: Annotated[int, typer.Option(min=1, max=50)] = 15,
     as_json: AsJson = False,
@@ -68,7 +68,11 @@ def write_held_out(
     """Test problems of the families that training never sees."""
     from acemath_training.data import held_out  # noqa: PLC0415
 
-    makers = {"word_problems": held_out.word_problem_rows, "gsm_symbolic": held_out.gsm_symbolic_rows}
+    makers = {
+        "stories": held_out.story_rows,
+        "word_problems": held_out.word_problem_rows,
+        "gsm_symbolic": held_out.gsm_symbolic_rows,
+    }
     if source not in makers:
         typer.echo(f"error: no source {source!r}; there are: {', '.join(makers)}", err=True)
         raise typer.Exit(1)
@@ -77,6 +81,25 @@ def write_held_out(
     families = len({row["meta"]["template"] for row in rows})
     found = {"rows": len(rows), "families": families, "file": str(out)}
     typer.echo(json.dumps(found) if as_json else f"{len(rows)} problems of {families} families in {out}")
+
+
+@data.command("unseen")
+def drop_overlap(
+    benchmark: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON Lines with `problem`.")],
+    out: Annotated[Path, typer.Argument(help="The rows that no template could have written.")],
+    as_json: AsJson = False,
+) -> None:
+    """Drop a benchmark's rows that the training templates were made from (gsm_symbolic is GSM8K's test set)."""
+    from acemath_training.data import gsm8k  # noqa: PLC0415
+    from acemath_training.data.overlap import TemplateOverlap  # noqa: PLC0415
+
+    with _errors_in_one_sentence():
+        overlap = TemplateOverlap()
+        every = list(gsm8k.rows(benchmark))
+        kept = [row for row in every if not overlap.touches(row["problem"])]
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    found = {"rows": len(kept), "dropped": len(every) - len(kept), "file": str(out)}
+    typer.echo(json.dumps(found) if as_json else f"{len(kept)} rows kept, {len(every) - len(kept)} dropped, in {out}")
 
 
 @data.command("gsm8k")

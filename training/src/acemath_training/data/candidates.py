@@ -27,8 +27,8 @@ from acemath_training.data.problem import Problem
 from acemath_training.data.rows import Encoder
 from acemath_training.errors import DataError
 
-Judge = Callable[[str, str], bool]
-"""Whether a candidate's text answers with the reference answer."""
+Judge = Callable[[str, str], bool | None]
+"""Whether a candidate's text answers with the reference answer; None when it could not be decided in time."""
 
 _READY_S = 600.0
 _REQUEST_S = 600.0
@@ -59,7 +59,7 @@ def sample(
     Raises:
         DataError: when the server refuses or fails.
     """
-    done = len(pools.read(out)) if out.is_file() else 0
+    done = pools.resume(out)
     end = time.monotonic() + minutes * 60
     with httpx.Client(base_url=url, timeout=_REQUEST_S) as client, ThreadPoolExecutor(_AT_ONCE) as workers:
 
@@ -125,7 +125,9 @@ def _pool(problem: Problem, choices: list[dict[str, Any]], judge: Judge) -> Pool
         values = [value for value in choice["logprobs"]["token_logprobs"] if value is not None]
         score = sum(values) / max(len(values), 1)
         text = str(choice["text"])
-        correct = choice["finish_reason"] == "stop" and judge(text, problem.answer)
+        correct = judge(text, problem.answer) if choice["finish_reason"] == "stop" else False
+        if correct is None:
+            continue  # a label that nobody knows teaches nothing, and "wrong" would teach something false
         found.append(Candidate(text=text, correct=correct, score=round(score, 4), model="policy"))
     return Pool(
         problem=problem.problem,

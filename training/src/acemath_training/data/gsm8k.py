@@ -73,10 +73,12 @@ def write(problems: list[Problem], path: Path) -> None:
     order = list(problems)
     random.Random(0).shuffle(order)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as out:
+    partial = path.with_name(path.name + ".partial")  # a half-written file must not pass for a prepared one
+    with partial.open("w", encoding="utf-8") as out:
         for item in order:
             row = {"problem": item.problem, "solution": item.solution, "answer": item.answer}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
 
 
 def read(path: Path) -> list[Problem]:

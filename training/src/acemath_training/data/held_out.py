@@ -14,15 +14,21 @@ SEED = 990_000
 _BLOCK = 2_000
 
 
-def word_problem_rows(per_family: int) -> Iterator[dict[str, Any]]:
-    """`per_family` different problems of each held-out word-problem family."""
-    for family in splits.load().held_out[word_problems.SOURCE]:
+def word_problem_rows(per_family: int, files: tuple[str, ...] = word_problems.FIRST_FILES) -> Iterator[dict[str, Any]]:
+    """`per_family` different problems of each held-out word-problem family of `files`."""
+    known = word_problems.families(files)
+    for family in [name for name in splits.load().held_out[word_problems.SOURCE] if name in known]:
         rng, seen = random.Random(f"{SEED}:{family}"), set[str]()
         while len(seen) < per_family:
-            made = word_problems.draw(word_problems.families()[family], rng)
+            made = word_problems.draw(known[family], rng)
             if made.problem not in seen:
                 yield _row(f"word-{family}-{len(seen)}", made.problem, made.answer, made.source, family)
                 seen.add(made.problem)
+
+
+def story_rows(per_family: int) -> Iterator[dict[str, Any]]:
+    """`per_family` different problems of each held-out family of stories, which were drawn later."""
+    return word_problem_rows(per_family, word_problems.LATER_FILES)
 
 
 def gsm_symbolic_rows(per_family: int) -> Iterator[dict[str, Any]]:

@@ -20,13 +20,18 @@ _ATTEMPTS = 500
 
 
 class Source(BaseModel):
-    """One part of a mixture; `weight` is its share of rows."""
+    """One part of a mixture; `weight` is its share of rows.
+
+    `templates` names the files of word problems to draw from, so that a stage keeps its rows when files are added;
+    empty means all.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["word_problems", "gsm_symbolic", "arithmetic", "gsm8k"]
     weight: Annotated[float, Field(gt=0)]
     families: tuple[str, ...] = ()
+    templates: tuple[Literal["one_step.yaml", "two_step.yaml", "stories.yaml"], ...] = ()
     max_number: Annotated[int, Field(gt=0)] = 10**9
     max_characters: Annotated[int, Field(gt=0)] = 10**6
     file: Path | None = None
@@ -70,7 +75,7 @@ def _training_families(source: Source, every: list[str]) -> list[str]:
 
 
 def _word_problems(source: Source, work_dir: Path) -> Draw:
-    known = word_problems.families()
+    known = word_problems.families(source.templates or word_problems.FILES)
     chosen = [known[name] for name in _training_families(source, sorted(known))]
     return lambda rng: word_problems.draw(rng.choice(chosen), rng)
 

@@ -5,6 +5,7 @@ A pool is JSON Lines, one problem per line: `problem`, `answer`, `source`, `fami
 """
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,21 @@ def append(path: Path, pool: Pool) -> None:
     """Add one problem to a pool file."""
     with path.open("a", encoding="utf-8") as out:
         out.write(json.dumps(pool.model_dump(), ensure_ascii=False) + "\n")
+
+
+def resume(path: Path) -> int:
+    """How many whole problems a file holds; what a killed run left of its last line is cut off.
+
+    Raises:
+        DataError: when the file cannot be read or a whole line is malformed.
+    """
+    if not path.is_file():
+        return 0
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    return len(read(path))
 
 
 def draw(

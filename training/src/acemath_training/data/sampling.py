@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from acemath_answers import AnswerJudge, Verdict, extract_answer
+from acemath_answers import AnswerJudge, Verdict, WorkerLimits, extract_answer
 from acemath_prompts import PromptEncoder
 from acemath_training.data import candidates
 from acemath_training.data.candidates import Judge
@@ -11,6 +11,9 @@ from acemath_training.data.mixture import Mixture
 from acemath_training.embedded import merge
 from acemath_training.errors import ConfigError
 from acemath_training.jobs.config import CandidatesConfig
+
+_TRUTH = {Verdict.EQUAL: True, Verdict.DIFFERENT: False}
+_COMPARISON_S = 10.0  # vLLM keeps every core busy meanwhile
 
 
 def run(config: CandidatesConfig, base: Path, work: Path, *, threads: int = 2) -> int:
@@ -24,7 +27,10 @@ def run(config: CandidatesConfig, base: Path, work: Path, *, threads: int = 2) -
         raise ConfigError("a candidates job needs data.mixture")
     mixture = Mixture(list(config.data.mixture), config.data.seed, work)
     encoder = PromptEncoder.from_directory(base)
-    with tempfile.TemporaryDirectory(dir=work) as scratch, AnswerJudge() as answers:
+    with (
+        tempfile.TemporaryDirectory(dir=work) as scratch,
+        AnswerJudge(WorkerLimits(timeout_s=_COMPARISON_S)) as answers,
+    ):
         checkpoint = merge.policy(base, work / config.policy, Path(scratch) / "policy")
         with candidates.vllm_server(checkpoint, work / "vllm.log", threads=threads) as url:
             return candidates.sample(
@@ -44,10 +50,12 @@ def run(config: CandidatesConfig, base: Path, work: Path, *, threads: int = 2) -
 
 
 def judge(answers: AnswerJudge) -> Judge:
-    """Whether a text's final answer equals the reference; no answer, or no verdict, counts as wrong."""
+    """Whether a text's final answer equals the reference; None when the comparison gave no verdict."""
 
-    def correct(text: str, reference: str) -> bool:
+    def correct(text: str, reference: str) -> bool | None:
         found = extract_answer(text)
-        return found is not None and answers.equivalent(found, reference) is Verdict.EQUAL
+        if found is None:
+            return False
+        return _TRUTH.get(answers.equivalent(found, reference))
 
     return correct

@@ -22,6 +22,7 @@ from acemath_training.errors import DataError
 SOURCE = "word_problems"
 FIRST_FILES = ("one_step.yaml", "two_step.yaml")
 LATER_FILES = ("stories.yaml",)
+FILES = FIRST_FILES + LATER_FILES
 _STEP = re.compile(r"\[([a-z]): ([^\]]+)\]")
 _ATTEMPTS = 200
 
@@ -74,7 +75,7 @@ class Family(BaseModel):
 
 
 @cache
-def families(files: tuple[str, ...] = FIRST_FILES + LATER_FILES) -> dict[str, Family]:
+def families(files: tuple[str, ...] = FILES) -> dict[str, Family]:
     """Every family of `files` by id.
 
     Raises:

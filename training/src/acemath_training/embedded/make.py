@@ -35,6 +35,7 @@ class Maker:
         self._options = options
         self._work: Path = options.work_dir
         self._base = self._work / "base"
+        self._adapters: Path = options.adapters or self._work / "adapters"
 
     def steps(self) -> dict[str, Callable[[], None]]:
         """Every step by name, in order."""
@@ -100,8 +101,8 @@ class Maker:
         stages = [name for name in STEPS if not name.startswith("candidates")]
         for stage in stages:
             kind: Kind = "policy" if stage.startswith("sft") else "reward"
-            card = card_texts.card(self._work, kind, stage, root=self._options.adapters)
-            sys.stdout.write(f"{cards.commit(self._work / stage, card, self._options.adapters)}\n")
+            card = card_texts.card(self._work, kind, stage, root=self._adapters)
+            sys.stdout.write(f"{cards.commit(self._work / stage, card, self._adapters)}\n")
 
     def _config(self, name: str) -> Path:
         """The job's file; without GSM8K a copy that leaves that source out."""
@@ -134,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gsm8k", type=Path, help="GSM8K's train file (JSON Lines, may be .gz)")
     parser.add_argument("--against", type=Path, nargs="*", default=[], help="test problems to keep out (JSON Lines)")
     parser.add_argument("--held-out-hashes", type=Path, help="sha256 of statements to keep out, one per line")
-    parser.add_argument("--adapters", type=Path, default=cards.DEFAULT_ROOT, help="where adapters are put")
+    parser.add_argument(
+        "--adapters", type=Path, help="where adapters are put; default: DIR/adapters (commit with training/embedded)"
+    )
     parser.add_argument("--ranks", type=int, default=2, help="processes per training job, one thread each")
     parser.add_argument("--only", nargs="*", default=[], help="run only these steps")
     return parser
