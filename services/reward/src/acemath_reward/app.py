@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from acemath_registry import Registry
 from acemath_registry.following import StatusLeases
+from acemath_reward.basic_key import BasicKeyMiddleware
 from acemath_reward.batcher import Batcher, QueueLimits
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader
@@ -19,6 +20,7 @@ from acemath_reward.reconcile import Reconciler
 from acemath_reward.routes import reward_router
 from acemath_reward.scoring import ScoreService
 from acemath_reward.settings import RewardSettings
+from acemath_reward.shapes import shape_routers
 from acemath_web.auth import KeySet
 from acemath_web.service import create_service
 
@@ -52,12 +54,15 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
             await reconciler.close()
             service.close()
 
-    return create_service(
+    seconds = settings.default_deadline_seconds
+    app = create_service(
         name="reward",
-        routers=[reward_router(service, reconciler.slots, settings.default_deadline_seconds)],
+        routers=[reward_router(service, reconciler.slots, seconds), *shape_routers(service, seconds)],
         readiness=reconciler.readiness,
         registry=instruments,
         keys=KeySet([key] if key else []),
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
     )
+    app.add_middleware(BasicKeyMiddleware)  # outermost: what it makes of the header is checked inside
+    return app

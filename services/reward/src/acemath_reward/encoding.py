@@ -14,7 +14,9 @@ from acemath_core.errors import ErrorCode, InvalidRequest, TooLarge
 from acemath_core.prompts import ChatMessage, reward_context
 from acemath_core.wire import ScoreRequest, ScoreUsage, TokenCandidate
 from acemath_prompts import PromptEncoder, TemplateError
+from acemath_reward.activation import Head
 from acemath_reward.batching import Encoded
+from acemath_reward.rendered import RenderedText
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,16 @@ class Vocabulary:
         end_ids: ids with which a policy ends its turn; one of them may trail a candidate's ids.
         size: ids are below this.
         max_tokens: prompt and candidate together may have so many.
+        rendered: reads conversations that a trusted caller has rendered.
+        head: what vLLM would make of a score.
     """
 
     encoder: PromptEncoder
     end_ids: frozenset[int]
     size: int
     max_tokens: int
+    rendered: RenderedText
+    head: Head
 
 
 @dataclass(frozen=True, slots=True)

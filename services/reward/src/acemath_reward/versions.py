@@ -6,16 +6,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from acemath_core.wire import Slot, SlotState
 from acemath_prompts import PromptEncoder
 from acemath_registry import ModelRef, ReleaseMember
+from acemath_reward.activation import Head
 from acemath_reward.encoding import Vocabulary
 from acemath_reward.ports import ModelLoader
+from acemath_reward.rendered import RenderedText
 from acemath_reward.selfcheck import CheckResult
 from acemath_reward.tickets import Engine
 
@@ -108,11 +111,15 @@ def load(directory: Path, version: str, load_model: ModelLoader, batch_tokens: i
     """
     encoder = PromptEncoder.from_directory(directory)
     model = load_model(directory)
-    vocabulary = Vocabulary(encoder, _end_ids(directory), model.vocab_size, model.max_tokens)
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    end_ids = _end_ids(config)
+    rendered = RenderedText.from_directory(directory, encoder, end_ids)
+    head = Head.from_config(config)
+    vocabulary = Vocabulary(encoder, end_ids, model.vocab_size, model.max_tokens, rendered, head)
     return Engine(version, model, batch_tokens), vocabulary
 
 
-def _end_ids(directory: Path) -> frozenset[int]:
-    named = json.loads((directory / "config.json").read_text("utf-8")).get("eos_token_id")
+def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    named = config.get("eos_token_id")
     ids = named if isinstance(named, list) else [named]
     return frozenset(value for value in ids if isinstance(value, int))
