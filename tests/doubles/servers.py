@@ -12,10 +12,15 @@ import uvicorn
 
 
 @contextlib.asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
-    """Serve an ASGI application on a free port for the length of the block; yields its base URL."""
+async def served(app: Any, **options: Any) -> AsyncIterator[str]:
+    """Serve an ASGI application on a free port for the length of the block; yields its base URL.
+
+    Args:
+        app: the application.
+        options: uvicorn's, such as `http="h11"`.
+    """
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1, **options)
     server = uvicorn.Server(config)
     with contextlib.closing(listening):
         task = asyncio.create_task(server._serve([listening]))  # `serve` would also take the process's signals

@@ -10,7 +10,10 @@ from acemath_web.errors import error_response
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a body over `max_bytes`, whether its length is announced or not."""
+    """Answers 413 to a body over `max_bytes`, whether its length is announced or not.
+
+    It leaves the rest of that body unread; `LingeringCloseMiddleware` around it sees to the connection.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
@@ -53,10 +56,7 @@ class BodyLimitMiddleware:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = error_response(self._too_large())
-        # Without it the server would go on reading a body that may never end, to keep the connection usable.
-        response.headers["connection"] = "close"
-        await response(scope, receive, send)
+        await error_response(self._too_large())(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is over {self._max_bytes} bytes; send a shorter problem or fewer candidates")

@@ -13,6 +13,7 @@ from acemath_web.context import RequestIdMiddleware
 from acemath_web.errors import install_error_handlers
 from acemath_web.health import Readiness, health_router
 from acemath_web.limits import BodyLimitMiddleware
+from acemath_web.linger import LingeringCloseMiddleware
 from acemath_web.metrics import HttpMetrics, HttpMetricsMiddleware, metrics_router
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -29,7 +30,7 @@ def create_service(
     max_body_bytes: int,
     open_paths: frozenset[str] = frozenset(),
 ) -> FastAPI:
-    """A service's ASGI application: its routes inside request id, HTTP metrics, body limit, key check and error shape.
+    """A service's ASGI application: its routes inside what stands around each of them.
 
     Args:
         name: one word, the middle of its metric names.
@@ -45,11 +46,13 @@ def create_service(
     for router in (*routers, health_router(readiness), metrics_router(registry)):
         app.include_router(router)
     install_error_handlers(app)
-    # The last one added is the outermost: the id is there for whatever the others refuse, and every refusal is counted.
+    # The last one added is the outermost: the id is there for whatever the others refuse, every refusal is counted, and
+    # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     app.add_middleware(BearerMiddleware, keys=keys, open_paths=_open_paths(open_paths))
     app.add_middleware(HttpMetricsMiddleware, metrics=HttpMetrics(name, registry))
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(LingeringCloseMiddleware)
     return app
 
 
