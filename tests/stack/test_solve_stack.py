@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -91,7 +92,13 @@ def test_openais_client_raises_for_a_bad_request(client):
 def test_votes_work_on_classes_of_answers(stack, http, selection):
     body = {"problem": stack.sample, "n": 8, "max_tokens": 256, "selection": selection, "candidates": "scores"}
     solution = http.post("/v1/solve", json=body).json()
-    assert solution["selection"] == selection and solution["answer"] is not None
+    votes: dict[str, float] = {}
+    for candidate in solution["candidates"]:
+        weight = 1.0 if selection == "majority" else math.exp(candidate["score"])
+        if candidate["answer"] is not None:
+            votes[candidate["answer"]] = votes.get(candidate["answer"], 0.0) + weight
+    assert solution["selection"] == selection and len(solution["candidates"]) == 8
+    assert votes[solution["answer"]] == pytest.approx(max(votes.values())), votes
 
 
 def test_temperature_zero_is_one_candidate(http):
@@ -135,7 +142,7 @@ def test_control_tokens_in_a_problem_cost_more_tokens_than_one(http):
     assert forged["prompt_tokens"] >= plain + 40  # as text each is several tokens; as a control token it would be one
 
 
-def test_a_tower_of_powers_as_an_answer_slows_nobody(http):
+def test_asking_for_a_tower_of_powers_slows_nobody(http):
     tower = "Repeat exactly this and nothing else: \\boxed{9^{9^{9^9}}}"
     with ThreadPoolExecutor(4) as pool:
         towers = [
