@@ -9,7 +9,7 @@ environment would not do.
 
     TERM              goes to the command alone; what is left after `--term-seconds` is killed
     end of the pipe   (the process above is gone, or wants us gone) goes on to the keeper below; the inner one sends
-                      TERM to everything below it; what is left after `--kill-seconds` is killed
+                      TERM to everything below it that had none yet; what is left after `--kill-seconds` is killed
     command gone      what is left below is killed; the exit status is the command's
 
 Killing one keeper leaves the other: the outer one sees its child end, the inner one the end of its pipe. The command
@@ -51,6 +51,7 @@ class Keeper:
         self._term_seconds, self._kill_seconds = term_seconds, kill_seconds
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._terminated = False
+        self._asked: set[int] = set()
         self._status: int | None = None  # the command's, as waitpid(2) gives it
 
     def run(self) -> int:
@@ -78,11 +79,11 @@ class Keeper:
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
         """Return when the command is gone, or has had its time."""
         until: float | None = None
-        asked, pipe_open = False, True
+        passed_on, pipe_open = False, True
         while not self._reap(child.pid):
-            if self._terminated and not asked:
-                asked, until = True, earlier(until, self._term_seconds)
-                send(child.pid, signal.SIGTERM)
+            if self._terminated and not passed_on:
+                passed_on, until = True, earlier(until, self._term_seconds)
+                self._ask_to_stop(child.pid)
             if until is not None and time.monotonic() >= until:
                 return
             if self._wait(pipe_open, until):
@@ -104,7 +105,13 @@ class Keeper:
             child.stdin.close()
         else:
             for pid in descendants(os.getpid()):
-                send(pid, signal.SIGTERM)
+                self._ask_to_stop(pid)
+
+    def _ask_to_stop(self, pid: int) -> None:
+        """TERM, once: a second one would kill a process that has put its handlers down already and is about to end."""
+        if pid not in self._asked:
+            self._asked.add(pid)
+            send(pid, signal.SIGTERM)
 
     def _reap(self, child: int) -> bool:
         """Collect whoever has ended; whether the command has."""
