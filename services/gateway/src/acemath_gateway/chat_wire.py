@@ -137,6 +137,10 @@ class ChatRequest(Wire):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
+KNOWN = frozenset(ChatRequest.model_fields) | frozenset(NEUTRAL)
+"""Every field whose fate is known; any other is refused."""
+
+
 def without_neutral(fields: dict[str, object]) -> dict[str, object]:
     """The fields without those that OpenAI knows and that stand at a value which changes nothing.
 

@@ -1,37 +1,65 @@
 """Reads a JSON body strictly: what one JSON parser would read otherwise than another is refused, not guessed at.
 
 Refused with a 400: another content type, invalid UTF-8, duplicate names, NaN and infinities, deep nesting, lone
-surrogates and null characters in strings, numbers that no field could hold, anything after the value, and every field
-that the schema does not have.
+surrogates and null characters in strings, numbers that no field could hold, anything after the value, every field
+that the schema does not have, and more values or longer names than any request can need.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from acemath_core.errors import ClientGone, InvalidRequest
+from acemath_core.errors import ClientGone, ErrorCode, InvalidRequest
 from acemath_web.errors import from_validation
 
 Model = TypeVar("Model", bound=BaseModel)
 Fields = dict[str, object]
 
 _MAX_DEPTH = 16  # the deepest body that we know is messages → turn → parts → part → text
+_MAX_VALUES = 10_000  # a chat of 256 turns, each in ten pieces
+_MAX_COMMAS = 100_000  # with those inside texts, which are a few ten thousand characters; counting them costs nothing
+_MAX_NAME_CHARS = 128
 
 
 class _DuplicateName(ValueError):
     pass
 
 
-async def read_fields(request: Request) -> Fields:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands: under `name` in what stands at `parent`."""
+
+    parent: _Place | None
+    name: str | int
+    depth: int
+
+    def path(self) -> str:
+        """Written out from the root, e.g. `messages.0.content`; empty for the root."""
+        names, place = [], self
+        while place.parent is not None:
+            names.append(_printable(str(place.name)))
+            place = place.parent
+        return ".".join(reversed(names))[:_MAX_NAME_CHARS]
+
+
+_ROOT = _Place(None, "", 0)
+
+
+async def read_fields(request: Request, known: Collection[str] | None = None) -> Fields:
     """The body's JSON object.
 
+    Args:
+        request: whose body to read.
+        known: the fields that the route has; None lets every name pass.
+
     Raises:
-        InvalidRequest: the body is not one JSON object, or holds what is refused everywhere.
+        InvalidRequest: the body is not one JSON object, or holds what is refused everywhere or a field not `known`.
         TooLarge: the body is over the service's limit.
         ClientGone: the caller left before the body was here.
     """
@@ -47,6 +75,8 @@ async def read_fields(request: Request) -> Fields:
     fields = _parse(raw)
     if not isinstance(fields, dict):
         raise InvalidRequest('the body must be a JSON object such as {"problem": "…"}', param="body")
+    if known is not None:
+        _check_known(fields, known)
     _check_values(fields)
     return fields
 
@@ -64,6 +94,8 @@ def validated(model: type[Model], fields: Fields) -> Model:
 
 
 def _parse(raw: bytes) -> object:
+    if raw.count(b",") > _MAX_COMMAS:
+        raise _too_many()
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except UnicodeDecodeError as error:
@@ -91,38 +123,70 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> Fields:
 
 
 def _check_values(fields: Fields) -> None:
-    for path, value in _leaves(fields):
-        param = path or "body"
-        if not isinstance(value, str):
-            continue
-        if "\0" in value:
-            raise InvalidRequest(f"{param}: holds a null character; remove it", param=param)
-        if not _encodable(value):
-            raise InvalidRequest(f"{param}: holds half of a surrogate pair; send valid Unicode", param=param)
+    """Refuse texts that are none, and more or longer than any request can need.
 
-
-def _leaves(root: Fields) -> Iterator[tuple[str, object]]:
-    """Every name and every value that holds no others, with its path; no recursion, since the depth is the caller's."""
-    stack: list[tuple[str, object, int]] = [("", root, 0)]
+    A place in the body is kept as links to what it stands in, and is written out only when it is at fault: a name of
+    the caller's is never copied for each of the values under it.
+    """
+    seen, stack = 0, [(_ROOT, cast("object", fields))]
     while stack:
-        path, value, depth = stack.pop()
-        if depth > _MAX_DEPTH:
-            raise _too_deep()
-        if isinstance(value, dict):
-            yield from ((_printable(path), name) for name in value)
-            stack.extend((_joined(path, str(name)), inner, depth + 1) for name, inner in value.items())
-        elif isinstance(value, list):
-            stack.extend((_joined(path, str(place)), inner, depth + 1) for place, inner in enumerate(value))
-        else:
-            yield _printable(path), value
+        place, value = stack.pop()
+        if isinstance(value, str):
+            _check_text(value, place)
+            continue
+        for name, inner in _inside(value):
+            seen += 1
+            if seen > _MAX_VALUES:
+                raise _too_many()
+            stack.append((_below(place, name), inner))
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+def _inside(value: object) -> Iterable[tuple[str | int, object]]:
+    """The names, or positions, and values that a value holds; none for a value that holds no others."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _below(place: _Place, name: str | int) -> _Place:
+    """The place of what stands under `name` at `place`; raises `InvalidRequest` for a bad name, or when too deep."""
+    if isinstance(name, str):
+        _check_name(name, place)
+    if place.depth >= _MAX_DEPTH:
+        raise _too_deep()
+    return _Place(place, name, place.depth + 1)
+
+
+def _check_name(name: str, place: _Place) -> None:
+    _check_text(name, place)
+    if len(name) > _MAX_NAME_CHARS:
+        param = place.path() or "body"
+        raise InvalidRequest(
+            f"{param}: a name of {len(name)} characters, at most {_MAX_NAME_CHARS} are read", param=param
+        )
+
+
+def _check_text(text: str, place: _Place) -> None:
+    if "\0" in text:
+        param = place.path() or "body"
+        raise InvalidRequest(f"{param}: holds a null character; remove it", param=param)
+    if not _encodable(text):
+        param = place.path() or "body"
+        raise InvalidRequest(f"{param}: holds half of a surrogate pair; send valid Unicode", param=param)
+
+
+def _check_known(fields: Fields, known: Collection[str]) -> None:
+    """Refuse a field that the route does not have, before anything under it is looked at."""
+    for name in fields:
+        _check_name(name, _ROOT)
+        if name not in known:
+            raise InvalidRequest(
+                f"unknown or unsupported field {name!r}; remove it", param=name, code=ErrorCode.UNSUPPORTED_PARAMETER
+            )
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()[:100]
+    return name.encode("utf-8", "replace").decode()[:_MAX_NAME_CHARS]
 
 
 def _encodable(text: str) -> bool:
@@ -131,6 +195,10 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _too_many() -> InvalidRequest:
+    return InvalidRequest(f"the body holds more than {_MAX_VALUES} values; send fewer", param="body")
 
 
 def _too_deep() -> InvalidRequest:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from acemath_core.errors import ServiceError
 from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
-from acemath_gateway.chat_wire import ChatRequest, chat_job, without_neutral
+from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neutral
 from acemath_gateway.jobs import SolveJob
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
@@ -34,7 +34,7 @@ def chat_router() -> APIRouter:
     async def chat(request: Request) -> Response:
         parts = parts_of(request)
         with parts.refusals_counted():
-            body = validated(ChatRequest, without_neutral(await read_fields(request)))
+            body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
             job = chat_job(body, current_request_id() or "", parts.limits)
             key = idempotency_key(request, stream=bool(body.stream))
             if body.stream:

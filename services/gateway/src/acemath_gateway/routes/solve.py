@@ -31,7 +31,7 @@ def solve_router() -> APIRouter:
     async def solve(request: Request) -> Response:
         parts = parts_of(request)
         with parts.refusals_counted():
-            body = validated(SolveRequest, await read_fields(request))
+            body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
             job = job_of(body, current_request_id() or "", parts.limits)
             key = idempotency_key(request, stream=body.stream)
             if body.stream:
