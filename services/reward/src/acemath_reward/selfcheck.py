@@ -17,7 +17,7 @@ from typing import Annotated, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from acemath_reward.ports import PromptGroup, RewardModel, TokenIds
+from acemath_reward.ports import LiveSession, PromptGroup, RewardModel, TokenIds
 
 _T = TypeVar("_T")
 _SMALLEST_TOLERANCE = 0.05  # logits; below lies what bfloat16 rounding does to canaries of similar scores
@@ -55,7 +55,7 @@ class CheckResult:
     """What the checks found, as `/readyz?verbose` shows it.
 
     Attributes:
-        batch_invariant: every probe had the same bits alone, with mates and in another order.
+        batch_invariant: every probe had the same bits alone, with mates, in another order and handed over in pieces.
         canary_difference: largest |difference| from the manifest's scores; None without a canary.
     """
 
@@ -108,7 +108,7 @@ def _parse(document: Mapping[str, JsonValue]) -> Sequence[_Case]:
 
 
 async def _invariant(model: RewardModel, run: OnEngineThread) -> bool:
-    """Fixed random ids, scored alone, together, and together in reverse with other groups around them."""
+    """Fixed random ids: alone, together, in reverse with other groups around them, and piece by piece."""
     draw = random.Random(20).randrange
     room = max(2, model.max_tokens // 2)
 
@@ -121,7 +121,34 @@ async def _invariant(model: RewardModel, run: OnEngineThread) -> bool:
     together = await run(lambda: model.score([PromptGroup(prompt, candidates)]))
     mixed = [PromptGroup(other, candidates[:2]), PromptGroup(prompt, candidates[::-1]), PromptGroup((), (other,))]
     again = await run(lambda: model.score(mixed))
-    return alone == together[0] == again[1][::-1]
+    in_pieces = await _in_pieces(model, prompt, candidates, run)
+    return alone == together[0] == again[1][::-1] == in_pieces
+
+
+async def _in_pieces(
+    model: RewardModel, prompt: TokenIds, candidates: Sequence[TokenIds], run: OnEngineThread
+) -> list[float]:
+    """The scores of candidates that a live session got in three pieces, a pass after each."""
+    session = model.open(prompt)
+    found: dict[int | None, float] = {}
+    try:
+        for third in range(3):
+            for index, own in enumerate(candidates):
+                piece = own[third * len(own) // 3 : (third + 1) * len(own) // 3]
+                if piece:
+                    session.extend(index, piece)
+                if third == 2:
+                    session.finish(index)
+            found |= await run(lambda: _step(model, session))
+    finally:
+        session.close()
+    return [found[index] for index in range(len(candidates))]
+
+
+def _step(model: RewardModel, session: LiveSession) -> dict[int | None, float]:
+    due = session.due()
+    values = model.forward([part.cell for part in due])
+    return {part.candidate: value for part, value in zip(due, values, strict=True) if value is not None}
 
 
 async def _score_one(model: RewardModel, group: PromptGroup, run: OnEngineThread) -> float:

@@ -1,9 +1,15 @@
 """The engine: packed forward passes of one-label Llama- and Qwen2-type classifiers; the only part that knows torch.
 
-config.py    what of `config.json` is implemented; everything else is refused
-device.py    device, number format and threads
-weights.py   safetensors to tensors, names and shapes checked
-packing.py   prompt groups to one packed batch
-layers.py    norm, rotary embedding, linear maps on fixed tiles, attention by segment
-model.py     the forward pass and the score head
+config.py     what of `config.json` is implemented; everything else is refused
+device.py     device, number format, threads and the constants of the schedule
+weights.py    safetensors to tensors, names and shapes checked
+cells.py      the schedule: sequences in cells of a fixed number of tokens
+live.py       candidates that are still being written; budget.py the bytes that they may hold
+packing.py    cells to one packed pass
+linear.py     linear maps on tiles of a fixed number of rows, prepacked
+layers.py     norm, rotary embedding
+attention.py  one call for each cell
+layer.py      a decoder layer, and the last one, which computes only what is asked
+head.py       a last row to a score
+model.py      the forward pass
 """

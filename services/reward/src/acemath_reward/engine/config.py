@@ -6,11 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from acemath_reward.ports import UnsupportedCheckpoint
 
-ARCHITECTURES = {"LlamaForSequenceClassification": "llama", "Qwen2ForSequenceClassification": "qwen2"}
+ARCHITECTURES = {
+    "LlamaForSequenceClassification": "llama",
+    "Qwen2ForSequenceClassification": "qwen2",
+    "Qwen2ForRewardModel": "qwen2",
+}
+_MLP_HEADS = frozenset({"Qwen2ForRewardModel"})  # one label by definition of the class, whatever id2label says
 
 # Key -> the only values under which this engine computes what the checkpoint means; an absent key is fine.
 _ONLY: dict[str, tuple[object, ...]] = {
@@ -42,6 +47,7 @@ class EngineConfig:
         rope_theta: base of the rotary embedding.
         max_tokens: `max_position_embeddings`.
         qkv_bias: whether the query, key and value maps have biases (Qwen2).
+        head: `linear`, one map without bias; `mlp`, two maps with biases and a ReLU between (Qwen2.5-Math-RM).
     """
 
     architecture: str
@@ -56,6 +62,12 @@ class EngineConfig:
     rope_theta: float
     max_tokens: int
     qkv_bias: bool
+    head: Literal["linear", "mlp"] = "linear"
+
+    @property
+    def token_numbers(self) -> int:
+        """Numbers in the keys and values of one token, all layers; times the size of one gives bytes."""
+        return self.layers * 2 * self.kv_heads * self.head_dim
 
 
 def read_config(directory: Path) -> EngineConfig:
@@ -91,6 +103,7 @@ def parse_config(document: Mapping[str, Any]) -> EngineConfig:
         rope_theta=_rope_theta(document),
         max_tokens=_whole(document, "max_position_embeddings"),
         qkv_bias=ARCHITECTURES[architecture] == "qwen2",
+        head="mlp" if architecture in _MLP_HEADS else "linear",
     )
     if config.heads % config.kv_heads or config.head_dim % 2:
         raise UnsupportedCheckpoint(
@@ -107,6 +120,8 @@ def _architecture(document: Mapping[str, Any]) -> str:
     model_type = document.get("model_type")
     if model_type != ARCHITECTURES[architecture]:
         raise UnsupportedCheckpoint(f"model_type is {model_type!r}, which does not fit {architecture}")
+    if architecture in _MLP_HEADS:
+        return str(architecture)
     labels = document.get("id2label")
     count = len(labels) if isinstance(labels, dict) else document.get("num_labels", 2)  # transformers' default is 2
     if count != 1:

@@ -1,92 +1,73 @@
-"""The forward pass over a packed batch, and the head that turns a last row into a score."""
+"""The forward pass over a packed pass of cells, and what a pass leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from acemath_reward.engine.attention import CellMask
+from acemath_reward.engine.budget import Budget
+from acemath_reward.engine.cells import GridCell, Track, cells_of
 from acemath_reward.engine.config import EngineConfig, read_config
 from acemath_reward.engine.device import Placement
-from acemath_reward.engine.layers import RMSNorm, RotaryTable, TiledLinear, attend, rotate
-from acemath_reward.engine.packing import PackedBatch, pack
+from acemath_reward.engine.head import LinearHead, MlpHead
+from acemath_reward.engine.layer import DecoderLayer, LastLayer
+from acemath_reward.engine.layers import RMSNorm, RotaryTable
+from acemath_reward.engine.linear import prepacks
+from acemath_reward.engine.live import GridSession
+from acemath_reward.engine.packing import Packed, pack
 from acemath_reward.engine.weights import load_tensors
-from acemath_reward.ports import PromptGroup
+from acemath_reward.ports import DEFAULT_LIVE_LIMITS, Cell, LiveLimits, PromptGroup, TokenIds
 
-
-class DecoderLayer:
-    """One pre-norm decoder layer with grouped-query attention and a gated MLP; q, k, v and gate, up are fused.
-
-    Args:
-        tensors: the layer's tensors, names without the `model.layers.<i>.` before them.
-        config: shapes.
-        placement: device, format and tile.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], config: EngineConfig, placement: Placement) -> None:
-        tile = placement.row_tile
-        biases = [tensors[f"self_attn.{letter}_proj.bias"] for letter in "qkv"] if config.qkv_bias else []
-        self._qkv = TiledLinear(
-            torch.cat([tensors[f"self_attn.{letter}_proj.weight"] for letter in "qkv"]),
-            torch.cat(biases) if biases else None,
-            tile,
-        )
-        self._out = TiledLinear(tensors["self_attn.o_proj.weight"], None, tile)
-        gate_up = torch.cat((tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"]))
-        self._gate_up = TiledLinear(gate_up, None, tile)
-        self._down = TiledLinear(tensors["mlp.down_proj.weight"], None, tile)
-        self._attention_norm = RMSNorm(tensors["input_layernorm.weight"], config.norm_eps)
-        self._mlp_norm = RMSNorm(tensors["post_attention_layernorm.weight"], config.norm_eps)
-        self._borders = (config.heads, config.heads + config.kv_heads)
-        self._head_dim = config.head_dim
-
-    def __call__(self, x: Tensor, batch: PackedBatch, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """The residual stream after this layer, `[rows, hidden]`."""
-        x = x + self._attention(self._attention_norm(x), batch, rotary)
-        gate, up = self._gate_up(self._mlp_norm(x)).chunk(2, dim=-1)
-        return x + self._down(torch.nn.functional.silu(gate) * up)
-
-    def _attention(self, x: Tensor, batch: PackedBatch, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        heads = self._qkv(x).view(x.shape[0], -1, self._head_dim)
-        query, key, value = heads.tensor_split(self._borders, dim=1)
-        attended = attend(rotate(query, *rotary), rotate(key, *rotary), value, batch.segments)
-        return self._out(attended)
+_Take = Callable[[str], Tensor]
 
 
 class RewardEngine:
-    """A one-label sequence classifier (`RewardModel`), scored at the last token of each sequence.
+    """A one-label sequence classifier (`ports.RewardModel`), scored at the last token of each sequence.
 
     Args:
         config: shapes and constants.
         tensors: every tensor of the checkpoint, by transformers' names; emptied while they are placed, so that
             the checkpoint is not in memory twice.
-        placement: device, number format and tile.
+        placement: device, number format and schedule.
+        live: bytes that live sessions may hold.
     """
 
-    def __init__(self, config: EngineConfig, tensors: dict[str, Tensor], placement: Placement) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        tensors: dict[str, Tensor],
+        placement: Placement,
+        live: LiveLimits = DEFAULT_LIVE_LIMITS,
+    ) -> None:
         self._config, self._placement = config, placement
 
-        def take(name: str) -> Tensor:
-            return tensors.pop(name).to(placement.device, placement.dtype, copy=True)
+        def take(name: str, dtype: torch.dtype = placement.dtype) -> Tensor:
+            return tensors.pop(name).to(placement.device, dtype, copy=True)
 
         with torch.inference_mode():
             self._embedding = take("model.embed_tokens.weight")
+            mask = CellMask(config.max_tokens, placement)
             self._layers = [
-                DecoderLayer({short: take(name) for short, name in _names_of(tensors, index)}, config, placement)
-                for index in range(config.layers)
+                DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, mask)
+                for index in range(config.layers - 1)
             ]
-            self._norm = RMSNorm(take("model.norm.weight"), config.norm_eps)
-            # The head keeps the precision it is stored in: bfloat16 scores around 6 come in steps of 0.03.
-            self._head = tensors.pop("score.weight")[0].to(placement.device, torch.float32, copy=True)
+            last = config.layers - 1
+            self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, last, mask)
+            norm = RMSNorm(take("model.norm.weight"), config.norm_eps)
+            self._head = _head(config, norm, partial(take, dtype=torch.float32))
             self._rotary = RotaryTable(
                 config.head_dim, config.rope_theta, config.max_tokens, placement.dtype, placement.device
             )
+        self._budget = Budget(live, config.token_numbers * placement.dtype.itemsize)
 
     @property
     def max_tokens(self) -> int:
-        """Prompt and candidate together may have so many tokens."""
+        """See the port, as for all that follows."""
         return self._config.max_tokens
 
     @property
@@ -94,48 +75,131 @@ class RewardEngine:
         """Ids are below this."""
         return self._config.vocab_size
 
+    @property
+    def cell_tokens(self) -> int:
+        """Tokens of a whole cell."""
+        return self._placement.cell_tokens
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes that all live sessions hold now."""
+        return self._budget.held
+
     def facts(self) -> Mapping[str, object]:
-        """Architecture, format, device, threads and tile."""
+        """Architecture, format, device, threads, and what of the schedule is part of the numerics."""
         return {
             "architecture": self._config.architecture,
             "dtype": str(self._placement.dtype).removeprefix("torch."),
             "device": str(self._placement.device),
             "threads": torch.get_num_threads(),
             "row_tile": self._placement.row_tile,
+            "cell_tokens": self._placement.cell_tokens,
+            "prepacked": prepacks(self._placement),
             "torch": torch.__version__,
         }
 
-    @torch.inference_mode()
-    def score(self, groups: Sequence[PromptGroup]) -> list[list[float]]:
-        """One float32 number for each candidate, in the groups' order.
+    def plan(self, group: PromptGroup) -> list[Cell]:
+        """The cells of a whole group."""
+        return list(cells_of(group, self._placement.cell_tokens))
 
-        A number may be NaN or infinite when the checkpoint overflows; the caller decides what that means.
-        """
-        batch = pack(groups, self._placement)
-        x = self._embedding[batch.ids]
-        rotary = self._rotary.rows(batch.positions)
-        for layer in self._layers:
-            x = layer(x, batch, rotary)
-        scores = torch.stack([self._score_row(x[row]) for row in batch.last_rows]).tolist()
-        values = iter(scores)
+    def open(self, prompt: TokenIds) -> GridSession:
+        """A session for growing candidates."""
+        return GridSession(prompt, self._placement.cell_tokens, self._config.max_tokens, self._budget.open())
+
+    def score(self, groups: Sequence[PromptGroup]) -> list[list[float]]:
+        """One float32 number for each candidate, in the groups' order."""
+        cells = [cell for group in groups for cell in self.plan(group)]
+        values = (value for value in self.forward(cells) if value is not None)
         return [[next(values) for _ in group.candidates] for group in groups]
 
-    def _score_row(self, row: Tensor) -> Tensor:
-        # One row at a time: a matrix product over all of them would change bits with their number.
-        return (self._norm(row).float() * self._head).sum()
+    @torch.inference_mode()
+    def forward(self, cells: Sequence[Cell]) -> list[float | None]:
+        """Compute the cells in one packed pass."""
+        given = [_grid_cell(cell) for cell in cells]
+        scores: list[float | None] = [None] * len(given)
+        batch = pack(given, self._placement)
+        if batch is None:
+            return scores
+        kept = _Kept(batch, [given[index] for index in batch.cells], self._config, self._placement)
+        for index, value in zip(batch.cells, self._compute(batch, kept), strict=True):
+            scores[index] = value
+        kept.commit()
+        return scores
+
+    def _compute(self, batch: Packed, kept: _Kept) -> list[float]:
+        """The scores that the pass asks for, in the order of `batch.cells`; keys and values into `kept`."""
+        x, rotary = self._embedding[batch.ids], self._rotary.rows(batch.positions)
+        for index, layer in enumerate(self._layers):
+            x = layer(x, batch, rotary, partial(kept.store, index))
+        fresh = self._last.keys_and_values(x, rotary)
+        kept.store(len(self._layers), fresh)
+        if batch.asked is None:
+            return []
+        rows = self._last.outputs(x, fresh, batch.asked, rotary)
+        found: list[float] = torch.stack([self._head(rows[i]) for i in batch.asked.scored]).tolist()
+        return found
 
 
-def _names_of(tensors: Mapping[str, Tensor], index: int) -> list[tuple[str, str]]:
-    """(name inside the layer, whole name) of every tensor of a layer."""
+class _Kept:
+    """The keys and values that outlive a pass: of live tracks that are not scored in it.
+
+    Args:
+        batch: the pass.
+        ending: cells of the pass that are scored.
+        config: shapes.
+        placement: device and format.
+    """
+
+    def __init__(self, batch: Packed, ending: Sequence[GridCell], config: EngineConfig, placement: Placement) -> None:
+        self._ended = [cell.track for cell in ending if cell.track.account is not None]
+        ended = set(self._ended)
+        self._stores: list[tuple[Track, slice, Tensor]] = []
+        for run in batch.runs:
+            if run.track.account is not None and run.track not in ended:
+                own = run.rows[-1]
+                shape = (config.layers, own.stop - own.start, 2, config.kv_heads, config.head_dim)
+                store = torch.empty(shape, dtype=placement.dtype, device=placement.device)
+                self._stores.append((run.track, own, store))
+
+    def store(self, layer: int, fresh: Tensor) -> None:
+        """Copy what is kept of a layer's `[rows of the pass, 2, kv_heads, head_dim]`."""
+        for _, rows, store in self._stores:
+            store[layer] = fresh[rows]
+
+    def commit(self) -> None:
+        """Add it to the tracks, and free those that have their score. The pass has succeeded; nothing can fail now."""
+        for track, _, store in self._stores:
+            if track.account is not None:
+                track.account.add(track, store)
+        for track in self._ended:
+            if track.account is not None:
+                track.account.free(track)
+
+
+def _grid_cell(cell: Cell) -> GridCell:
+    if not isinstance(cell, GridCell):
+        raise ValueError(f"{type(cell).__name__} is not a cell of this engine")
+    return cell
+
+
+def _layer_tensors(tensors: Mapping[str, Tensor], index: int, take: _Take) -> dict[str, Tensor]:
+    """A layer's tensors by their names inside the layer."""
     prefix = f"model.layers.{index}."
-    return [(name.removeprefix(prefix), name) for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): take(name) for name in list(tensors) if name.startswith(prefix)}
 
 
-def load_engine(directory: Path, placement: Placement) -> RewardEngine:
+def _head(config: EngineConfig, norm: RMSNorm, take: _Take) -> LinearHead | MlpHead:
+    if config.head == "linear":
+        return LinearHead(norm, take("score.weight"))
+    names = ("score.0.weight", "score.0.bias", "score.2.weight", "score.2.bias")
+    return MlpHead(norm, {name: take(name) for name in names})
+
+
+def load_engine(directory: Path, placement: Placement, live: LiveLimits = DEFAULT_LIVE_LIMITS) -> RewardEngine:
     """The engine of the checkpoint in `directory`.
 
     Raises:
         UnsupportedCheckpoint: a configuration, name, shape or value that the engine does not serve.
     """
     config = read_config(directory)
-    return RewardEngine(config, load_tensors(directory, config), placement)
+    return RewardEngine(config, load_tensors(directory, config), placement, live)

@@ -1,88 +1,171 @@
-"""Prompt groups to one packed batch: no padding between sequences, every prompt once.
-
-The schedule is the same whatever a candidate is batched with: its prompt is one segment (causal in itself), the
-candidate one segment that attends to prompt and itself. So a score cannot depend on its mates through the schedule.
-"""
+"""Cells to one packed pass: no padding between sequences, every row once, rows of one track side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from acemath_reward.engine.cells import GridCell, Track
 from acemath_reward.engine.device import Placement
-from acemath_reward.ports import PromptGroup
 
 _FILLER_ID = 0  # rows that fill the last tile; nothing attends to them
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive rows of the batch that attend together.
+class Span:
+    """One attention call.
 
     Attributes:
-        rows: where they are.
-        prompt: rows of the prompt before them; None for the prompt itself and for a candidate without one.
-        mask: additive, `[len(rows), len(prompt) + len(rows)]`, 0 or -inf, aligned at the lower right; None means
-            plain causal. (torch's `is_causal` is aligned at the upper left, which is wrong behind a prompt.)
+        rows: of its queries.
+        keys: how many of its run's keys it sees, from the sequence's beginning; the last `len(rows)` are its own.
     """
 
     rows: slice
-    prompt: slice | None
-    mask: Tensor | None
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
-class PackedBatch:
+class Run:
+    """The cells of one track in this pass.
+
+    Attributes:
+        track: whose.
+        before: keys and values of the tokens before them, kept by earlier passes, in order:
+            `[layers, tokens, 2, kv_heads, head_dim]` each.
+        rows: where this pass computes the rest of them: the prompt's rows if it is part of the pass, then the run's.
+        spans: its cells.
+    """
+
+    track: Track
+    before: tuple[Tensor, ...]
+    rows: tuple[slice, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the last layer computes.
+
+    Attributes:
+        rows: row of the pass of each of its queries, `[queries]`, filled up to a whole number of tiles.
+        runs: attention over those queries; rows of spans count in them.
+        out: which queries go on to the output projection and the MLP, `[outputs]`, filled up likewise.
+        scored: position among the outputs of each scored row, in the order of the pass's scored cells.
+    """
+
+    rows: Tensor
+    runs: tuple[Run, ...]
+    out: Tensor
+    scored: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
     """One forward pass.
 
     Attributes:
         ids: token ids, `[rows]`, filled up to a whole number of tiles.
         positions: position of each row in its own sequence, `[rows]`.
-        segments: in the order of their rows.
-        last_rows: row of the last token of each candidate, in the groups' order.
+        runs: in the order of their rows.
+        asked: what the last layer computes; None when no score is asked for.
+        cells: index, among the cells handed in, of each cell whose score is asked for; as `Asked.scored`.
     """
 
     ids: Tensor
     positions: Tensor
-    segments: tuple[Segment, ...]
-    last_rows: tuple[int, ...]
+    runs: tuple[Run, ...]
+    asked: Asked | None
+    cells: tuple[int, ...]
 
 
-def pack(groups: Sequence[PromptGroup], placement: Placement) -> PackedBatch:
-    """Lay out the groups: each prompt, then its candidates."""
-    ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    last_rows: list[int] = []
-    for group in groups:
-        prompt = _append(ids, positions, group.prompt, 0) if group.prompt else None
-        if prompt is not None:
-            segments.append(Segment(prompt, None, None))
-        for candidate in group.candidates:
-            rows = _append(ids, positions, candidate, len(group.prompt))
-            mask = None if prompt is None else _behind(len(group.prompt), len(candidate), placement)
-            segments.append(Segment(rows, prompt, mask))
-            last_rows.append(rows.stop - 1)
-    filler = -len(ids) % placement.row_tile
-    return PackedBatch(
+def pack(cells: Sequence[GridCell], placement: Placement) -> Packed | None:
+    """Lay out the cells; None when nobody wants any of them any more.
+
+    Raises:
+        ValueError: a cell that is not the next of its track, or a candidate behind an incomplete prompt.
+    """
+    tracks: dict[Track, list[int]] = {}
+    for index, cell in enumerate(cells):
+        if not cell.track.gone:
+            tracks.setdefault(cell.track, []).append(index)
+    if not tracks:
+        return None
+    place, total = _places(tracks, cells)
+    runs = tuple(_run(track, [cells[i] for i in indexes], place) for track, indexes in tracks.items())
+    order = [i for indexes in tracks.values() for i in indexes]
+    filler = -total % placement.row_tile
+    ids = [token for i in order for token in cells[i].ids]
+    positions = [cells[i].track.first + cells[i].start + k for i in order for k in range(cells[i].tokens)]
+    scored = tuple(i for i in order if cells[i].scored)
+    return Packed(
         ids=torch.tensor(ids + [_FILLER_ID] * filler, device=placement.device),
         positions=torch.tensor(positions + [0] * filler, device=placement.device),
-        segments=tuple(segments),
-        last_rows=tuple(last_rows),
+        runs=runs,
+        asked=_asked(runs, [cells[i].scored for i in order], total, placement) if scored else None,
+        cells=scored,
     )
 
 
-def _append(ids: list[int], positions: list[int], tokens: Sequence[int], first: int) -> slice:
-    start = len(ids)
-    ids.extend(tokens)
-    positions.extend(range(first, first + len(tokens)))
-    return slice(start, len(ids))
+def _places(tracks: dict[Track, list[int]], cells: Sequence[GridCell]) -> tuple[dict[Track, slice], int]:
+    """Rows of each track, and how many there are."""
+    place: dict[Track, slice] = {}
+    start = 0
+    for track, indexes in tracks.items():
+        place[track] = slice(start, start + sum(cells[i].tokens for i in indexes))
+        start = place[track].stop
+    return place, start
 
 
-def _behind(prompt: int, own: int, placement: Placement) -> Tensor:
-    """The lower-right causal mask of `own` rows behind `prompt` rows."""
-    full = torch.full((own, prompt + own), float("-inf"), dtype=placement.dtype, device=placement.device)
-    return full.triu_(prompt + 1)
+def _run(track: Track, cells: Sequence[GridCell], place: dict[Track, slice]) -> Run:
+    before, rows = _of_prompt(track.parent, place)
+    own = place[track]
+    spans, done = [], track.length
+    for cell in cells:
+        if cell.start != done:
+            raise ValueError(f"a cell at token {cell.start} does not follow the {done} tokens that are computed")
+        first = own.start + cell.start - track.length
+        spans.append(Span(slice(first, first + cell.tokens), track.first + cell.start + cell.tokens))
+        done += cell.tokens
+    return Run(track, before + track.kept, (*rows, own), tuple(spans))
+
+
+def _of_prompt(prompt: Track | None, place: dict[Track, slice]) -> tuple[tuple[Tensor, ...], tuple[slice, ...]]:
+    if prompt is None:
+        return (), ()
+    rows = (place[prompt],) if prompt in place else ()
+    if prompt.length + sum(part.stop - part.start for part in rows) != prompt.total:
+        raise ValueError("a candidate's cell without all of its prompt")
+    return prompt.kept, rows
+
+
+def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, placement: Placement) -> Asked:
+    """The scored cells' rows and, among them, the scored rows; or, untrimmed, every row."""
+    flags = iter(scored)
+    wanted: list[int] = []
+    last: list[int] = []
+    kept: list[Run] = []
+    for run in runs:
+        spans = []
+        for span in run.spans:
+            is_scored = next(flags)
+            if not is_scored and placement.trim:
+                continue
+            first = len(wanted)
+            wanted.extend(range(span.rows.start, span.rows.stop))
+            spans.append(Span(slice(first, len(wanted)), span.keys))
+            if is_scored:
+                last.append(len(wanted) - 1)
+        if spans:
+            kept.append(Run(run.track, run.before, run.rows, tuple(spans)))
+    out = last if placement.trim else range(total)
+    positions = tuple(range(len(last))) if placement.trim else tuple(last)
+    return Asked(_index(wanted, placement), tuple(kept), _index(out, placement), positions)
+
+
+def _index(rows: Iterable[int], placement: Placement) -> Tensor:
+    """`rows` as a tensor, filled up to a whole number of tiles with the first row."""
+    listed = list(rows)
+    return torch.tensor(listed + [0] * (-len(listed) % placement.row_tile), device=placement.device)

@@ -21,7 +21,7 @@ def expected_shapes(config: EngineConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config.vocab_size, hidden),
         "model.norm.weight": (hidden,),
-        "score.weight": (1, hidden),
+        **_head_shapes(config),
     }
     for index in range(config.layers):
         layer = f"model.layers.{index}."
@@ -32,6 +32,18 @@ def expected_shapes(config: EngineConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{layer}mlp.down_proj.weight"] = (hidden, wide)
         shapes.update(_attention_shapes(config, f"{layer}self_attn."))
     return shapes
+
+
+def _head_shapes(config: EngineConfig) -> dict[str, tuple[int, ...]]:
+    hidden = config.hidden_size
+    if config.head == "linear":
+        return {"score.weight": (1, hidden)}
+    return {
+        "score.0.weight": (hidden, hidden),
+        "score.0.bias": (hidden,),
+        "score.2.weight": (1, hidden),
+        "score.2.bias": (1,),
+    }
 
 
 def _attention_shapes(config: EngineConfig, name: str) -> dict[str, tuple[int, ...]]:
@@ -55,6 +67,8 @@ def load_tensors(directory: Path, config: EngineConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in sorted(directory.glob("*.safetensors")):
         for name, tensor in _read(file):
+            if config.head == "mlp" and name == "lm_head.weight":
+                continue  # Qwen2.5-Math-RM stores the one of the language model that it was made of
             if name in tensors:
                 raise UnsupportedCheckpoint(f"{file.name}: {name} is stored a second time")
             tensors[name] = tensor
