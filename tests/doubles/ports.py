@@ -120,6 +120,7 @@ class ScriptedScorer:
         unscorable: texts that contain this are refused.
         error: raised for every candidate from the `error_from`-th call on.
         error_from: see above, counted from 0.
+        failing: the calls that raise `error` instead, where only some do.
         calls: the candidates that were asked for, in order.
         contexts: the turns that came with them.
         running: scores being made now.
@@ -131,6 +132,7 @@ class ScriptedScorer:
     unscorable: str | None = None
     error: ServiceError | None = None
     error_from: int = 0
+    failing: set[int] | None = None
     calls: list[str] = field(default_factory=list)
     contexts: list[list[ChatMessage]] = field(default_factory=list)
     running: int = 0
@@ -154,7 +156,7 @@ class ScriptedScorer:
             raise
         finally:
             self.running -= 1
-        if self.error and number >= self.error_from:
+        if self.error and (number >= self.error_from if self.failing is None else number in self.failing):
             raise self.error
         if self.unscorable and self.unscorable in candidate:
             raise InvalidRequest("candidates.0: too long", param="candidates.0")

@@ -221,11 +221,35 @@ async def test_a_failing_scorer_becomes_a_declared_majority_where_allowed() -> N
     assert bench.metric("degraded_total", reason="scorer_failed") == 1
 
 
-async def test_after_a_scorer_failure_no_more_scores_are_asked_for() -> None:
-    policy = ScriptedPolicy(script=["\\boxed{1}", "a b c d e f \\boxed{2}"], token_seconds=0.005)
-    bench = Bench(policy=policy, scorer=ScriptedScorer(error=SCORER_DOWN))
-    await bench.solve(n=2, on_scorer_failure="majority")
-    assert len(bench.scorer.calls) == 1
+async def test_a_scorer_that_only_fails_is_not_asked_for_every_candidate() -> None:
+    bench = Bench(scorer=ScriptedScorer(error=SCORER_DOWN), max_scoring=1)
+    await bench.solve(n=8, on_scorer_failure="majority")
+    assert len(bench.scorer.calls) == 3
+
+
+@pytest.mark.parametrize("job", [{}, {"on_scorer_failure": "majority"}, {"selection": Selection.WEIGHTED_VOTE}])
+@pytest.mark.parametrize("failing", [{0}, {5}, {1, 3}, {0, 1}])
+async def test_a_score_that_fails_takes_only_its_own_candidate(job: dict[str, Any], failing: set[int]) -> None:
+    bench = Bench(scorer=ScriptedScorer(error=SCORER_DOWN, failing=failing), max_scoring=1)
+    outcome = await bench.solve(**job)
+    assert outcome.selection is job.get("selection", Selection.BEST_OF_N)
+    assert (outcome.degraded_reason, outcome.n_scored) == (DegradedReason.PARTLY_SCORED, 6 - len(failing))
+    assert outcome.best.score is not None
+    assert bench.metric("degraded_total", reason="partly_scored") == 1
+
+
+async def test_a_majority_uses_the_scores_that_there_are() -> None:
+    policy = ScriptedPolicy(script=["\\boxed{1}", "so it is \\boxed{2}"])
+    bench = Bench(policy=policy, scorer=ScriptedScorer(error=SCORER_DOWN, failing={2}, rule=len), max_scoring=1)
+    outcome = await bench.solve(selection=Selection.MAJORITY, n=4)
+    assert (outcome.best.answer, outcome.n_scored) == ("2", 3)  # a tie of votes; the scores break it
+    assert outcome.degraded_reason is DegradedReason.PARTLY_SCORED
+
+
+async def test_all_scores_failing_is_the_scorers_error_however_few_they_are() -> None:
+    with pytest.raises(Unavailable) as caught:
+        await Bench(scorer=ScriptedScorer(error=SCORER_DOWN)).solve(n=1)
+    assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
 
 
 async def test_a_majority_needs_no_scorer() -> None:

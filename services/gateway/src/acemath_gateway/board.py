@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 
 from acemath_answers import extract_answer
-from acemath_core.errors import ServiceError
+from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import FinishReason
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, TokensGenerated
+
+
+_MISSES_UNTIL_AWAY = 3  # one may be an accident of its replica; the scorer has already tried others
 
 
 class Board:
@@ -25,19 +28,20 @@ class Board:
     Attributes:
         wanted: see above.
         cut: whether the deadline ended the work.
-        scorer_error: the service failure that ended scoring, if one did.
+        refusals: why candidates cannot be scored at all, one for each.
+        misses: why candidates that could be scored were not, one for each.
     """
 
     def __init__(self, wanted: int, emit: Callable[[SolveEvent], None]) -> None:
         self.wanted, self._emit = wanted, emit
         self.cut = False
-        self.scorer_error: ServiceError | None = None
+        self.refusals: list[InvalidRequest] = []
+        self.misses: list[ServiceError] = []
         self._started = time.monotonic()
         self._prepared = 0.0
         self._done: dict[int, CandidateDone] = {}
         self._scored: dict[int, CandidateScored] = {}
         self._failed: set[int] = set()
-        self._unscorable: set[int] = set()
         self._seen: Counter[int] = Counter()
 
     @property
@@ -54,6 +58,11 @@ class Board:
     def discarded_tokens(self) -> int:
         """Tokens seen of candidates that never became complete."""
         return sum(tokens for index, tokens in self._seen.items() if index not in self._done)
+
+    @property
+    def scorer_away(self) -> bool:
+        """Whether to stop asking the scorer: it failed several times and never gave a score."""
+        return not self._scored and len(self.misses) >= _MISSES_UNTIL_AWAY
 
     def prepared(self) -> None:
         """The prompt goes to the policy now."""
@@ -74,10 +83,6 @@ class Board:
         """Note the score of a candidate."""
         self._scored[index] = CandidateScored(index, score, self._now())
         self._emit(self._scored[index])
-
-    def give_up(self, index: int) -> None:
-        """Note that a candidate cannot be scored."""
-        self._unscorable.add(index)
 
     def items(self, classes: dict[int, int | None]) -> tuple[SolvedItem, ...]:
         """The finished candidates by index, with these classes of answers."""

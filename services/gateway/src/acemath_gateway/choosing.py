@@ -66,12 +66,14 @@ def _selection(job: SolveJob, board: Board) -> Selection:
         raise Unavailable(
             "the policy finished no candidate; try again shortly", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=2.0
         )
-    if board.scored and board.scorer_error is None:
+    if board.scored:
         return job.selection
     if may_vote(job):
         return Selection.MAJORITY
     if board.cut:
         raise _too_late("scored")
+    if board.misses:
+        raise board.misses[-1]
     raise Unavailable("the reward model can score none of the candidates", code=ErrorCode.NO_USABLE_CANDIDATE)
 
 
@@ -95,7 +97,7 @@ def _stop_reason(job: SolveJob, board: Board) -> StopReason:
 
 def _degraded(board: Board) -> DegradedReason | None:
     """The gravest of what is missing."""
-    if board.scorer_error is not None or not board.scored:
+    if not board.scored:
         return DegradedReason.SCORER_FAILED
     if board.finished < board.wanted:
         return DegradedReason.FEWER_CANDIDATES

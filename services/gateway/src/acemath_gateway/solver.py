@@ -11,9 +11,9 @@ What can go wrong, and what comes out:
 |---------------------------------------------|---------------------------------------------------------------------|
 | some candidates fail, or the stream breaks  | chosen among the finished; `policy_failed`, `fewer_candidates`       |
 | no candidate finishes                       | 503 `policy_unavailable`                                            |
-| the scorer fails                            | 503 of the scorer; or, where allowed, by majority, `scorer_failed`   |
-| the scorer fails, and majority was asked    | by majority (scores only break its ties), `scorer_failed`            |
-| one candidate cannot be scored              | chosen among the others; `partly_scored`                            |
+| some candidates get no score, whyever       | chosen among the others; `partly_scored`, `n_scored` says how many   |
+| the scorer fails before it gave any score   | 503 of the scorer; or, where allowed, by majority, `scorer_failed`   |
+| the same, and majority was asked            | by majority (scores only break its ties), `scorer_failed`            |
 | no candidate can be scored                  | 503 `no_usable_candidate`; or by majority, `scorer_failed`           |
 | the deadline comes                          | chosen among what is scored; `deadline`; 504 when nothing is         |
 """
@@ -185,15 +185,16 @@ class Solver:
         with self._metrics.scoring_queue.track_inprogress():
             await self._scoring.acquire()
         try:
-            if board.scorer_error is None:
+            if not board.scorer_away:
                 context: list[ChatMessage] = [turn for turn in job.turns if turn["role"] != "system"]
                 board.give_score(done.index, await self._scorer.score(target, context, done.text, job.deadline))
         except InvalidRequest as error:
-            board.give_up(done.index)
+            board.refusals.append(error)
             _log.info("a candidate cannot be scored: %s", error.message)
         except ServiceError as error:
-            board.scorer_error = error
-            if not may_vote(job):
+            board.misses.append(error)
+            _log.warning("a candidate was not scored: %s", error.message)
+            if board.scorer_away and not may_vote(job):
                 raise
         finally:
             self._scoring.release()
