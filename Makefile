@@ -1,6 +1,6 @@
 # AceMath Serving. `make` alone explains every target.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PROBLEM ?=
 TESTS ?= tests
@@ -42,7 +42,7 @@ solve: setup ## ask the running stack: make solve PROBLEM="…"
 	@$(PY) -m acemath_local.solve -- "$$ACEMATH_PROBLEM"
 
 stop: ## end this checkout's running stack, in order
-	@if [ -x $(PY) ]; then $(PY) -m acemath_local.stop; else echo 'nothing is set up, so nothing runs'; fi
+	@$(BOOT).stop
 
 test: setup-dev ## every test that needs no GPU, the real stack included (TESTS=tests/core for some)
 	@DS_ACCELERATOR=cpu $(PY) -m pytest -m 'not gpu' $(TESTS)

@@ -22,6 +22,7 @@ def checkout(tmp_path: Path) -> Paths:
     paths = Paths(tmp_path)
     paths.python.parent.mkdir(parents=True)
     fake_pip(paths, "exit 0")
+    (paths.venv / "acemath-installed.json").write_text("{}")  # .venv itself was made
     return paths
 
 

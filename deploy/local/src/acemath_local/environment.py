@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -33,13 +34,19 @@ def prepare_state(settings: LocalSettings) -> None:
 
 
 def make_key(path: Path) -> None:
-    """Write a new random key with mode 0600, unless the file is there."""
+    """Write a new random key with mode 0600, unless the file has one; interrupted, it leaves none rather than half."""
+    if path.exists():
+        if path.stat().st_size > 0:
+            return
+        path.unlink()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_urlsafe(32) + "\n")
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        with contextlib.suppress(FileExistsError):  # somebody else's is as good, and already shown around
+            os.link(name, path)
+    finally:
+        os.unlink(name)
 
 
 def socket_path(settings: LocalSettings) -> Path:

