@@ -243,7 +243,9 @@ def test_a_second_signal_does_not_wait(tmp_path):
     try:
         wait_until_live(url)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        until = time.monotonic() + 20
+        while "draining" not in httpx.get(f"{url}/readyz", trust_env=False).json()["reason"]:
+            assert time.monotonic() < until, "the first signal was not taken"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) is not None
     finally:

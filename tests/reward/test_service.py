@@ -273,10 +273,10 @@ async def test_a_megabyte_does_not_slow_a_neighbour(start: Callable[..., Service
     heavy = {"problem": PROBLEM, "candidates": ["apples and " * 15_000] * 4}
     async with httpx.AsyncClient(base_url=service.url, timeout=60, verify=False) as client:
         working = [asyncio.ensure_future(client.post("/v1/score", json=heavy)) for _ in range(3)]
-        await asyncio.sleep(0.05)
         answered = 0
         while not all(task.done() for task in working):
             assert (await client.get("/livez")).status_code == 200
             answered += 1
         assert {task.result().status_code for task in working} <= {200, 413}
-    assert answered >= 15, f"only {answered} probes were answered while three calls were tokenised"
+    # On the event loop a probe would be answered before, between and after the calls: four, however fast the machine.
+    assert answered > 2 * len(working), f"only {answered} probes were answered while three calls were tokenised"
