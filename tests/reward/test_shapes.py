@@ -181,6 +181,16 @@ def test_a_trainer_that_knows_only_a_url_can_show_the_key(client: Client) -> Non
     assert wrong.status_code == 401 and wrong.json()["error"]["code"] == "invalid_api_key"
 
 
+async def test_the_http_client_of_openrlhf_and_verl_can_show_the_key(client: Client) -> None:
+    import aiohttp
+
+    url = str(client.base_url).rstrip("/").replace("http://", f"http://trainer:{KEY}@") + "/get_reward"
+    payload = {"query": [rendered("7")], "prompts": [rendered_prompt()], "labels": ["7"]}
+    async with aiohttp.ClientSession() as session, session.post(url, json=payload) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["rewards"] == client.scores(candidates=["7"])
+
+
 def test_no_queries_have_no_rewards(client: Client) -> None:
     assert client.ok("/get_reward", query=[], prompts=[], labels=[])["rewards"] == []
 
