@@ -28,7 +28,7 @@ doctor: ## look at what this machine needs, before anything is installed
 setup: ## make .venv with what `make run` needs (does nothing when nothing changed)
 	@$(BOOT).install cpu
 
-setup-dev: ## the same with tests, checks and training
+setup-dev: ## the same with tests, checks and training (which needs a C++ compiler only when it runs)
 	@$(BOOT).install dev
 
 setup-train: ## the same with training only

@@ -81,3 +81,55 @@ def test_every_distribution_of_the_checkout_is_known():
     found = {str(path.parent.relative_to(root)) for pattern in ("*/pyproject.toml", "*/*/pyproject.toml")
              for path in root.glob(pattern) if not path.parts[len(root.parts)].startswith(".")}  # fmt: skip
     assert found <= set(module.DISTRIBUTIONS)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_compiler", lambda: module.Finding("C++ compiler", "missing", "install g++"))
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("profile", ["cpu", "dev"])
+def test_serving_and_checks_need_no_compiler(checkout, profile):
+    assert install(checkout, profile, Console(io.StringIO())) is True
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_training_is_refused_without_one_before_anything_is_installed(checkout):
+    with pytest.raises(InstallError, match=r"install g\+\+"):
+        install(checkout, "train", Console(io.StringIO()))
+    assert not (checkout.root / "calls").exists()
+
+
+def test_training_is_refused_without_one_in_an_environment_that_is_complete(checkout, monkeypatch):
+    install(checkout, "train", Console(io.StringIO()))
+    monkeypatch.setattr(module, "check_compiler", lambda: module.Finding("C++ compiler", "missing", "install g++"))
+    with pytest.raises(InstallError, match=r"install g\+\+"):
+        install(checkout, "train", Console(io.StringIO()))
+
+
+def pip_that_has(paths, where: str) -> None:
+    """A pip that finds torch only where `where` is in its arguments, and warns as pip does."""
+    paths.python.write_text(
+        f'#!/bin/sh\necho "$@" >> "{paths.root}/calls"\necho "WARNING: Running pip as the root user"\n'
+        f'case "$*" in *{where}*) echo "Successfully installed";; '
+        "*torch-cpu.txt*) echo 'ERROR: No matching distribution found for torch==2.13.0+cpu'; exit 1;; esac\n"
+        'echo "WARNING: a new release of pip is available"\n'
+    )
+
+
+def test_torch_from_its_own_index_is_no_failure(checkout):
+    pip_that_has(checkout, "--index-url")
+    stream = io.StringIO()
+    assert install(checkout, "cpu", Console(stream)) is True
+    said = stream.getvalue()
+    assert "✗" not in said and said.count("✓ installing torch") == 1
+    assert "https://download.pytorch.org/whl/cpu" in said and "not on the index that pip is set to" in said
+
+
+def test_when_no_source_has_torch_both_are_named(checkout):
+    pip_that_has(checkout, "--nowhere")
+    stream = io.StringIO()
+    with pytest.raises(InstallError, match=r"No matching distribution found for torch.*setup\.log"):
+        install(checkout, "cpu", Console(stream))
+    assert stream.getvalue().count("✗") == 1

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from acemath_local.console import Console
+from acemath_local.console import Console, Step
 from acemath_local.preflight import SETUP_GIB, Finding, check_compiler, check_disk, machine_checks
 from acemath_local.settings import process_environment
 
@@ -95,12 +95,12 @@ def install(paths: Paths, profile: str, console: Console) -> bool:
     Raises:
         InstallError: the machine lacks something, or a step failed.
     """
+    if profile == "train":  # also where all is installed: make embedded asks this before it begins its hours
+        _refuse([check_compiler()])
     missing = {name: digest for name, digest in wanted(paths, profile).items() if installed(paths).get(name) != digest}
     if not missing:
         return False
     _refuse([*machine_checks(), check_disk(paths.root, SETUP_GIB if "torch-cpu" in missing else 1.0)])
-    if profile == "dev":
-        _refuse([check_compiler()])
     paths.log.parent.mkdir(parents=True, exist_ok=True)
     if not (paths.python.exists() and paths.stamp.exists()):  # venv links the interpreter first, and pip comes last
         _make_venv(paths, console)
@@ -155,24 +155,38 @@ def _install_one(paths: Paths, name: str, console: Console) -> None:
 
 
 def _install_torch(paths: Paths, console: Console) -> None:
-    pinned = ["--requirement", str(paths.requirements("torch-cpu"))]
-    try:
-        _pip(paths, console, "installing torch (CPU build, about 200 MB)", pinned)
-    except InstallError:
-        index = process_environment().get("TORCH_CPU_INDEX", TORCH_CPU_INDEX)
-        console.line(f"    not found where pip looks by itself; trying {index}")
-        _pip(paths, console, "installing torch from the CPU wheel index", ["--index-url", index, *pinned])
+    title, pinned = (
+        "installing torch (CPU build, about 200 MB)",
+        ["--requirement", str(paths.requirements("torch-cpu"))],
+    )
+    index = process_environment().get("TORCH_CPU_INDEX", TORCH_CPU_INDEX)
+    with console.step(title) as step:
+        first = _run_pip(paths, step, pinned)  # a mirror or a folder of wheels that pip is set to may have it
+        if not first:
+            return
+        absent = "No matching distribution" in first
+        why = "CPU builds are not on the index that pip is set to" if absent else f"pip by itself: {first}"
+        console.line(f"    {why}; taking it from {index}")
+        last = _run_pip(paths, step, ["--index-url", index, *pinned])
+        if last:
+            raise InstallError(f"{title} failed: {last} (pip's output for both places: {paths.log})")
 
 
 def _pip(paths: Paths, console: Console, title: str, arguments: list[str]) -> None:
+    with console.step(title) as step:
+        last = _run_pip(paths, step, arguments)
+        if last:
+            raise InstallError(f"{title} failed: {last} (all of pip's output: {paths.log})")
+
+
+def _run_pip(paths: Paths, step: Step, arguments: list[str]) -> str:
+    """Empty when pip installed everything, else what it said last."""
     tether = [sys.executable, "-m", "acemath_local.tether", f"TERM:{os.getpid()}", "--"]  # no pip goes on alone
     pip = [str(paths.python), "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
-    command = [*tether, *pip, *arguments]
     with (
-        console.step(title) as step,
         paths.log.open("a") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=paths.root
+            [*tether, *pip, *arguments], text=True, cwd=paths.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process,
     ):
         last = ""
@@ -185,8 +199,8 @@ def _pip(paths: Paths, console: Console, title: str, arguments: list[str]) -> No
             process.terminate()
             process.wait()
             raise
-        if process.wait() != 0:
-            raise InstallError(f"{title} failed: {last} (all of pip's output: {paths.log})")
+        code = process.wait()
+    return "" if code == 0 else last or f"pip ended with {code}"
 
 
 def _write_stamp(paths: Paths, document: dict[str, str]) -> None:

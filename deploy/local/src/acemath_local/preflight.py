@@ -117,7 +117,9 @@ def check_compiler() -> Finding:
     """Training only: DeepSpeed builds a communication operation at first use."""
     if shutil.which("g++") or shutil.which("c++"):
         return Finding("C++ compiler", "present")
-    return Finding("C++ compiler", "missing", "no C++ compiler, DeepSpeed needs one for training: install g++")
+    return Finding(
+        "C++ compiler", "missing", "no C++ compiler: DeepSpeed needs one for training (only for that): install g++"
+    )
 
 
 def machine_checks() -> list[Finding]:
