@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from acemath_local import install as module
-from acemath_local.console import Console
+from acemath_local.console import Console, Step
 from acemath_local.install import InstallError, Paths, install, installed, wanted
 
 
@@ -133,3 +133,18 @@ def test_when_no_source_has_torch_both_are_named(checkout):
     with pytest.raises(InstallError, match=r"No matching distribution found for torch.*setup\.log"):
         install(checkout, "cpu", Console(stream))
     assert stream.getvalue().count("✗") == 1
+
+
+def test_warnings_of_pip_are_kept_in_the_log_and_are_no_progress(checkout):
+    step = Step("installing")
+    pip_that_has(checkout, "--index-url")
+    checkout.log.parent.mkdir(parents=True)
+    assert module._run_pip(checkout, step, ["--index-url", "x"]) == ""
+    assert step.note == "Successfully installed"
+    assert checkout.log.read_text().count("WARNING") == 2
+
+
+def test_a_warning_after_the_error_does_not_hide_it(checkout):
+    fake_pip(checkout, "echo 'ERROR: the disk is full'; echo 'WARNING: be careful'; echo '[notice] new pip'; exit 1")
+    with pytest.raises(InstallError, match="failed: ERROR: the disk is full"):
+        install(checkout, "cpu", Console(io.StringIO()))

@@ -31,6 +31,7 @@ DISTRIBUTIONS = (
 )  # fmt: skip
 _STAMP = "acemath-installed.json"
 _PIP_VERSION = ["-m", "pip", "--version"]
+_ASIDES = ("WARNING:", "DEPRECATION:", "[notice]")  # of pip's: in the log, but neither progress nor the cause of an end
 
 
 class InstallError(Exception):
@@ -193,7 +194,8 @@ def _run_pip(paths: Paths, step: Step, arguments: list[str]) -> str:
         try:
             for line in process.stdout or ():
                 log.write(line)
-                last = line.strip() or last
+                if line.strip() and not line.lstrip().startswith(_ASIDES):
+                    last = line.strip()
                 step.note = " ".join(last.split()[:2])[:40]
         except KeyboardInterrupt:
             process.terminate()
