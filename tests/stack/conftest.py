@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import httpx
 import pytest
 
 from acemath_local.environment import socket_path
+from acemath_local.publish import tethered_python
 from acemath_local.run import CONFIG, SAMPLE
 from acemath_local.settings import LocalSettings
 from acemath_local.supervision import ProcessState, Supervisor
@@ -102,9 +102,7 @@ def _started(directory: Path) -> Iterator[RunningStack]:
         "ACEMATH_LOCAL__PROMETHEUS": "off",
         "ACEMATH_LOCAL__READY_SECONDS": str(int(START_SECONDS)),
     }
-    log = (directory / "run.out").open("wb")
-    command = [sys.executable, "-m", "acemath_local.run", "--no-sample"]
-    runner = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+    runner = launch(["-m", "acemath_local.run", "--no-sample"], env, directory / "run.out")
     stack = _attached(directory, f"http://127.0.0.1:{base}")
     try:
         started = lambda: _alive(runner, directory) and stack.ready()  # noqa: E731
@@ -117,7 +115,14 @@ def _started(directory: Path) -> Iterator[RunningStack]:
         except subprocess.TimeoutExpired:
             runner.kill()
             runner.wait()
-        log.close()
+
+
+def launch(arguments: list[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Python with these arguments, told by the kernel to stop when this session dies, however it dies."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            [*tethered_python(), *arguments], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
+        )
 
 
 def _attached(directory: Path, url: str | None = None) -> RunningStack:
