@@ -17,8 +17,9 @@ spec = importlib.util.spec_from_file_location("stack_helpers", {str(HELPERS)!r})
 helpers = importlib.util.module_from_spec(spec)
 sys.modules["stack_helpers"] = helpers
 spec.loader.exec_module(helpers)
-runner = helpers.launch(["-c", "print('runs', flush=True); import time; time.sleep(60)"], dict(os.environ), Path(sys.argv[1]))
-while "runs" not in Path(sys.argv[1]).read_text():
+log = Path(sys.argv[1])
+runner = helpers.launch(["-c", "print('runs', flush=True); import time; time.sleep(60)"], dict(os.environ), log)
+while "runs" not in log.read_text():
     time.sleep(0.05)
 print(runner.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
