@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,14 @@ def test_an_answers_id_is_the_callers(client: Client) -> None:
 def test_the_version_can_be_named(client: Client) -> None:
     version = client.ok("/rerank", query=PROBLEM, documents=CANDIDATES)["model"]
     assert client.ok("/score", text_1="x", text_2="y", model=version)["model"] == version
+
+
+def test_the_examples_in_the_documentation_work(client: Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reward-api.md").read_text("utf-8")
+    examples = re.findall(r"curl -s http://127.0.0.1:8200(\S+) .*? -d '(.*?)'\n```", page, re.DOTALL)
+    assert {path for path, _ in examples} == {"/v1/score", "/classify", "/score", "/rerank", "/get_reward"}
+    for path, body in examples:
+        client.ok(path, **json.loads(body))
 
 
 def test_the_shapes_are_in_the_openapi_document(client: Client) -> None:
