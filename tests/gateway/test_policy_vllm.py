@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.wire import FinishReason
-from acemath_gateway.adapters.http import RetryBudget, Upstream
+from acemath_gateway.adapters.attempts import RetryBudget
+from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.slots_http import HttpSlots
 from acemath_gateway.adapters.sse import SseError, SseReader
@@ -218,6 +219,31 @@ async def test_a_hanging_server_is_left_at_the_deadline(rig: Rig, tmp_path: Path
         with pytest.raises(DeadlineExceeded):
             await rig.ask(url, seconds=0.3)
     assert rig.calls("timeout") == 1
+
+
+async def test_a_hanging_server_is_left_for_another_and_remembered(rig: Rig, tmp_path: Path) -> None:
+    control = tmp_path / "control.json"
+    control.write_text(json.dumps({"hang": True}))
+    rig.policy = VllmPolicy(rig.upstream, first_token_seconds=1.5)
+    async with served(fake(control=control).app()) as stuck, served(fake().app()) as good:
+        for _ in range(6):
+            assert len(finished(await rig.ask(stuck, good, seconds=20))) == 3
+    assert (rig.calls("timeout"), rig.calls("ok")) == (1, 6)
+    assert rig.metric("upstream_retries_total", role="policy") == 1
+
+
+async def test_a_server_that_falls_silent_gives_what_it_had_and_is_remembered(rig: Rig) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(EVENT_STREAM + chunked(event(0)))
+        await until_closed(reader)
+
+    rig.policy = VllmPolicy(rig.upstream, between_tokens_seconds=1.0)
+    async with RawServer(script).serving() as silent, served(fake().app()) as good:
+        events = await rig.ask(silent, n=2, seconds=60)
+        assert (sorted(finished(events)), failed(events)) == ([0], {1: "timeout"})
+        for _ in range(4):
+            assert len(finished(await rig.ask(silent, good))) == 3
+    assert (rig.calls("timeout"), rig.calls("ok")) == (1, 4)
 
 
 async def test_closing_aborts_generation_on_the_server(rig: Rig, tmp_path: Path) -> None:

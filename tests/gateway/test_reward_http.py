@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import ErrorCode, InvalidRequest, ServiceError, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_gateway.adapters import reward_http
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.reward_http import HttpScorer
 from acemath_gateway.adapters.slots_http import HttpSlots
-from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
@@ -51,7 +52,8 @@ def target(*endpoints: str) -> ReleaseTarget:
 
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(reward_http, "_OVERLOAD_WAIT_SECONDS", 0.01)
+    waits = {CallResult.OVERLOADED: 0.01, CallResult.LATE: 0.02}
+    monkeypatch.setattr(reward_http, "_FIRST_WAIT_SECONDS", waits)
     monkeypatch.setattr(reward_http, "_LONGEST_WAIT_SECONDS", 0.05)
     rig = Rig()
     yield rig
@@ -107,29 +109,78 @@ async def test_another_version_is_not_used(rig: Rig) -> None:
 
 
 async def test_an_overloaded_service_is_waited_for(rig: Rig, reward: FakeReward) -> None:
+    reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED)
+    async with served(reward.app) as url:
+        scoring = asyncio.create_task(rig.score(url))
+        await until(lambda: len(reward.requests) >= 12)  # as long as there is time
+        reward.failure = None
+        assert await scoring == score_of("\\boxed{24}")
+    assert rig.metric("upstream_retries_total", role="reward") >= 12
+
+
+async def test_an_overloaded_service_is_left_alone_for_as_long_as_it_asks(rig: Rig, reward: FakeReward) -> None:
     reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=1)
     async with served(reward.app) as url:
         scoring = asyncio.create_task(rig.score(url))
-        await until(lambda: len(reward.requests) >= 2)
-        reward.failure = None
+        await until(lambda: len(reward.requests) == 1)
+        started, reward.failure = time.monotonic(), None
         assert await scoring == score_of("\\boxed{24}")
+    assert time.monotonic() - started >= 0.9 and len(reward.requests) == 2
 
 
 async def test_a_service_that_stays_overloaded_is_an_error_that_says_so(rig: Rig, reward: FakeReward) -> None:
     reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=1)
     async with served(reward.app) as url:
         with pytest.raises(Unavailable) as caught:
-            await rig.score(url)
+            await rig.score(url, seconds=2.4)
     assert caught.value.code is ErrorCode.REWARD_OVERLOADED
     assert caught.value.retry_after == 1
-    assert len(reward.requests) == 8
+    assert len(reward.requests) <= 3
+
+
+async def test_a_service_that_ran_out_of_its_own_time_is_waited_for_and_not_shunned(
+    rig: Rig, reward: FakeReward
+) -> None:
+    busy = FakeReward(TARGET.reward)
+    busy.failure = DeadlineExceeded("120 s were not enough")
+    async with served(busy.app) as one:
+        scoring = asyncio.create_task(rig.score(one))
+        await until(lambda: len(busy.requests) == 1)
+        assert rig.upstream.replicas.order([one, "http://other"]) and not rig.upstream.replicas._shunned_until
+        busy.failure = None
+        assert await scoring == score_of("\\boxed{24}")
+    assert (rig.calls("late"), rig.calls("broken"), rig.metric("upstream_retries_total", role="reward")) == (1, 0, 1)
+
+
+async def test_a_replica_that_hangs_is_left_for_another_in_time(rig: Rig, reward: FakeReward) -> None:
+    stuck = FakeReward(TARGET.reward)
+    stuck.gate = asyncio.Event()
+    rig.scorer = HttpScorer(rig.upstream, patience_seconds=2.0)
+    async with served(stuck.app) as one, served(reward.app) as two:
+        scores = await asyncio.gather(*(rig.score(one, two, seconds=20) for _ in range(24)))
+        assert scores == [score_of("\\boxed{24}")] * 24
+        parked = len(stuck.requests)
+        assert rig.calls("timeout") == parked > 0
+        await asyncio.gather(*(rig.score(one, two, seconds=20) for _ in range(24)))
+        assert len(stuck.requests) == parked  # it was remembered
+        await until(lambda: stuck.cancelled == parked)
+    assert rig.metric("upstream_retries_total", role="reward") == parked
+
+
+async def test_half_of_a_short_deadline_is_kept_for_the_other_replica(rig: Rig, reward: FakeReward) -> None:
+    stuck = FakeReward(TARGET.reward)
+    stuck.gate = asyncio.Event()
+    async with served(stuck.app) as one, served(reward.app) as two:
+        for _ in range(2):
+            assert await rig.score(one, two, seconds=2.0) == score_of("\\boxed{24}")
+    assert rig.calls("timeout") == 1
 
 
 async def test_overload_is_not_waited_for_past_the_deadline(rig: Rig, reward: FakeReward) -> None:
     reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=60)
     deadline = Deadline.after(0.06)
     async with served(reward.app) as url:
-        with pytest.raises(Unavailable):
+        with pytest.raises((Unavailable, DeadlineExceeded)):  # the second where the machine was slower than the answer
             await rig.scorer.score(target(url), CONTEXT, "x", deadline)
 
 
@@ -153,7 +204,7 @@ async def test_all_away_is_unavailable(rig: Rig) -> None:
 async def test_a_slow_service_is_left_at_the_deadline_and_told(rig: Rig, reward: FakeReward) -> None:
     reward.delay_seconds = 60
     async with served(reward.app) as url:
-        with pytest.raises(Unavailable):
+        with pytest.raises(DeadlineExceeded):
             await rig.score(url, seconds=0.2)
     assert rig.calls("timeout") == 1
 

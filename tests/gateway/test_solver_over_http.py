@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import ErrorCode, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, Unavailable
 from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
@@ -37,6 +37,10 @@ class Stack:
     reward: FakeReward
     releases: FixedRelease
     control: Path
+    registry: CollectorRegistry
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
 
     def faults(self, **faults: Any) -> None:
         self.control.write_text(json.dumps(faults))
@@ -70,7 +74,8 @@ async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[S
     control = tmp_path / "control.json"
     vllm = FakeServer(TARGET.policy, TARGET.policy, 2048, Tokens.of(Path("/nonexistent")), control=control)
     reward = FakeReward(TARGET.reward)
-    metrics = GatewayMetrics.on(CollectorRegistry())
+    registry = CollectorRegistry()
+    metrics = GatewayMetrics.on(registry)
     policy_upstream = Upstream("policy", key=None, metrics=metrics)
     reward_upstream = Upstream("reward", key=None, metrics=metrics)
     async with served(vllm.app()) as vllm_url, served(reward.app) as reward_url:
@@ -84,7 +89,7 @@ async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[S
             encoders=BytePrompts(),
             metrics=metrics,
         )
-        yield Stack(solver, vllm, reward, releases, control)
+        yield Stack(solver, vllm, reward, releases, control, registry)
         await policy_upstream.close()
         await reward_upstream.close()
 
@@ -134,7 +139,21 @@ async def test_a_slow_scorer_meets_the_deadline(stack: Stack) -> None:
     deadline = Deadline.after(3.0)
     outcome = await stack.solve(deadline=deadline, on_scorer_failure="majority")
     assert outcome.stop_reason is StopReason.DEADLINE
-    await until(lambda: stack.reward.cancelled == 6)
+    late = lambda: stack.metric("upstream_calls_total", role="reward", result="late")  # noqa: E731
+    await until(lambda: stack.reward.cancelled + late() > 0)  # it knows the deadline too, and may see it first
+
+
+async def test_a_hang_until_the_deadline_is_a_time_out_and_no_failure(stack: Stack) -> None:
+    stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.05)
+    outcome = await stack.solve(seconds=4.0)
+    assert (outcome.stop_reason, outcome.n_scored) == (StopReason.DEADLINE, 3)
+    assert stack.metric("upstream_calls_total", role="policy", result="timeout") == 1
+    assert stack.metric("candidates_total", result="cancelled") == 3
+    stack.faults(script=["\\boxed{1}"])
+    stack.reward.gate = asyncio.Event()
+    with pytest.raises(DeadlineExceeded):
+        await stack.solve(seconds=1.0)
+    assert stack.metric("upstream_calls_total", role="reward", result="timeout") >= 3
 
 
 @pytest.mark.parametrize("stage", ["generating", "scoring"])

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from acemath_answers import extract_answer
+from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import FinishReason
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, TokensGenerated
-
 
 _MISSES_UNTIL_AWAY = 3  # one may be an accident of its replica; the scorer has already tried others
 
@@ -78,6 +78,13 @@ class Board:
             case CandidateFinished():
                 return self._finish(event)
         return None
+
+    def left_over(self, event: PolicyEvent, cutoff: Deadline) -> bool:
+        """Whether the event is a candidate that only the deadline kept from ending; it has not failed."""
+        if not (isinstance(event, CandidateFailed) and cutoff.expired()):
+            return False
+        self.cut = True
+        return True
 
     def give_score(self, index: int, score: float) -> None:
         """Note the score of a candidate."""

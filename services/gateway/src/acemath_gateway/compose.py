@@ -52,8 +52,12 @@ async def open_backends(
         )
         await stack.enter_async_context(running("follow releases", tracker.run()))
         solver = Solver(
-            policy=VllmPolicy(policy),
-            scorer=HttpScorer(reward),
+            policy=VllmPolicy(
+                policy,
+                first_token_seconds=settings.policy_first_token_seconds,
+                between_tokens_seconds=settings.policy_between_tokens_seconds,
+            ),
+            scorer=HttpScorer(reward, patience_seconds=settings.reward_answer_seconds),
             judge=judge,
             releases=tracker,
             encoders=encoders,

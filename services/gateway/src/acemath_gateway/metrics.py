@@ -53,6 +53,7 @@ class CallResult(StrEnum):
     UNREACHABLE = "unreachable"
     BROKEN = "broken"  # cut off, or not what was agreed
     TIMEOUT = "timeout"
+    LATE = "late"  # its own time limit came before its answer; it works, and says so
     MISMATCH = "mismatch"  # another version than the leased one
     CANCELLED = "cancelled"
 

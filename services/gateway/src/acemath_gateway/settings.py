@@ -63,6 +63,15 @@ class GatewaySettings(HttpServiceSettings):
     max_deadline_seconds: float = Field(
         600.0, gt=0, le=3600, description="largest deadline_seconds a caller may ask for"
     )
+    policy_first_token_seconds: float = Field(
+        60.0, gt=0, le=600, description="longest wait for a vLLM server's first token while there is another server"
+    )
+    policy_between_tokens_seconds: float = Field(
+        45.0, gt=0, le=600, description="longest silence of a vLLM server that has begun to answer"
+    )
+    reward_answer_seconds: float = Field(
+        30.0, gt=0, le=600, description="longest wait for one reward service while there is another one"
+    )
     idempotency_ttl_seconds: int = Field(
         86_400, ge=1, le=604_800, description="how long an answer is kept under its key"
     )

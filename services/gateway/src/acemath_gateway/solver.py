@@ -27,6 +27,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol
 
+from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage, policy_conversation
 from acemath_gateway.board import Board
@@ -165,34 +166,39 @@ class Solver:
     async def _gather(self, job: SolveJob, target: ReleaseTarget, prompt: list[int], board: Board) -> None:
         """Generate and score until all is done or the time for it is over; then nothing of either still runs."""
         sampling = Sampling(board.wanted, job.temperature, job.top_p, job.max_tokens, job.seed, job.stop)
-        cutoff = job.deadline.earlier(min(_RESERVE_SECONDS, _RESERVE_SHARE * job.deadline.remaining()))
+        reserve = min(_RESERVE_SECONDS, _RESERVE_SHARE * job.deadline.remaining())
+        # The ports end by themselves and say what they waited for; cancelling is for one that does not.
+        cutoff, at_the_latest = job.deadline.earlier(reserve), job.deadline.earlier(reserve / 2)
         try:
             async with (
-                asyncio.timeout(cutoff.remaining()),
+                asyncio.timeout(at_the_latest.remaining()),
                 asyncio.TaskGroup() as scoring,
-                aclosing(self._policy.generate(target, prompt, sampling, job.deadline)) as events,
+                aclosing(self._policy.generate(target, prompt, sampling, cutoff)) as events,
             ):
                 async for event in events:
-                    done = board.take(event)
+                    done = None if board.left_over(event, cutoff) else board.take(event)
                     if done is not None:
-                        scoring.create_task(self._score(job, target, done, board), name=f"score {job.id}")
+                        scoring.create_task(self._score(job, target, done, board, cutoff), name=f"score {job.id}")
         except TimeoutError:
             board.cut = True
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
-    async def _score(self, job: SolveJob, target: ReleaseTarget, done: CandidateDone, board: Board) -> None:
+    async def _score(
+        self, job: SolveJob, target: ReleaseTarget, done: CandidateDone, board: Board, cutoff: Deadline
+    ) -> None:
         with self._metrics.scoring_queue.track_inprogress():
             await self._scoring.acquire()
         try:
             if not board.scorer_away:
                 context: list[ChatMessage] = [turn for turn in job.turns if turn["role"] != "system"]
-                board.give_score(done.index, await self._scorer.score(target, context, done.text, job.deadline))
+                board.give_score(done.index, await self._scorer.score(target, context, done.text, cutoff))
         except InvalidRequest as error:
             board.refusals.append(error)
             _log.info("a candidate cannot be scored: %s", error.message)
         except ServiceError as error:
             board.misses.append(error)
+            board.cut = board.cut or cutoff.expired()
             _log.warning("a candidate was not scored: %s", error.message)
             if board.scorer_away and not may_vote(job):
                 raise

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
 import httpx
@@ -19,6 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
+from acemath_gateway.adapters.attempts import Replicas, RetryBudget
 from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
 
@@ -32,10 +31,10 @@ _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
 _MAX_BODY_BYTES = 1024 * 1024
-_SHUNNED_SECONDS = 2.0
 _OVERLOADED = frozenset({429, 503})
 _CALLERS_FAULT = frozenset({400, 413, 422})
 _NOT_SERVED = frozenset({404, 409})
+_LATE = 504
 
 
 class CallFailed(Exception):
@@ -50,61 +49,6 @@ class CallFailed(Exception):
         super().__init__(message)
         self.result = result
         self.retry_after = retry_after
-
-
-class RetryBudget:
-    """Bounds retries to a share of the calls, so that an outage is not multiplied by them.
-
-    Args:
-        share: retries earned by each call.
-        most: how many can be saved up; also what there is at the start.
-    """
-
-    def __init__(self, share: float = 0.2, most: float = 10.0) -> None:
-        self._share, self._most, self._tokens = share, most, most
-
-    def earn(self) -> None:
-        """Count one call."""
-        self._tokens = min(self._most, self._tokens + self._share)
-
-    def take(self) -> bool:
-        """Whether one retry may be made now."""
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-
-class Replicas:
-    """Which replica to ask first: the one with least of our own work, those that just failed last."""
-
-    def __init__(self) -> None:
-        self._load: Counter[str] = Counter()
-        self._shunned_until: dict[str, float] = {}
-        self._turn = 0
-
-    def order(self, endpoints: Sequence[str]) -> list[str]:
-        """The endpoints in the order in which to try them; equals take turns."""
-        self._turn += 1
-        now, count = time.monotonic(), max(1, len(endpoints))
-        turned = [endpoints[(self._turn + i) % count] for i in range(len(endpoints))]
-        return sorted(turned, key=lambda e: (self._shunned_until.get(e, 0.0) > now, self._load[e]))
-
-    def shun(self, endpoint: str) -> None:
-        """Put an endpoint last for a moment: it just failed."""
-        self._shunned_until = {e: t for e, t in self._shunned_until.items() if t > time.monotonic()}
-        self._shunned_until[endpoint] = time.monotonic() + _SHUNNED_SECONDS
-
-    @contextlib.contextmanager
-    def working(self, endpoint: str, weight: int) -> Iterator[None]:
-        """Count `weight` units of work at an endpoint for the length of the block."""
-        self._load[endpoint] += weight
-        try:
-            yield
-        finally:
-            self._load[endpoint] -= weight
-            if not self._load[endpoint]:
-                del self._load[endpoint]
 
 
 class Upstream:
@@ -145,23 +89,33 @@ class Upstream:
         await self._client.aclose()
 
     @contextlib.asynccontextmanager
-    async def stream(self, url: str, body: dict[str, Any], deadline: Deadline) -> AsyncIterator[httpx.Response]:
+    async def stream(
+        self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
+    ) -> AsyncIterator[httpx.Response]:
         """The response to a POST as it arrives; leaving the block closes the connection, which cancels the work.
+
+        Args:
+            url: where to.
+            body: what, as JSON.
+            deadline: the request's; the replica is told of it.
+            give_up: when to stop waiting for this replica; the deadline when None.
 
         Raises:
             InvalidRequest: the replica found our request at fault.
             CallFailed: there is no response, or one of failure.
         """
-        response = await self._send(self._request("POST", url, deadline, body), deadline)
+        response = await self._send(self._request("POST", url, deadline, body), give_up or deadline)
         try:
             yield response
         finally:
             await response.aclose()
 
-    async def post(self, url: str, body: dict[str, Any], deadline: Deadline) -> bytes:
-        """The body of a successful POST; raises as `stream`."""
-        async with self.stream(url, body, deadline) as response:
-            return await _whole(response, deadline)
+    async def post(
+        self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
+    ) -> bytes:
+        """The body of a successful POST; takes and raises as `stream`."""
+        async with self.stream(url, body, deadline, give_up=give_up) as response:
+            return await _whole(response, give_up or deadline)
 
     async def get(self, url: str, deadline: Deadline) -> bytes:
         """The body of a successful GET; raises as `stream`."""
@@ -234,6 +188,8 @@ def _refusal(response: httpx.Response, body: bytes) -> Exception:
         return CallFailed(CallResult.MISMATCH, "does not serve the leased version")
     if status in _OVERLOADED:
         return CallFailed(CallResult.OVERLOADED, "is overloaded", retry_after=_retry_after(response))
+    if status == _LATE:
+        return CallFailed(CallResult.LATE, "did not have an answer in its own time", retry_after=_retry_after(response))
     if status in (401, 403):
         _log.error("a replica refuses our internal key", extra={"status": status, "url": str(response.url)})
     return CallFailed(CallResult.BROKEN, f"answered with status {status}")

@@ -22,21 +22,19 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
-from acemath_core.wire import FinishReason
+from acemath_gateway.adapters.attempts import Patience
 from acemath_gateway.adapters.http import CallFailed, Upstream, translated
 from acemath_gateway.adapters.sse import SseError, SseReader
+from acemath_gateway.adapters.vllm_stream import Chunk, Growing, parse
 from acemath_gateway.metrics import CallResult
 from acemath_gateway.ports import (
     CandidateFailed,
-    CandidateFinished,
     PolicyEvent,
     ReleaseTarget,
     Sampling,
-    TokensGenerated,
 )
 
 STREAM_INTERVAL = 16
@@ -51,18 +49,30 @@ class VllmPolicy:
     Args:
         upstream: connections to the servers.
         stream_interval: tokens in one event.
+        first_token_seconds: longest wait for the first token while there is another server to ask; never more than
+            half of what is left of the request's time.
+        between_tokens_seconds: longest silence of a stream that has begun.
     """
 
-    def __init__(self, upstream: Upstream, *, stream_interval: int = STREAM_INTERVAL) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        stream_interval: int = STREAM_INTERVAL,
+        first_token_seconds: float = 60.0,
+        between_tokens_seconds: float = 45.0,
+    ) -> None:
         self._upstream = upstream
         self._interval = stream_interval
+        self._first_token, self._between_tokens = first_token_seconds, between_tokens_seconds
 
     async def generate(
         self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
     ) -> AsyncGenerator[PolicyEvent, None]:
         """Events of the candidates; see `PolicyPort`.
 
-        A connection that breaks after the first event ends with `CandidateFailed` for what was not finished.
+        A connection that breaks or falls silent after the first event ends with `CandidateFailed` for what was not
+        finished.
 
         Raises:
             Unavailable: (`policy_unavailable`) no replica gave anything, or one gave another version's work: then
@@ -73,12 +83,14 @@ class VllmPolicy:
         upstream = self._upstream
         upstream.budget.earn()
         failure = CallFailed(CallResult.UNREACHABLE, "is nowhere to be found")
-        for attempt, endpoint in enumerate(_attempts(upstream.replicas.order(release.policy_endpoints))):
-            if attempt and not (_may_help(failure, endpoint, release) and upstream.budget.take()):
+        ordered = upstream.replicas.order(release.policy_endpoints)
+        for attempt, endpoint in enumerate(_attempts(ordered)):
+            if attempt and not (_may_help(failure, deadline, ordered) and upstream.budget.take()):
                 break
             if attempt:
                 upstream.metrics.upstream_retries.labels(upstream.role).inc()
-            call = _Call(upstream, endpoint, release, sampling, deadline)
+            patience = self._patience(deadline, others=len(ordered) - attempt - 1)
+            call = _Call(upstream, endpoint, release, sampling, deadline, patience)
             try:
                 async with contextlib.aclosing(call.events(self._body(release, prompt_ids, sampling))) as events:
                     async for event in events:
@@ -86,10 +98,15 @@ class VllmPolicy:
                 return
             except CallFailed as error:
                 failure = error
-                upstream.replicas.shun(endpoint)
                 if call.begun:
                     break
-        raise _declared(failure)
+        raise _declared(failure, deadline)
+
+    def _patience(self, deadline: Deadline, *, others: int) -> Patience:
+        """How long a server may say nothing: with another one to ask, not so long that it could not be asked."""
+        left = deadline.remaining()
+        first = min(self._first_token, left / 2) if others > 0 else left
+        return Patience(deadline, first, self._between_tokens)
 
     def _body(self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling) -> dict[str, Any]:
         return {
@@ -113,28 +130,21 @@ class VllmPolicy:
         }
 
 
-class _Choice(BaseModel):
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None = None
-
-
-class _Chunk(BaseModel):
-    model: str
-    choices: list[_Choice]
-    system_fingerprint: str | None = None
-
-
 class _Call:
     """One streaming call to one server."""
 
     def __init__(
-        self, upstream: Upstream, endpoint: str, release: ReleaseTarget, sampling: Sampling, deadline: Deadline
+        self,
+        upstream: Upstream,
+        endpoint: str,
+        release: ReleaseTarget,
+        sampling: Sampling,
+        deadline: Deadline,
+        patience: Patience,
     ) -> None:
         self._upstream, self._endpoint, self._version = upstream, endpoint, release.policy
-        self._sampling, self._deadline = sampling, deadline
-        self._candidates = [_Growing(index, sampling.max_tokens) for index in range(sampling.n)]
+        self._sampling, self._deadline, self._patience = sampling, deadline, patience
+        self._candidates = [Growing(index, sampling.max_tokens) for index in range(sampling.n)]
         self.begun = False
 
     async def events(self, body: dict[str, Any]) -> AsyncGenerator[PolicyEvent, None]:
@@ -147,13 +157,16 @@ class _Call:
                     async for chunk in chunks:
                         for event in self._take(chunk):
                             self.begun = True
+                            self._patience.tokens_came()
                             yield event
             result = CallResult.OK
+            self._upstream.replicas.well(self._endpoint)
         except InvalidRequest:
             result = CallResult.REFUSED
             raise
         except CallFailed as error:
             result = error.result
+            self._shun(result)
             if result is CallResult.MISMATCH:
                 metrics.version_mismatch.labels(role).inc()
             if result is CallResult.MISMATCH or not self.begun:
@@ -164,14 +177,22 @@ class _Call:
             metrics.upstream_calls.labels(role, result).inc()
             metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)
 
-    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[_Chunk, None]:
+    def _shun(self, result: CallResult) -> None:
+        """Ask this server last for a while; one that was still at it when the deadline came is not at fault."""
+        late = result is CallResult.TIMEOUT and self._deadline.expired()
+        if not (late and self.begun):
+            self._upstream.replicas.shun(self._endpoint, hung=result is CallResult.TIMEOUT and not late)
+
+    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         fingerprint: str | None = None
         async with (
-            self._upstream.stream(f"{self._endpoint}/v1/completions", body, self._deadline) as response,
+            self._upstream.stream(
+                f"{self._endpoint}/v1/completions", body, self._deadline, give_up=self._patience.give_up()
+            ) as response,
             contextlib.aclosing(self._data(response)) as events,
         ):
             async for data in events:
-                chunk = _parse(data)
+                chunk = parse(data)
                 fingerprint = chunk.system_fingerprint or fingerprint
                 self._check_version(chunk.model)
                 yield chunk
@@ -192,9 +213,9 @@ class _Call:
                     yield data
 
     async def _next_events(self, reader: SseReader, chunks: AsyncGenerator[bytes, None]) -> list[str]:
-        """What the next bytes complete; each wait ends at the deadline, however slowly the bytes drip."""
+        """What the next bytes complete; each wait ends when patience does, however slowly the bytes drip."""
         with translated(self._deadline):
-            async with asyncio.timeout(self._deadline.remaining()):
+            async with asyncio.timeout(self._patience.give_up().remaining()):
                 chunk = await anext(chunks, None)
         if chunk is None:
             raise CallFailed(CallResult.BROKEN, "ended its stream without [DONE]")
@@ -203,7 +224,7 @@ class _Call:
         except SseError as error:
             raise CallFailed(CallResult.BROKEN, str(error)) from error
 
-    def _take(self, chunk: _Chunk) -> list[PolicyEvent]:
+    def _take(self, chunk: Chunk) -> list[PolicyEvent]:
         taken: list[PolicyEvent] = []
         for choice in chunk.choices:
             if not 0 <= choice.index < len(self._candidates):
@@ -211,7 +232,7 @@ class _Call:
             taken += self._candidates[choice.index].take(choice)
         return taken
 
-    def _open(self) -> list[_Growing]:
+    def _open(self) -> list[Growing]:
         return [candidate for candidate in self._candidates if not candidate.ended]
 
     def _check_version(self, stamped: str | None) -> None:
@@ -219,59 +240,23 @@ class _Call:
             raise CallFailed(CallResult.MISMATCH, f"is stamped {stamped!r}, the lease is on {self._version!r}")
 
 
-class _Growing:
-    """One candidate as far as it has come."""
-
-    def __init__(self, index: int, max_tokens: int) -> None:
-        self.index, self.ended = index, False
-        self._max_tokens = max_tokens
-        self._text: list[str] = []
-        self._ids: list[int] = []
-
-    def take(self, choice: _Choice) -> list[PolicyEvent]:
-        """Add what a chunk brings; raises `CallFailed` when it cannot be so."""
-        self._text.append(choice.text)
-        self._ids += choice.token_ids
-        if self.ended or len(self._ids) > self._max_tokens:
-            raise CallFailed(CallResult.BROKEN, f"went on with candidate {self.index} after its end")
-        events: list[PolicyEvent] = []
-        if choice.text or choice.token_ids:
-            events.append(TokensGenerated(self.index, choice.text, tuple(choice.token_ids)))
-        if choice.finish_reason is not None:
-            self.ended = True
-            events.append(self._end(choice.finish_reason))
-        return events
-
-    def _end(self, reason: str) -> PolicyEvent:
-        if reason not in (FinishReason.STOP, FinishReason.LENGTH):
-            return CandidateFailed(self.index, reason)
-        return CandidateFinished(self.index, "".join(self._text), tuple(self._ids), FinishReason(reason))
-
-
-def _parse(data: str) -> _Chunk:
-    if data.startswith('{"error"'):
-        raise CallFailed(CallResult.BROKEN, "failed while generating")
-    try:
-        return _Chunk.model_validate_json(data)
-    except ValidationError as error:
-        raise CallFailed(CallResult.BROKEN, "sent an event that is not a completion chunk") from error
-
-
 def _attempts(ordered: list[str]) -> list[str]:
     """Every replica once; a single one twice: the first time the connection may just have been closed."""
     return ordered * 2 if len(ordered) == 1 else ordered
 
 
-def _may_help(failure: CallFailed, endpoint: str, release: ReleaseTarget) -> bool:
-    """Whether asking `endpoint` after this failure makes sense."""
-    if failure.result is CallResult.TIMEOUT:
+def _may_help(failure: CallFailed, deadline: Deadline, ordered: Sequence[str]) -> bool:
+    """Whether asking once more after this failure makes sense."""
+    if deadline.expired():
         return False
-    return len(release.policy_endpoints) > 1 or failure.result is CallResult.BROKEN
+    return len(ordered) > 1 or failure.result is CallResult.BROKEN
 
 
-def _declared(failure: CallFailed) -> Unavailable | DeadlineExceeded:
-    if failure.result is CallResult.TIMEOUT:
-        return DeadlineExceeded("the policy gave nothing before the deadline; send a larger deadline_seconds")
+def _declared(failure: CallFailed, deadline: Deadline) -> Unavailable | DeadlineExceeded:
+    if failure.result is CallResult.TIMEOUT and deadline.expired():
+        return DeadlineExceeded(
+            "the policy gave nothing before the deadline; send a larger deadline_seconds", should_retry=False
+        )
     return Unavailable(
         f"the policy {failure}; try again shortly",
         code=ErrorCode.POLICY_UNAVAILABLE,

@@ -16,16 +16,17 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import ScoreRequest, ScoreResponse, Turn
 from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.metrics import CallResult
 from acemath_gateway.ports import ReleaseTarget
 
-_OVERLOAD_ROUNDS = 8
-_OVERLOAD_WAIT_SECONDS = 0.25
-_LONGEST_WAIT_SECONDS = 2.0
+_FULL = frozenset({CallResult.OVERLOADED, CallResult.LATE})
+_FIRST_WAIT_SECONDS = {CallResult.OVERLOADED: 0.25, CallResult.LATE: 2.0}
+_LONGEST_WAIT_SECONDS = 8.0
+_DOUBLINGS = 6
 
 
 class HttpScorer:
@@ -33,10 +34,12 @@ class HttpScorer:
 
     Args:
         upstream: connections to them.
+        patience_seconds: longest wait for one service while there is another one to ask; never more than half of what
+            is left of the request's time.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: Upstream, *, patience_seconds: float = 30.0) -> None:
+        self._upstream, self._patience = upstream, patience_seconds
 
     async def score(
         self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
@@ -44,51 +47,72 @@ class HttpScorer:
         """The raw score of one candidate; see `ScorerPort`.
 
         Raises:
-            Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica gave a score in time.
+            Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica gave a score.
+            DeadlineExceeded: none did in time.
             InvalidRequest: the service cannot score this candidate.
         """
         turns = [Turn(role=turn["role"], content=turn["content"]) for turn in context]
         request = ScoreRequest(messages=turns, candidates=[candidate], model=release.reward)
         self._upstream.budget.earn()
-        for round_ in range(_OVERLOAD_ROUNDS):
+        round_ = 0
+        while True:
             try:
                 return await self._any_replica(release, request, deadline)
             except CallFailed as error:
-                if error.result is not CallResult.OVERLOADED or round_ == _OVERLOAD_ROUNDS - 1:
-                    raise _declared(error) from error
+                if error.result not in _FULL:
+                    raise _declared(error, deadline) from error
                 await self._wait(error, round_, deadline)
-        raise AssertionError("unreachable: the last round returns or raises")
+                round_ += 1
 
     async def _any_replica(self, release: ReleaseTarget, request: ScoreRequest, deadline: Deadline) -> float:
         failure = CallFailed(CallResult.UNREACHABLE, "is nowhere to be found")
-        ordered = self._upstream.replicas.order(release.reward_endpoints)
+        replicas = self._upstream.replicas
+        ordered = replicas.order(release.reward_endpoints)
         for attempt, endpoint in enumerate(ordered * 2 if len(ordered) == 1 else ordered):
-            if attempt and not self._try_again(failure, alone=len(ordered) == 1):
+            if attempt and not self._try_again(failure, deadline, alone=len(ordered) == 1):
                 break
+            give_up = self._give_up(deadline, others=len(ordered) - attempt - 1)
             try:
-                return await self._one(endpoint, release.reward, request, deadline)
+                score = await self._one(endpoint, release.reward, request, deadline, give_up)
             except CallFailed as error:
                 failure = error
-                if error.result is not CallResult.OVERLOADED:
-                    self._upstream.replicas.shun(endpoint)
+                if error.result not in _FULL:
+                    replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
+            else:
+                replicas.well(endpoint)
+                return score
         raise failure
 
-    def _try_again(self, failure: CallFailed, *, alone: bool) -> bool:
+    def _give_up(self, deadline: Deadline, *, others: int) -> Deadline:
+        """When to leave a replica that says nothing: in time to ask another one, where there is one."""
+        if others <= 0:
+            return deadline
+        return Deadline.after(min(self._patience, deadline.remaining() / 2))
+
+    def _try_again(self, failure: CallFailed, deadline: Deadline, *, alone: bool) -> bool:
         """Whether another attempt makes sense: a single replica only when it cut a connection, e.g. an idle one."""
-        if failure.result is CallResult.TIMEOUT or (alone and failure.result is not CallResult.BROKEN):
+        if failure.result is CallResult.LATE or deadline.expired():
             return False
-        if not self._upstream.budget.take():
+        if alone and failure.result is not CallResult.BROKEN:
             return False
-        self._upstream.metrics.upstream_retries.labels(self._upstream.role).inc()
+        # One that kept quiet has cost its time already: asking another one for it is no storm.
+        if failure.result is not CallResult.TIMEOUT and not self._upstream.budget.take():
+            return False
+        self._count_retry()
         return True
 
-    async def _one(self, endpoint: str, version: str, request: ScoreRequest, deadline: Deadline) -> float:
+    def _count_retry(self) -> None:
+        self._upstream.metrics.upstream_retries.labels(self._upstream.role).inc()
+
+    async def _one(
+        self, endpoint: str, version: str, request: ScoreRequest, deadline: Deadline, give_up: Deadline
+    ) -> float:
         metrics, role = self._upstream.metrics, self._upstream.role
         started, result = time.monotonic(), CallResult.CANCELLED
         try:
             with self._upstream.replicas.working(endpoint, 1):
                 body = request.model_dump(mode="json", exclude_none=True)
-                answer = await self._upstream.post(f"{endpoint}/v1/score", body, deadline)
+                answer = await self._upstream.post(f"{endpoint}/v1/score", body, deadline, give_up=give_up)
             score = _score_in(answer, version)
             result = CallResult.OK
             return score
@@ -105,12 +129,17 @@ class HttpScorer:
             metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)
 
     async def _wait(self, failure: CallFailed, round_: int, deadline: Deadline) -> None:
-        """Until the service may have room: what it asked for, else longer each round, spread so that we come apart."""
-        wanted = failure.retry_after or _OVERLOAD_WAIT_SECONDS * 2**round_
-        seconds = min(wanted, _LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)
+        """Until the service may have room: what it asked for, else longer each round, spread so that we come apart.
+
+        Raises:
+            Unavailable: (`reward_overloaded`) that would be after the deadline.
+        """
+        own = min(_FIRST_WAIT_SECONDS[failure.result] * 2 ** min(round_, _DOUBLINGS), _LONGEST_WAIT_SECONDS)
+        seconds = (failure.retry_after or own) * random.uniform(1.0, 1.25)
         if seconds >= deadline.remaining():
-            raise _declared(failure)
+            raise _declared(failure, deadline)
         await asyncio.sleep(seconds)
+        self._count_retry()
 
 
 def _score_in(answer: bytes, version: str) -> float:
@@ -125,7 +154,9 @@ def _score_in(answer: bytes, version: str) -> float:
     return response.data[0].score
 
 
-def _declared(failure: CallFailed) -> Unavailable:
+def _declared(failure: CallFailed, deadline: Deadline) -> Unavailable | DeadlineExceeded:
+    if failure.result is CallResult.LATE or (failure.result is CallResult.TIMEOUT and deadline.expired()):
+        return DeadlineExceeded(f"the reward service {failure}; send a larger deadline_seconds", should_retry=False)
     overloaded = failure.result is CallResult.OVERLOADED
     return Unavailable(
         f"the reward service {failure}; try again shortly",
