@@ -94,8 +94,55 @@ def test_an_answer_that_spends_time_outs_is_left_alone() -> None:
     asked = _drive(
         partition, {(1, 1): Verdict.TIMEOUT, (0, 2): Verdict.TIMEOUT, (0, 3): Verdict.EQUAL, (2, 3): Verdict.EQUAL}
     )
-    assert not {Question(0, 1), Question(1, 2), Question(1, 3), Question(2, 3)} & set(asked)
-    assert partition.classes() == [0, 1, 2, 0]
+    assert not {Question(0, 1), Question(1, 2), Question(1, 3)} & set(asked)
+    assert partition.classes() == [0, 1, 0, 0]  # 3 equals both 0 and 2; nothing said that these differ
+
+
+def test_a_slow_first_answer_leaves_the_majority_whole() -> None:
+    partition = Partition(SURDS[:4])
+    asked = _drive(partition, {(0, i): Verdict.TIMEOUT for i in (1, 2, 3)})
+    assert partition.classes() == [0, 1, 1, 1]
+    assert Question(0, 3) not in asked  # two time-outs were enough
+
+
+def test_a_recorded_equal_outlives_the_strikes_of_its_answers() -> None:
+    partition = Partition(SURDS[:4])
+    _drive(partition, {(0, 2): Verdict.TIMEOUT, (0, 3): Verdict.TIMEOUT})
+    assert partition.classes() == [0, 0, 0, 0]
+
+
+SURDS = [rf"\sqrt{{{2 * n * n}}}/{n}" for n in range(1, 9)]
+"""Different spellings without a cheap reading."""
+UNDECIDED = st.sampled_from([Verdict.TIMEOUT, Verdict.FAILED])
+
+
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=8), st.data())
+def test_one_slow_answer_breaks_up_no_class(truth: list[int], data: st.DataObject) -> None:
+    slow = data.draw(st.integers(0, len(truth) - 1))
+    verdicts = {}
+    for i in range(len(truth)):
+        for j in range(i + 1, len(truth)):
+            true = Verdict.EQUAL if truth[i] == truth[j] else Verdict.DIFFERENT
+            verdicts[i, j] = data.draw(st.just(true) | UNDECIDED) if slow in (i, j) else true
+    partition = Partition(SURDS[: len(truth)])
+    asked = _drive(partition, verdicts)
+    classes = partition.classes()
+    others = [i for i in range(len(truth)) if i != slow]
+    assert all((classes[i] == classes[j]) == (truth[i] == truth[j]) for i in others for j in others)
+    pairs = [(q.first, q.second) for q in asked if q.second is not None]
+    assert len(set(asked)) == len(asked)
+    assert len([pair for pair in pairs if verdicts[pair] not in (Verdict.EQUAL, Verdict.DIFFERENT)]) <= 2
+
+
+@given(st.integers(2, 8), st.data())
+def test_time_outs_are_few_and_no_equal_is_dropped(size: int, data: st.DataObject) -> None:
+    partition = Partition(SURDS[:size])
+    kinds = st.sampled_from([Verdict.EQUAL, Verdict.TIMEOUT, Verdict.FAILED])
+    verdicts = {(i, j): data.draw(kinds) for i in range(size) for j in range(i + 1, size)}
+    asked = [(q.first, q.second) for q in _drive(partition, verdicts) if q.second is not None]
+    classes = partition.classes()
+    assert all(classes[i] == classes[j] for i, j in asked if verdicts[i, j] is Verdict.EQUAL)
+    assert sum(verdicts[pair] is not Verdict.EQUAL for pair in asked) <= size
 
 
 @given(
