@@ -57,13 +57,19 @@ class TinyStack:
     def journal(self) -> Path:
         return self.directory / "journal"
 
-    def add(self, name: str, port: int, *, needs: tuple[str, ...] = (), start: float = 0, drain: float = 0) -> None:
+    def add(
+        self, name: str, port: int, *, needs: tuple[str, ...] = (), start: float = 0, drain: float = 0,
+        optional: bool = False,
+    ) -> None:  # fmt: skip
         arguments = f"{name} {port} {self.journal} {start} {drain}"
-        self.add_command(name, port, f'"{sys.executable}" {HERE / "tiny_service.py"} {arguments}', needs)
+        command = f'"{sys.executable}" {HERE / "tiny_service.py"} {arguments}'
+        self.add_command(name, port, command, needs, optional=optional)
 
-    def add_command(self, name: str, port: int, command: str, needs: tuple[str, ...] = ()) -> None:
+    def add_command(
+        self, name: str, port: int, command: str, needs: tuple[str, ...] = (), *, optional: bool = False
+    ) -> None:
         priority = 10 + len(self.services)
-        self.services.append({"name": name, "port": port, "needs": needs})
+        self.services.append({"name": name, "port": port, "needs": needs, "optional": optional})
         self.programs += PROGRAM.format(
             name=name, python=sys.executable, command=command, priority=priority, logs=self.directory
         )

@@ -15,7 +15,13 @@ from acemath_local.supervision import Supervisor
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     services = [
-        Service(one["name"], one["name"], lambda port=one["port"]: http_ready(port), tuple(one["needs"]))
+        Service(
+            one["name"],
+            one["name"],
+            lambda port=one["port"]: http_ready(port),
+            tuple(one["needs"]),
+            optional=one["optional"],
+        )
         for one in spec["services"]
     ]
     supervisor = Supervisor(Path(spec["config"]), Path(spec["socket"]), spec["env"], Path(spec["log"]))

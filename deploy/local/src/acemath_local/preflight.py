@@ -113,6 +113,25 @@ def check_port(service: str, port: int) -> Finding:
     return Finding(f"port {port}", f"{service}: free")
 
 
+def prometheus_off(settings: LocalSettings) -> str:
+    """Why the optional Prometheus will not run on this machine; empty when it will."""
+    port = settings.ports.prometheus
+    if settings.prometheus == "off":
+        return "ACEMATH_LOCAL__PROMETHEUS=off"
+    if shutil.which("prometheus") is None:
+        return "it is not installed"
+    ours = [name for name, ports in settings.ports.ranges().items() if port in ports]
+    free = not ours and check_port("Prometheus", port).ok
+    holder = f"is for {ours[0]}" if ours else "is taken, perhaps by this machine's own Prometheus"
+    return "" if free else f"port {port} {holder}; ACEMATH_LOCAL__PROMETHEUS_PORT names another"
+
+
+def check_prometheus(settings: LocalSettings) -> Finding:
+    """The optional Prometheus; never a reason not to start."""
+    off = prometheus_off(settings)
+    return Finding("Prometheus", f"off: {off}" if off else f"will listen at port {settings.ports.prometheus}")
+
+
 def check_compiler() -> Finding:
     """Training only: DeepSpeed builds a communication operation at first use."""
     if shutil.which("g++") or shutil.which("c++"):
@@ -151,7 +170,7 @@ def main() -> int:
         return 1
     need = 0.5 if Path(".venv").exists() else SETUP_GIB
     findings = [*machine_checks(), *stack_checks(settings, need)]
-    for finding in [*findings, check_compiler()]:
+    for finding in [*findings, check_prometheus(settings), check_compiler()]:
         console.line(f"  {'✓' if finding.ok else '✗'} {finding.name:14} {finding.advice or finding.seen}")
     return 0 if all(finding.ok for finding in findings) else 1  # the compiler is for training only
 

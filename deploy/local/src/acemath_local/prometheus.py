@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from acemath_local.settings import LocalSettings
 
@@ -23,4 +24,9 @@ def config(settings: LocalSettings) -> str:
 
 def write_config(settings: LocalSettings) -> None:
     """Write it where supervisord.conf expects it."""
-    (settings.state_dir / "run" / "prometheus.yml").write_text(config(settings))
+    config_path(settings).write_text(config(settings))
+
+
+def config_path(settings: LocalSettings) -> Path:
+    """Where it is; supervisord.conf names the same file, and the one that runs says so."""
+    return settings.state_dir / "run" / "prometheus.yml"

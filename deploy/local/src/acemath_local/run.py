@@ -16,7 +16,7 @@ from acemath_local.environment import prepare_state, services_environment, socke
 from acemath_local.leftover import LeftoverError, wait_for_previous
 from acemath_local.lock import StackLock, StackRunsError
 from acemath_local.logs import LogFollower
-from acemath_local.preflight import check_libnuma, stack_checks
+from acemath_local.preflight import check_libnuma, prometheus_off, stack_checks
 from acemath_local.prometheus import write_config
 from acemath_local.publish import StepError, publish, tethered_python
 from acemath_local.services import local_services
@@ -63,7 +63,10 @@ def run(settings: LocalSettings, arguments: argparse.Namespace, console: Console
     env = services_environment(settings, process_environment())
     publish(settings, env, console)
     write_config(settings)
-    services = local_services(settings)
+    off = prometheus_off(settings)
+    if off:
+        console.line(f"  – Prometheus is off: {off}")
+    services = local_services(settings, prometheus=not off)
     logs = settings.state_dir / "logs"
     supervisor = Supervisor(CONFIG, socket_path(settings), env, logs / "supervisord.out.log")
     stack = Stack(supervisor, services, logs, settings.ready_seconds, console)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from acemath_local.prometheus import config_path
 from acemath_local.settings import LocalSettings
 
 _PROBE_SECONDS = 2.0
@@ -23,16 +23,18 @@ class Service:
         doing: what it does while it starts, for the progress line.
         ready: returns an empty string when it can serve, else why not; answers within seconds.
         needs: services that must be ready before it starts.
+        optional: the stack starts without it when it does not get ready.
     """
 
     name: str
     doing: str
     ready: Callable[[], str]
     needs: tuple[str, ...] = ()
+    optional: bool = False
 
 
-def local_services(settings: LocalSettings) -> list[Service]:
-    """The stack for these settings; Prometheus only where it is installed."""
+def local_services(settings: LocalSettings, *, prometheus: bool) -> list[Service]:
+    """The stack for these settings, with or without its Prometheus (see `preflight.prometheus_off`)."""
     ports = settings.ports
     services = [
         Service("redis", "Redis protocol server", lambda: redis_answers(ports.redis)),
@@ -40,23 +42,47 @@ def local_services(settings: LocalSettings) -> list[Service]:
         Service("reward", "reward model", lambda: http_ready(ports.reward)),
         Service("gateway", "gateway", lambda: http_ready(ports.gateway), ("redis", "policy", "reward")),
     ]
-    if settings.prometheus == "auto" and shutil.which("prometheus"):
-        services.append(
-            Service("prometheus", "Prometheus", lambda: http_ready(ports.prometheus, "/-/ready"), ("policy",))
-        )
+    if prometheus:
+        ready = lambda: prometheus_ready(settings)  # noqa: E731
+        services.append(Service("prometheus", "Prometheus", ready, ("policy",), optional=True))
     return services
 
 
 def http_ready(port: int, path: str = "/readyz") -> str:
     """Empty when `GET path` on loopback answers 200, else the reason in a few words."""
+    try:
+        status, text = http_get(port, path)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer yet ({type(error).__name__})"
+    return "" if status == 200 else _reason(status, text)
+
+
+def prometheus_ready(settings: LocalSettings) -> str:
+    """Empty when the Prometheus at our port is ready and reads our configuration; another's may be ready there too."""
+    port = settings.ports.prometheus
+    try:
+        _, text = http_get(port, "/api/v1/status/flags")
+        config = str(json.loads(text)["data"]["config.file"])
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer yet ({type(error).__name__})"
+    except (ValueError, KeyError, TypeError):
+        return f"another program answers at port {port}"
+    if config != str(config_path(settings)):
+        return f"another Prometheus answers at port {port} (its configuration is {config})"
+    return http_ready(port, "/-/ready")
+
+
+def http_get(port: int, path: str) -> tuple[int, str]:
+    """Status and body (64 KiB at most) of a GET on loopback.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer, or none that is HTTP.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        text = answer.read(4096).decode(errors="replace").strip()
-        return "" if answer.status == 200 else _reason(answer.status, text)
-    except (OSError, http.client.HTTPException) as error:
-        return f"no answer yet ({type(error).__name__})"
+        return answer.status, answer.read(65536).decode(errors="replace").strip()
     finally:
         connection.close()
 

@@ -44,6 +44,11 @@ class Ports:
             "Redis": self.redis,
         }
 
+    def ranges(self) -> dict[str, range]:
+        """Every port that a part of the stack without Prometheus may ever take, by the service."""
+        last = {"vLLM": self.vllm_first + 9}
+        return {name: range(port, last.get(name, port) + 1) for name, port in self.named().items()}
+
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
@@ -52,7 +57,7 @@ class LocalSettings:
     Attributes:
         state_dir: registry, keys, logs, Redis' append-only file; nothing outside it is written.
         ports: where each service listens.
-        prometheus: "auto" starts a Prometheus that is installed on this machine, "off" does not.
+        prometheus: "auto" starts a Prometheus that is installed on this machine when its port is free, "off" does not.
         redis_server: path of a Redis-protocol server; None takes the one that set-up installed.
         ready_seconds: how long one service may take to become ready.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from acemath_local.supervision import ProcessState, SupervisionError, Supervisor
 
 _POLL_SECONDS = 0.25
 _GIVE_UP_AFTER = 3  # ends of one program before it was ever ready
+_OPTIONAL_SECONDS = 30.0  # for these nobody waits longer
 _ENDED = ("BACKOFF", "EXITED", "FATAL")
 
 
@@ -34,9 +36,10 @@ class Stack:
     ) -> None:
         self._supervisor, self._services, self._logs = supervisor, services, logs
         self._ready_seconds, self._console = ready_seconds, console
+        self._off: set[str] = set()  # optional services that did not get ready
 
     def start(self) -> None:
-        """Start everything and return when all of it is ready.
+        """Start everything and return when all of it is ready; what is optional and does not get ready is left off.
 
         Raises:
             StackError: a service ended repeatedly or was not ready in time.
@@ -47,7 +50,7 @@ class Stack:
         ready: set[str] = set()
         ends: dict[str, set[int]] = {service.name: set() for service in self._services}
         with self._console.step("starting the services") as step:
-            while len(ready) < len(self._services):
+            while len(ready | self._off) < len(self._services):
                 self._start_what_can(began, ready)
                 self._look(began, ready, ends, step)
                 self._pause(_POLL_SECONDS)
@@ -98,7 +101,8 @@ class Stack:
         if not self._supervisor.alive():
             raise StackError("supervisord ended while the services were starting")
         states = self._supervisor.states()
-        waiting = [service for service in self._services if service.name in began and service.name not in ready]
+        settled = ready | self._off
+        waiting = [service for service in self._services if service.name in began and service.name not in settled]
         for service in waiting:
             reason = service.ready()
             taken = time.monotonic() - began[service.name]
@@ -107,14 +111,25 @@ class Stack:
                 self._console.line(f"  ✓ {service.name} ready: {taken:.1f} s")
                 continue
             step.note = f"{service.doing}: {reason}"[:76]
-            self._refuse(service, states[service.name], taken, ends[service.name])
+            try:
+                self._refuse(service, states[service.name], taken, ends[service.name])
+            except StackError as error:
+                if not service.optional:
+                    raise
+                self._leave_off(service, error)
+
+    def _leave_off(self, service: Service, error: StackError) -> None:
+        self._off.add(service.name)
+        self._console.line(f"  – {service.name} is off: {error}")
+        with contextlib.suppress(SupervisionError):  # it has ended just now
+            self._supervisor.stop_program(service.name)
 
     def _refuse(self, service: Service, state: ProcessState, taken: float, ends: set[int]) -> None:
         if state.state in _ENDED:
             ends.add(state.started)  # two starts are never in the same second: supervisor waits between them
         if len(ends) >= _GIVE_UP_AFTER or state.state == "FATAL":
             raise StackError(f"{service.name} does not start: {self._last_words(service.name)}")
-        if taken > self._ready_seconds:
+        if taken > min(self._ready_seconds, _OPTIONAL_SECONDS if service.optional else self._ready_seconds):
             raise StackError(f"{service.name} was not ready after {taken:.0f} s: {self._last_words(service.name)}")
 
     def _last_words(self, name: str) -> str:

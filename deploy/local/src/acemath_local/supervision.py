@@ -79,6 +79,14 @@ class Supervisor:
         """
         self._call("startProcess", name, False)
 
+    def stop_program(self, name: str) -> None:
+        """Ask supervisor to stop a program and not to start it again; returns at once.
+
+        Raises:
+            SupervisionError: supervisor refused.
+        """
+        self._call("stopProcess", name, False)
+
     def states(self) -> dict[str, ProcessState]:
         """The state of every program, by name.
 
