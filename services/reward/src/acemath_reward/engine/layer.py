@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from acemath_reward.engine.attention import CellMask, attend
 from acemath_reward.engine.config import EngineConfig
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.layers import RMSNorm, rotate
-from acemath_reward.engine.linear import TiledLinear, tiles
+from acemath_reward.engine.linear import GatedLinear, TiledLinear, tiles
 from acemath_reward.engine.packing import Asked, Packed
 
 Rotary = tuple[Tensor, Tensor]
@@ -21,7 +20,7 @@ Keep = Callable[[Tensor], None]
 
 
 class DecoderLayer:
-    """A pre-norm decoder layer with grouped-query attention and a gated MLP; q, k, v and gate, up are fused.
+    """A pre-norm decoder layer with grouped-query attention and a gated MLP; q, k and v are one product.
 
     Args:
         tensors: the layer's tensors, names without the `model.layers.<i>.` before them.
@@ -38,8 +37,7 @@ class DecoderLayer:
         self._index, self._mask, self._tile = index, mask, placement.row_tile
         self._make_projections()
         self._out = TiledLinear(tensors["self_attn.o_proj.weight"], None, placement)
-        gate_up = torch.cat((tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"]))
-        self._gate_up = TiledLinear(gate_up, None, placement)
+        self._gated = GatedLinear(tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"], placement)
         self._down = TiledLinear(tensors["mlp.down_proj.weight"], None, placement)
         self._attention_norm = RMSNorm(tensors["input_layernorm.weight"], config.norm_eps)
         self._mlp_norm = RMSNorm(tensors["post_attention_layernorm.weight"], config.norm_eps)
@@ -84,9 +82,8 @@ class DecoderLayer:
         """Output projection, MLP and both residual additions for `x` of `[rows, hidden]`."""
         out = torch.empty_like(x)
         for rows in tiles(x.shape[0], self._tile):
-            middle = self._out(attended[rows]).add_(x[rows])
-            gate, up = self._gate_up(self._mlp_norm(middle)).chunk(2, dim=-1)
-            torch.add(middle, self._down(F.silu(gate).mul_(up)), out=out[rows])
+            middle = self._out.plus(attended[rows], x[rows])
+            out[rows] = self._down.plus(self._gated(self._mlp_norm(middle)), middle)
         return out
 
 
