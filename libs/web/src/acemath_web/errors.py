@@ -10,9 +10,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from acemath_core.errors import ErrorCode, InvalidRequest, ServiceError, status_of, type_of
+from acemath_core.errors import ClientGone, ErrorCode, InvalidRequest, ServiceError, status_of, type_of
 from acemath_core.wire import ErrorBody, ErrorInfo
 
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequest:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every way of failing answer in the one shape."""
+    """Make every way of failing that a route can foresee answer in the one shape; `LastResortMiddleware` has the rest."""
 
     async def on_service_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -75,16 +77,47 @@ def install_error_handlers(app: FastAPI) -> None:
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
         return error_response(ServiceError(str(error.detail), code=code))
 
-    async def on_anything_else(_: Request, error: Exception) -> Response:
-        _log.error("unhandled %s", type(error).__name__, exc_info=error)
-        return error_response(
-            ServiceError("an internal error; quote the x-request-id of this response when you report it")
-        )
-
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(Exception, on_anything_else)
+
+
+class LastResortMiddleware:
+    """Answers 500 to what no handler took; it stands inside those that give the request its id and count it.
+
+    A handler for `Exception` would not do: Starlette runs it outside of every other middleware, where the answer gets
+    neither id nor count. Once the answer has begun only breaking it off tells the caller, so the error goes on.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the wrapped application; answer for it when it raises before its answer began."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            failure = _unforeseen(error)
+            if started:
+                raise
+            await error_response(failure)(scope, receive, noted)
+
+
+def _unforeseen(error: Exception) -> ServiceError:
+    if isinstance(error, ClientDisconnect):
+        return ClientGone("the caller closed the connection")
+    _log.error("unhandled %s", type(error).__name__, exc_info=error)
+    return ServiceError("an internal error; quote the x-request-id of this response when you report it")
 
 
 def _plain(message: str) -> str:

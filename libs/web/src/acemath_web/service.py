@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from acemath_web.auth import BearerMiddleware, KeySet
 from acemath_web.context import RequestIdMiddleware
-from acemath_web.errors import install_error_handlers
+from acemath_web.errors import LastResortMiddleware, install_error_handlers
 from acemath_web.health import Readiness, health_router
 from acemath_web.limits import BodyLimitMiddleware
 from acemath_web.linger import LingeringCloseMiddleware
-from acemath_web.metrics import HttpMetrics, HttpMetricsMiddleware, metrics_router
+from acemath_web.metrics import HttpMetrics, metrics_router
+from acemath_web.outcomes import OutcomeMiddleware
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -50,7 +51,8 @@ def create_service(
     # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     app.add_middleware(BearerMiddleware, keys=keys, open_paths=_open_paths(open_paths))
-    app.add_middleware(HttpMetricsMiddleware, metrics=HttpMetrics(name, registry))
+    app.add_middleware(LastResortMiddleware)
+    app.add_middleware(OutcomeMiddleware, metrics=HttpMetrics(name, registry))
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(LingeringCloseMiddleware)
     return app
