@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -132,6 +134,55 @@ def test_a_timeout_kills_and_replaces_the_worker() -> None:
         assert pool.submit([HANGS, "5"]).result(PATIENCE_S) is Verdict.TIMEOUT
         assert _is_gone(before)
         _wait_until(lambda: pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal)
+
+
+class _ShortOfDescriptors:
+    """`subprocess.Popen` of a machine that has none left for the first `failures` workers after `armed` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+        self._popen, self._left, self.armed = subprocess.Popen, failures, threading.Event()
+        monkeypatch.setattr("acemath_answers.pool.subprocess.Popen", self)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if self.armed.is_set() and self._left:
+            self._left -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._popen(*arguments, **options)
+
+
+@pytest.mark.parametrize("failures", [1, 4])
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    _ShortOfDescriptors(monkeypatch, failures).armed.set()
+    before = len(os.listdir("/proc/self/fd"))
+    with WorkerPool(WorkerLimits(workers=1, timeout_s=20)) as pool:
+        assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S) is Verdict.EQUAL
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_comparison_whose_worker_cannot_be_replaced_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    short = _ShortOfDescriptors(monkeypatch, failures)
+    with WorkerPool(WorkerLimits(workers=1, timeout_s=20)) as pool:
+        assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal
+        # Dead when the slot, waiting for a job by now, takes it: the worker is started again while the job runs.
+        short.armed.set()
+        threading.Event().wait(0.3)
+        os.kill(pool.process_ids()[0], signal.SIGKILL)
+        _wait_until(lambda: pool._slots[0].worker is None or not pool._slots[0].worker.is_alive())
+        assert pool.submit(["x+2", "2+x"]).result(PATIENCE_S) in (Verdict.FAILED, Verdict.EQUAL)
+        assert pool.submit(["x+3", "3+x"]).result(PATIENCE_S) is Verdict.EQUAL
+
+
+def test_an_error_nobody_expects_costs_one_comparison(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with WorkerPool(WorkerLimits(workers=1, timeout_s=20)) as pool:
+        assert pool.submit(["x+1", "1+x"]).result(PATIENCE_S).is_equal
+        assert pool.submit([b"no JSON"]).result(PATIENCE_S) is Verdict.FAILED  # type: ignore[list-item]
+        assert pool.submit(["x+2", "2+x"]).result(PATIENCE_S) is Verdict.EQUAL
+    assert "goes on after an error" in caplog.text
 
 
 def test_the_memory_limit_ends_the_worker_not_the_caller() -> None:

@@ -1,7 +1,8 @@
 """A pool of worker processes that can be killed: one thread for each, which owns its process and its pipe.
 
 Promises: a comparison runs at most `timeout_s` and then its worker is killed and replaced; a worker that dies takes
-nothing with it but the comparison it was making; the queue is bounded; `close` leaves no process.
+nothing with it but the comparison it was making; a worker that cannot be started (no descriptors, no memory) is tried
+again, ever more slowly; every comparison that began gets a verdict; the queue is bounded; `close` leaves no process.
 Own code rather than an executor because those share one pipe among workers: killing a worker that holds its lock
 stops the others.
 """
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _MAX_REPLY_BYTES = 64
 _IDLE_CHECK_S = 5.0
 _START_TIMEOUT_S = 60.0
+_FIRST_RESTART_PAUSE_S = 0.25
 _MAX_RESTART_PAUSE_S = 30.0
 
 
@@ -55,8 +57,12 @@ class _Worker:
         self._limits = limits
         self.comparisons = 0
         self._pipe, child = Pipe(duplex=True)
-        with child:
-            self.process = _spawn(child, limits)
+        try:
+            with child:
+                self.process = _spawn(child, limits)
+        except BaseException:
+            self._pipe.close()  # where descriptors are short, none waits for the garbage collector
+            raise
 
     def wait_ready(self) -> bool:
         return self._receive(_START_TIMEOUT_S) == "ready"
@@ -112,28 +118,42 @@ class _Slot(threading.Thread):
     def run(self) -> None:
         try:
             while not self._closing.is_set():
-                if self._ready_worker() is not None:
-                    self._serve_one()
+                self._take_turn()
         finally:
             self._drop_worker()
+
+    def _take_turn(self) -> None:
+        try:
+            if self._ready_worker() is not None:
+                self._serve_one()
+                return
+        except Exception:  # a slot that ended here would be missing from the pool for good
+            self._failed_starts += 1
+            logger.exception("an answer worker's thread goes on after an error")
+            self._drop_worker()
+        doublings = min(max(self._failed_starts - 1, 0), 10)  # a power without an end overflows one day
+        self._closing.wait(min(_FIRST_RESTART_PAUSE_S * 2**doublings, _MAX_RESTART_PAUSE_S))
 
     def _ready_worker(self) -> _Worker | None:
         worker = self.worker
         if worker is not None and worker.is_alive() and worker.comparisons < self._limits.comparisons_per_worker:
             return worker
         self._drop_worker()
-        self.worker = _Worker(self._limits)
-        with contextlib.suppress(OSError, EOFError):  # either means that it died while starting
+        try:
+            self.worker = _Worker(self._limits)
             # Asked after the worker is in its place: `close` kills what it finds there, and this finds `close`.
             if not self._closing.is_set() and self.worker.wait_ready():
                 self._failed_starts = 0
                 return self.worker
-        if self._closing.is_set():
-            return None
-        self._failed_starts += 1
-        logger.error("an answer worker does not start", extra={"failed_starts": self._failed_starts})
+            reason = "stopped" if self._closing.is_set() else f"not ready within {_START_TIMEOUT_S:g} s"
+        except (OSError, EOFError, MemoryError) as error:  # not enough for a process, or it died while starting
+            reason = repr(error)
         self._drop_worker()
-        self._closing.wait(min(2.0**self._failed_starts, _MAX_RESTART_PAUSE_S))
+        if not self._closing.is_set():
+            self._failed_starts += 1
+            logger.error(
+                "an answer worker does not start", extra={"failed_starts": self._failed_starts, "reason": reason}
+            )
         return None
 
     def _serve_one(self) -> None:
@@ -143,11 +163,14 @@ class _Slot(threading.Thread):
             return
         if job is None or not job.verdict.set_running_or_notify_cancel():
             return
-        worker = self._ready_worker()
-        verdict = worker.compare(job.request) if worker else Verdict.FAILED
-        if verdict in (Verdict.TIMEOUT, Verdict.FAILED):
-            self._drop_worker()
-        job.verdict.set_result(verdict)
+        verdict = Verdict.FAILED
+        try:
+            worker = self._ready_worker()
+            verdict = worker.compare(job.request) if worker else Verdict.FAILED
+            if verdict in (Verdict.TIMEOUT, Verdict.FAILED):
+                self._drop_worker()
+        finally:
+            job.verdict.set_result(verdict)  # whatever happened: somebody waits for it
 
     def _drop_worker(self) -> None:
         if self.worker is not None:
@@ -205,8 +228,8 @@ class WorkerPool:
         """Kill the workers and answer what still waits with OVERLOADED; returns when no process is left."""
         self._closing.set()
         for slot in self._slots:
-            if slot.worker is not None:  # a busy worker ends its comparison now, not at its time-out
-                slot.worker.process.kill()
+            if (worker := slot.worker) is not None:  # a busy worker ends its comparison now, not at its time-out
+                worker.process.kill()
         for _ in self._slots:
             with contextlib.suppress(queue.Full):  # a full queue wakes the slots by itself
                 self._jobs.put_nowait(None)
