@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,14 @@ from acemath_evaluation.metrics import (
     GradedCandidate,
     GradedProblem,
     auc,
+    best_score,
     label,
+    majority,
     pairwise_accuracy,
     values,
+    weighted_vote,
 )
+from acemath_gateway import selection
 
 
 def candidates(*rows: tuple[bool, float | None, int | None, int]) -> list[GradedCandidate]:
@@ -47,7 +52,7 @@ def test_by_hand() -> None:
     rows = candidates((False, 1.0, 0, 9), (True, 2.0, 1, 5), (False, 0.0, 2, 3), (True, 1.5, 1, 6), (False, 1.9, 0, 20))
     got = measured(rows)
     assert got["pass@1"] == pytest.approx(0.4)
-    assert got["majority"] == 0.0  # a and b have two each; a was seen first
+    assert got["majority"] == 1.0  # a and b have two each; b's best score is higher
     assert got["weighted"] == 1.0  # e^2 + e^1.5 > e^1 + e^1.9
     assert got["rm"] == 1.0
     assert got["pass@k"] == 1.0
@@ -84,11 +89,29 @@ def test_against_brute_force(pool: list[GradedCandidate]) -> None:
     ranked = sorted(range(len(pool)), key=lambda i: (-(pool[i].score if pool[i].score is not None else -math.inf), i))
     assert got["rm"] == pool[ranked[0]].correct
     counts = Counter(c.answer_class for c in pool if c.answer_class is not None)
-    if counts:  # Counter keeps first-seen order among equals, as the toolkit's rule has it
-        winner = counts.most_common(1)[0][0]
-        assert got["majority"] == next(c.correct for c in pool if c.answer_class == winner)
+    if counts:
+        common = [i for i in ranked if counts[pool[i].answer_class] == max(counts.values())]
+        assert got["majority"] == pool[common[0]].correct
     assert got["pass@k"] == any(c.correct for c in pool)
     assert got["pass@k"] >= max(got["rm"], got["majority"], got["weighted"], got["pass@1"])
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A candidate as the gateway sees it."""
+
+    index: int
+    score: float | None
+    answer_class: int | None
+
+
+@given(POOLS)
+def test_the_choices_are_the_gateways(pool: list[GradedCandidate]) -> None:
+    served = [_Served(i, c.score, c.answer_class) for i, c in enumerate(pool)]
+    assert majority(pool) is pool[selection.majority(served[::-1]).index]
+    if any(c.score is not None for c in pool):
+        assert best_score(pool) is pool[selection.best_of_n(served[::-1]).index]
+        assert weighted_vote(pool) is pool[selection.weighted_vote(served[::-1]).index]
 
 
 @given(POOLS)

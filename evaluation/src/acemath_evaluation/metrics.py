@@ -1,15 +1,16 @@
 """The metrics, all on the same candidates of a problem.
 
     pass@1         mean correctness of a candidate
-    majority@k     the commonest answer; ties: first seen (`rm_maj_eval.py` of the Qwen2.5-Math toolkit)
-    weighted@k     the answer with the largest sum of softmax(score); ties: best score, then first seen (the gateway's)
-    rm@k           the candidate with the highest score; ties: first (same source)
+    majority@k     the commonest answer
+    weighted@k     the answer with the largest sum of softmax(score)
+    rm@k           the candidate with the highest score
     pass@k         whether any candidate is right: what a perfect selection would reach
     random@k       a uniformly random choice, `RANDOM_PICKS` of them: must agree with pass@1
     shortest@k, longest@k     the choice by length alone: what a reward model must beat to be one
 
-A vote's answer is judged by its first member. A candidate without an answer does not vote; one without a score is
-never the best.
+Ties are broken as the gateway breaks them (the rule is written down in `acemath_gateway.selection`, and a test holds
+the two together): by the best score, then by what was seen first. A vote's answer is judged by its best member. A
+candidate without an answer does not vote; one without a score is never the best.
 """
 
 from __future__ import annotations
@@ -56,17 +57,16 @@ def best_score(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
 
 
 def majority(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
-    """Return the first member of the commonest answer; of equally common ones, the one seen first."""
-    return _vote(candidates, lambda members: (len(members),))
+    """Return the best member of the commonest answer; scores only break ties."""
+    return _vote(candidates, len)
 
 
 def weighted_vote(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
-    """Return the first member of the answer with the largest sum of softmax(score) at temperature 1."""
+    """Return the best member of the answer with the largest sum of softmax(score) at temperature 1."""
     top = max(map(_score, candidates))
 
-    def weight(members: Sequence[GradedCandidate]) -> tuple[float, float]:
-        weights = (math.exp(m.score - top) for m in members if m.score is not None)
-        return math.fsum(weights), max(map(_score, members))
+    def weight(members: Sequence[GradedCandidate]) -> float:
+        return math.fsum(math.exp(m.score - top) for m in members if m.score is not None)
 
     return _vote(candidates, weight)
 
@@ -143,10 +143,11 @@ def _score(candidate: GradedCandidate) -> float:
 
 
 def _vote(
-    candidates: Sequence[GradedCandidate], weight: Callable[[Sequence[GradedCandidate]], tuple[float, ...]]
+    candidates: Sequence[GradedCandidate], weight: Callable[[Sequence[GradedCandidate]], float]
 ) -> GradedCandidate:
     classes: dict[int, list[GradedCandidate]] = {}
     for candidate in candidates:
         if candidate.answer_class is not None:
             classes.setdefault(candidate.answer_class, []).append(candidate)
-    return max(classes.values(), key=weight)[0] if classes else candidates[0]
+    winner = max(classes.values(), key=lambda members: (weight(members), max(map(_score, members))), default=candidates)
+    return best_score(winner)

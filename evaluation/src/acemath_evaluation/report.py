@@ -52,7 +52,7 @@ def _method(results: Sequence[SetResult]) -> str:
     return (
         f"All metrics are on the same candidates. Intervals: {LEVEL:.0%}, percentile bootstrap, {RESAMPLES} resamples "
         f"of {drawn}. Where a problem has more than k candidates, the mean of {DRAWS} random draws of k. "
-        "Ties: majority and rm take the first."
+        "Ties, as in the gateway: the best score, then the first."
     )
 
 
