@@ -18,6 +18,7 @@ from starlette.types import Message
 
 from acemath_core.errors import ClientGone
 from acemath_web.auth import KeySet
+from acemath_web.context import note_facts
 from acemath_web.health import Readiness
 from acemath_web.logs import JsonFormatter
 from acemath_web.service import create_service
@@ -25,7 +26,7 @@ from acemath_web.service import create_service
 SECRET = "what the caller asked"
 
 
-def _routes() -> APIRouter:
+def _failing() -> APIRouter:
     router = APIRouter()
 
     @router.get("/bug/{which}")
@@ -43,6 +44,29 @@ def _routes() -> APIRouter:
     @router.get("/cancelled")
     async def cancelled() -> None:
         raise asyncio.CancelledError
+
+    return router
+
+
+def _noting() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/noted/{what}")
+    async def noted(what: str) -> None:
+        note_facts(release="r-1")
+        await asyncio.create_task(_notes_more())
+
+    @router.get("/many")
+    async def many() -> None:
+        note_facts(long="x" * 1000)
+        for number in range(1000):
+            note_facts(**{f"fact_{number}": number})
+
+    return router
+
+
+def _streams() -> APIRouter:
+    router = APIRouter()
 
     @router.get("/half")
     async def half() -> StreamingResponse:
@@ -67,6 +91,10 @@ def _routes() -> APIRouter:
             continue
 
     return router
+
+
+async def _notes_more() -> None:
+    note_facts(n=8)
 
 
 @asynccontextmanager
@@ -102,7 +130,7 @@ class _Probe:
         self.registry = CollectorRegistry()
         self.app = create_service(
             name="probe",
-            routers=[_routes()],
+            routers=[_failing(), _noting(), _streams()],
             readiness=lambda: Readiness(True),
             registry=self.registry,
             keys=KeySet([]),
@@ -177,3 +205,54 @@ async def test_a_caller_that_leaves_before_the_end_is_499_whatever_was_said_befo
     scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "method": "GET", "path": path, "headers": []}
     await asyncio.wait_for(probe.app({**scope, "query_string": b"", "root_path": ""}, receive, send), 10)
     assert probe.counted(path) == {"499": 1.0}
+
+
+def _of_requests(log: _Lines) -> list[dict[str, object]]:
+    return [line for line in log.lines if line["logger"] == "acemath_web.access"]
+
+
+async def test_a_request_is_one_line_without_its_query_its_texts_and_its_key(probe: _Probe, log: _Lines) -> None:
+    await probe.get(f"/noted/{SECRET}?q={SECRET}")
+    (line,) = _of_requests(log)
+    assert 0 <= float(str(line.pop("seconds"))) < 10
+    del line["time"]
+    assert line == {
+        "level": "info",
+        "logger": "acemath_web.access",
+        "message": "request",
+        "request_id": "req-1",
+        "method": "GET",
+        "route": "/noted/{what}",
+        "status": 200,
+        "release": "r-1",
+        "n": 8,
+    }
+
+
+async def test_the_line_of_a_refusal_has_its_code(probe: _Probe, log: _Lines) -> None:
+    await probe.get(f"/{SECRET}")
+    await probe.get("/gone")
+    await probe.get("/bug/1")
+    found = [(line["route"], line["status"], line["code"]) for line in _of_requests(log)]
+    assert found == [
+        ("unmatched", 404, "not_found"),
+        ("/gone", 499, "client_gone"),
+        ("/bug/{which}", 500, "internal_error"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])
+async def test_probes_are_lines_for_debugging_only(probe: _Probe, log: _Lines, path: str) -> None:
+    await probe.get(path)
+    assert [line["level"] for line in _of_requests(log)] == ["debug"]
+
+
+async def test_facts_are_few_short_and_never_hide_what_a_line_says(probe: _Probe, log: _Lines) -> None:
+    note_facts(release="nobody asked")  # outside of a request there is no line
+    await probe.get("/many")
+    (line,) = _of_requests(log)
+    assert line["status"] == 200 and len(line) < 32
+    assert line["long"] == "x" * 128
+    for name in ("status", "msg", "request_id"):
+        with pytest.raises(ValueError, match=name):
+            note_facts(**{name: 1})

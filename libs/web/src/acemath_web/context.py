@@ -1,7 +1,11 @@
-"""The request id: accepted when it is harmless, made when absent, echoed on every response, passed on to every hop."""
+"""What is known of the request that a task works for: its id, and the facts that its line in the log will have.
+
+The id is accepted when it is harmless, made when absent, echoed on every response, passed on to every hop.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from contextvars import ContextVar
@@ -11,12 +15,46 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "x-request-id"
 _HARMLESS = re.compile(r"^[\w.:-]{1,128}$", re.ASCII)  # it goes into logs and headers
+Fact = str | int | float | bool | None
 _current: ContextVar[str | None] = ContextVar("acemath_request_id", default=None)
+_facts: ContextVar[dict[str, Fact] | None] = ContextVar("acemath_request_facts", default=None)
+
+_MAX_FACTS = 16
+_MAX_FACT_CHARS = 128
+_TAKEN = frozenset(vars(logging.makeLogRecord({}))) | {
+    *("message", "asctime", "time", "level", "logger", "request_id", "exception"),
+    *("method", "route", "status", "seconds", "code"),
+}
 
 
 def current_request_id() -> str | None:
     """The id of the request that this task works for, or None outside a request."""
     return _current.get()
+
+
+def note_facts(**facts: Fact) -> None:
+    """Add facts to the line that the log gets when the request that this task works for has ended.
+
+    They are names, counts and durations, such as `release` or `n`: never a user's text, never a key. Sixteen fit into
+    a line; of a longer text the first 128 characters do. Outside a request nothing happens.
+
+    Raises:
+        ValueError: a name that every line, or the logging library, already uses for something else.
+    """
+    taken = sorted(_TAKEN & set(facts))
+    if taken:
+        raise ValueError(f"a line in the log has a {taken[0]!r} of its own; choose another name")
+    noted = _facts.get()
+    if noted is None:
+        return
+    for name, value in facts.items():
+        if name in noted or len(noted) < _MAX_FACTS:
+            noted[name] = value[:_MAX_FACT_CHARS] if isinstance(value, str) else value
+
+
+def current_facts() -> dict[str, Fact]:
+    """What was noted so far of the request that this task works for."""
+    return dict(_facts.get() or {})
 
 
 def header_of(scope: Scope, name: str) -> str | None:
@@ -38,7 +76,7 @@ class RequestIdMiddleware:
             return
         given = header_of(scope, REQUEST_ID_HEADER)
         request_id = given if given and _HARMLESS.match(given) else uuid.uuid4().hex
-        token = _current.set(request_id)
+        token, facts = _current.set(request_id), _facts.set({})
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -48,4 +86,5 @@ class RequestIdMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            _facts.reset(facts)
             _current.reset(token)

@@ -1,4 +1,4 @@
-"""What became of each request: found out once, from what was sent and received, and counted."""
+"""What became of each request: found out once, from what was sent and received, then counted and logged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from acemath_web.access import log_request
+from acemath_web.context import current_facts
 from acemath_web.metrics import HttpMetrics
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
@@ -66,7 +68,7 @@ class Outcome:
 
 
 class OutcomeMiddleware:
-    """Follows every request to its end and counts it under its route's template."""
+    """Follows every request to its end counts it and logs it under its route's template."""
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -84,7 +86,14 @@ class OutcomeMiddleware:
                 outcome.raised(error)
                 raise
             finally:
-                self._metrics.record(outcome.route, outcome.method, outcome.status or _FAILED, outcome.seconds())
+                self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        route, method, seconds = outcome.route, outcome.method, outcome.seconds()
+        status = outcome.status or _FAILED
+        self._metrics.record(route, method, status, seconds)
+        facts = current_facts()
+        log_request(method=method, route=route, status=status, seconds=seconds, code=outcome.code, facts=facts)
 
     async def _follow(self, outcome: Outcome, receive: Receive, send: Send) -> None:
         async def noted() -> Message:
