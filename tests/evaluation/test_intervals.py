@@ -2,30 +2,65 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from acemath_evaluation.intervals import bootstrap
 
-
-def _coverage(clustered: bool, *, by_cluster: bool) -> float:
-    """How often the interval holds the true mean, 0.3, over 200 made-up studies of 20 clusters of 10."""
-    rng = np.random.default_rng(7)
-    hits = 0
-    for _ in range(200):
-        spread = rng.beta(0.6, 1.4, size=20) if clustered else np.full(20, 0.3)
-        values = rng.binomial(1, np.repeat(spread, 10)).astype(float)[:, None]
-        names = [str(i // 10 if by_cluster else i) for i in range(200)]
-        (estimate,) = bootstrap(values, names, seed=1, resamples=200)
-        hits += estimate.low <= 0.3 <= estimate.high
-    return hits / 200
+STUDIES = 1_500
+SIZE = 15
+"""Problems of a cluster."""
 
 
-def test_coverage_over_problems() -> None:
-    assert 0.88 <= _coverage(False, by_cluster=False) <= 0.99
+def _coverage(values: NDArray[np.float64], true: float, clusters: int) -> float:
+    """How often the interval holds the true mean; every column is a made-up study."""
+    names = [str(i * clusters // len(values)) for i in range(len(values))]
+    estimates = bootstrap(values, names, seed=1, resamples=999)
+    return float(np.mean([e.low <= true <= e.high for e in estimates]))
+
+
+def _metric(rng: np.random.Generator, clusters: int, right: float, wrong: float) -> NDArray[np.float64]:
+    """Right and wrong answers [problems, studies]; the probability differs from cluster to cluster, as a beta does."""
+    spread = np.repeat(rng.beta(right, wrong, size=(clusters, STUDIES)), SIZE, axis=0)
+    return rng.binomial(1, spread).astype(float)
+
+
+def _difference(rng: np.random.Generator, clusters: int, gain: float, loss: float) -> NDArray[np.float64]:
+    """Paired differences -1, 0, 1 [problems, studies] whose probabilities differ from cluster to cluster."""
+    spread = rng.dirichlet([5 * gain, 5 * loss, 5 * (1 - gain - loss)], size=(clusters, STUDIES))
+    up, down = (np.repeat(spread[..., i], SIZE, axis=0) for i in (0, 1))
+    drawn = rng.random(up.shape)
+    return (drawn < up).astype(float) - (drawn > 1 - down)
+
+
+@pytest.mark.parametrize("clusters", [16, 20])
+@pytest.mark.parametrize(("right", "wrong"), [(0.6, 1.4), (0.3, 1.7), (4.0, 1.0)])
+def test_coverage_of_a_metric_with_few_clusters(clusters: int, right: float, wrong: float) -> None:
+    values = _metric(np.random.default_rng(7), clusters, right, wrong)
+    assert 0.93 <= _coverage(values, right / (right + wrong), clusters) <= 0.985
+
+
+@pytest.mark.parametrize("clusters", [16, 20])
+@pytest.mark.parametrize(("gain", "loss"), [(0.08, 0.04), (0.15, 0.10)])
+def test_coverage_of_a_difference_with_few_clusters(clusters: int, gain: float, loss: float) -> None:
+    values = _difference(np.random.default_rng(8), clusters, gain, loss)
+    assert 0.93 <= _coverage(values, gain - loss, clusters) <= 0.985
 
 
 def test_templates_need_the_cluster_bootstrap() -> None:
-    assert 0.88 <= _coverage(True, by_cluster=True) <= 0.99
-    assert _coverage(True, by_cluster=False) < 0.75
+    values = _metric(np.random.default_rng(7), 20, 0.6, 1.4)
+    assert _coverage(values, 0.3, len(values)) < 0.75
+
+
+def test_no_interval_leaves_the_limits() -> None:
+    values = np.zeros((30, 3))
+    values[:10, 0] = 1.0
+    values[:, 1] = 1.0
+    names = [str(i // 10) for i in range(30)]  # of three clusters, one is all right and two all wrong
+    some, all_right, none = bootstrap(values, names, limits=([0.0] * 3, [1.0] * 3))
+    assert (some.low, some.high) == (0.0, 1.0)  # three such clusters say nothing
+    assert (all_right.low, all_right.high, none.low, none.high) == (1.0, 1.0, 0.0, 0.0)
+    (single,) = bootstrap(values[:10, :1], ["a"] * 10, limits=([0.0], [1.0]))
+    assert (single.value, single.low, single.high) == (1.0, 0.0, 1.0)
 
 
 def test_agrees_with_the_normal_approximation() -> None:

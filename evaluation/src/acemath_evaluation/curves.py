@@ -33,7 +33,9 @@ def measure(problems: Sequence[GradedProblem], k: int, *, seed: int = 0) -> Meas
     """
     table = np.array([_mean_values(problem.candidates, k, f"{seed}:{problem.id}") for problem in problems])
     columns = np.concatenate([table, _gains(table)], axis=1)
-    estimates = bootstrap(columns, [problem.cluster for problem in problems], seed=seed)
+    lowest = [0.0] * len(METRICS) + [-1.0] * len(CONTROLS)
+    limits = lowest, [1.0] * len(lowest)
+    estimates = bootstrap(columns, [problem.cluster for problem in problems], seed=seed, limits=limits)
     return Measured(
         k,
         metrics=dict(zip(METRICS, estimates, strict=False)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from acemath_evaluation.curves import DRAWS
-from acemath_evaluation.intervals import LEVEL, RESAMPLES, Estimate
+from acemath_evaluation.intervals import LEVEL, METHOD, RESAMPLES, Estimate
 from acemath_evaluation.metrics import CONTROLS, METRICS, label
 from acemath_evaluation.results import SetResult
 
@@ -50,7 +50,7 @@ def percent(estimate: Estimate) -> str:
 def _method(results: Sequence[SetResult]) -> str:
     drawn = "; ".join(f"{r.name}: {r.clusters} {r.resampled}" for r in results)
     return (
-        f"All metrics are on the same candidates. Intervals: {LEVEL:.0%}, percentile bootstrap, {RESAMPLES} resamples "
+        f"All metrics are on the same candidates. Intervals: {LEVEL:.0%}, {METHOD} bootstrap, {RESAMPLES} resamples "
         f"of {drawn}. Where a problem has more than k candidates, the mean of {DRAWS} random draws of k. "
         "Ties, as in the gateway: the best score, then the first."
     )
