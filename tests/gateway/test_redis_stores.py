@@ -214,6 +214,99 @@ async def test_a_stalled_server_costs_one_time_out_and_no_more(valkey):
             assert third is LimitOutcome.SHARED
 
 
+class SlowScript:
+    """Stands for a script on a server that takes its time; counts how many run at once."""
+
+    def __init__(self, seconds: float, error: Exception | None = None) -> None:
+        self.seconds, self.error = seconds, error
+        self.running = self.most = 0
+
+    async def __call__(self, keys, args) -> object:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        if self.error:
+            raise self.error
+        return 1
+
+
+async def test_a_burst_on_a_healthy_server_waits_its_turn(valkey):
+    async with stores(valkey.url, shared_max=400) as a:
+        link, slow = a.limit._link, SlowScript(0.02)
+        link._script = lambda source: slow
+        async with AsyncExitStack() as stack:
+            outcomes = await asyncio.gather(
+                *(stack.enter_async_context(a.limit.hold(str(i), 1, Deadline.after(LONG))) for i in range(300))
+            )
+        assert set(outcomes) == {LimitOutcome.SHARED} and link.up
+        assert slow.most <= redis_link._MAX_CALLS < redis_link._MAX_CONNECTIONS
+
+
+async def test_more_than_the_link_can_carry_is_busy_and_not_away(valkey, monkeypatch):
+    monkeypatch.setattr(redis_link, "_BUSY_SECONDS", 0.1)
+    async with stores(valkey.url) as a:
+        a.limit._link._script = lambda source: SlowScript(1.0)
+        calls = [asyncio.create_task(a.limit._link.run("s", [], [])) for _ in range(redis_link._MAX_CALLS)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Unavailable) as full:
+            async with a.limit.hold("1", 1, Deadline.after(LONG)):
+                pass
+        assert full.value.code is ErrorCode.OVERLOADED and full.value.retry_after
+        assert a.limit._link.up
+        await asyncio.gather(*calls)
+
+
+async def test_a_time_out_is_looked_into_and_a_broken_connection_is_a_loss(valkey):
+    async with stores(valkey.url) as a:
+        link, real = a.limit._link, a.limit._link._script
+        for error, left_up in ((TimeoutError(), True), (TimeoutError(), True), (ConnectionResetError(), False)):
+            link._script = lambda source, error=error: SlowScript(0.0, error)
+            with pytest.raises(StoreAway):
+                await link.run("s", [], [])
+            assert link.up is left_up
+            link._script = real
+            await eventually(lambda: link._known.is_set() and link.up)
+        async with a.limit.hold("1", 1, Deadline.after(LONG)) as outcome:
+            assert outcome is LimitOutcome.SHARED
+
+
+async def test_cancelled_calls_give_their_turns_back(valkey):
+    async with stores(valkey.url) as a:
+        link, real = a.limit._link, a.limit._link._script
+        link._script = lambda source: SlowScript(60)
+        calls = [asyncio.create_task(link.run("s", [], [])) for _ in range(3 * redis_link._MAX_CALLS)]
+        await asyncio.sleep(0.05)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        link._script = real
+        await eventually(lambda: link._turns._value == redis_link._MAX_CALLS)
+        assert await free_places(a.limit) == 8
+
+
+async def test_of_those_who_wait_for_a_key_one_asks_at_a_time(valkey, monkeypatch):
+    async with stores(valkey.url) as a:
+        await a.idempotency.begin("k", "f", Deadline.after(20))
+        asked = 0
+        begin = a.idempotency._begin
+
+        async def counted(key, claim):
+            nonlocal asked
+            asked += 1
+            return await begin(key, claim)
+
+        monkeypatch.setattr(a.idempotency, "_begin", counted)
+        waiting = [asyncio.create_task(a.idempotency.begin("k", "f", Deadline.after(20))) for _ in range(50)]
+        await asyncio.sleep(1.0)
+        assert asked <= 50 + 15  # each once, then one of them again and again
+        await a.idempotency.finish("k", "f", Stored(200, b"{}"))
+        assert await asyncio.gather(*waiting) == [Stored(200, b"{}")] * 50
+        assert not a.idempotency._turns
+
+
 # ------------------------------------------------------------------------------------------------------- idempotency
 
 

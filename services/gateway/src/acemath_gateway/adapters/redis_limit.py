@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from acemath_core.deadline import Deadline
 from acemath_core.errors import Unavailable
 from acemath_gateway.adapters import redis_scripts as scripts
-from acemath_gateway.adapters.redis_link import ASSERT_SECONDS, LIFETIME_SECONDS, Argument, RedisLink, StoreAway
+from acemath_gateway.adapters.redis_link import (
+    ASSERT_SECONDS,
+    LIFETIME_SECONDS,
+    Argument,
+    RedisLink,
+    StoreAway,
+    StoreBusy,
+)
 from acemath_gateway.ports import LimitOutcome
 
 _KEY = "acemath:limit:sequences"
@@ -88,6 +95,8 @@ class RedisSequenceLimit:
         except asyncio.CancelledError:
             self._give_back(member)  # the script may have run although nobody waits for its answer
             raise
+        except StoreBusy:
+            raise Unavailable("too many requests came at once; try again shortly", retry_after=1.0) from None
         except StoreAway:
             held = self._held_here()
             granted = not held or held + hold.sequences <= self._local_max  # one that is larger runs alone

@@ -1,8 +1,12 @@
 """The one connection to Redis, and the breaker that makes an absent Redis cost microseconds instead of seconds.
 
-The first call that fails opens the breaker; from then on every call raises `StoreAway` at once. A task in the
-background asks until Redis answers, re-asserts what this gateway holds (the recovery hooks), and only then closes the
-breaker: no request ever pays for a probe, and nobody counts before the holds are back.
+A connection that breaks twice in a row (each call has two), or a failed ping, opens the breaker; from then on every
+call raises `StoreAway` at once. A time-out alone does not, since it may be our own machine that is busy: it makes the
+task in the background ask. That task asks until Redis answers, re-asserts what this gateway holds (the recovery
+hooks), and only then closes the breaker: no request ever pays for a probe, and nobody counts before the holds are back.
+
+Fewer calls run at once than there are connections; the others wait their turn, and one that waits too long is told that
+we are busy (`StoreBusy`), which says nothing about Redis.
 
 Commands stay within Redis 6.2.
 """
@@ -19,12 +23,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _log = logging.getLogger(__name__)
 
 _PROBE_FIRST_SECONDS = 0.1
 _PROBE_LONGEST_SECONDS = 2.0
 _MAX_CONNECTIONS = 32
+_MAX_CALLS = 28  # the rest is for pings and recovery
+_BUSY_SECONDS = 2.0
+_VERDICT_SECONDS = 0.1  # a ping of a server that is well takes a fraction of it
 
 ASSERT_SECONDS = 5.0
 """How often holds, claims and leases are asserted again by the gateway that has them."""
@@ -36,6 +44,10 @@ Argument = str | bytes | int | float
 
 class StoreAway(Exception):
     """Redis does not answer, or the breaker is open because it did not a moment ago."""
+
+
+class StoreBusy(StoreAway):
+    """Redis may be well; this gateway has more to ask it than it can at once."""
 
 
 class _Script(Protocol):
@@ -57,8 +69,9 @@ class RedisLink:
         self._timeout = timeout_seconds
         self._client = Redis(connection_pool=_pool(url, timeout_seconds))
         self._on_change = on_change
-        self._up = False
-        self._lost = asyncio.Event()
+        self._up = self._said_away = False
+        self._look, self._known = asyncio.Event(), asyncio.Event()
+        self._turns = asyncio.Semaphore(_MAX_CALLS)
         self._hooks: list[Callable[[], Awaitable[None]]] = []
         self._scripts: dict[str, _Script] = {}
         self._calls: set[asyncio.Future[object]] = set()
@@ -84,15 +97,19 @@ class RedisLink:
             recovering: pass the open breaker; only for recovery hooks.
 
         Raises:
+            StoreBusy: no turn came within `_BUSY_SECONDS`.
             StoreAway: at once while the breaker is open, else after the time-out.
         """
-        if not self._up and not recovering:
-            raise StoreAway("the breaker is open")
+        if recovering:
+            return await self._answer(script, keys, args)
+        await self._check_up()
+        await self._turn()
         try:
-            return await self._bounded(self._script(script)(keys=keys, args=args))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._lose(error)
-            raise StoreAway(f"{type(error).__name__}") from error
+            await self._check_up()  # it may have been lost while we waited
+        except BaseException:
+            self._turns.release()
+            raise
+        return await self._answer(script, keys, args, then=self._turns.release)
 
     async def connect(self) -> bool:
         """Ask once whether Redis is there; True closes the breaker."""
@@ -102,17 +119,20 @@ class RedisLink:
                 await hook()
         except (RedisError, OSError, TimeoutError, StoreAway) as error:
             self._lose(error)
+            self._known.set()
             return False
-        self._up = True
-        self._lost.clear()
-        self._on_change(True)
-        _log.info("redis answers")
+        self._look.clear()
+        self._known.set()
+        if not self._up:
+            self._up = True
+            self._on_change(True)
+            _log.info("redis answers")
         return True
 
     async def watch(self) -> None:
-        """Bring the link back whenever it is lost; runs until cancelled."""
+        """Look whenever a call failed, and bring the link back when it is lost; runs until cancelled."""
         while True:
-            await self._lost.wait()
+            await self._look.wait()
             pause = _PROBE_FIRST_SECONDS
             while not await self.connect():
                 await asyncio.sleep(pause)
@@ -126,7 +146,38 @@ class RedisLink:
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
-    async def _bounded(self, call: Awaitable[object]) -> object:
+    async def _check_up(self) -> None:
+        if self._up and not self._known.is_set():
+            try:
+                async with asyncio.timeout(_VERDICT_SECONDS):
+                    await self._known.wait()
+            except TimeoutError:
+                raise StoreAway("a call timed out, and no ping has come back since") from None
+        if not self._up:
+            raise StoreAway("the breaker is open")
+
+    async def _turn(self) -> None:
+        try:
+            async with asyncio.timeout(_BUSY_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreBusy("too many calls are waiting") from None
+
+    async def _answer(
+        self, script: str, keys: Sequence[str], args: Sequence[Argument], then: Callable[[], None] = lambda: None
+    ) -> object:
+        """The script's result; `then` is called when the call has left its connection, whoever still waits."""
+        try:
+            return await self._bounded(self._script(script)(keys=keys, args=args), then)
+        except (RedisError, OSError, TimeoutError) as error:
+            if not isinstance(error, TimeoutError | RedisTimeoutError):
+                self._lose(error)
+            elif self._up:
+                self._known.clear()
+            self._look.set()
+            raise StoreAway(f"{type(error).__name__}") from error
+
+    async def _bounded(self, call: Awaitable[object], then: Callable[[], None] = lambda: None) -> object:
         """The call's result, in a task of its own.
 
         On Python 3.11 redis-py may swallow a cancellation (it sends through `asyncio.wait_for`, which does so when the
@@ -135,6 +186,7 @@ class RedisLink:
         task = asyncio.ensure_future(call)
         self._calls.add(task)
         task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _: then())
         try:
             done, _ = await asyncio.wait({task}, timeout=2 * self._timeout)  # for a connection, and for the answer
         except asyncio.CancelledError:
@@ -156,11 +208,11 @@ class RedisLink:
         return self._scripts[source]
 
     def _lose(self, error: Exception) -> None:
-        was_up, self._up = self._up, False
-        if was_up or not self._lost.is_set():
+        if self._up or not self._said_away:
             _log.warning("redis is away: %s", type(error).__name__)
             self._on_change(False)
-        self._lost.set()
+        self._up, self._said_away = False, True
+        self._look.set()
 
 
 def _pool(url: str, timeout_seconds: float) -> BlockingConnectionPool:

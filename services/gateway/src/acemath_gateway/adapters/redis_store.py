@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakValueDictionary
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, Unavailable
@@ -28,6 +29,7 @@ from acemath_gateway.adapters.redis_link import ASSERT_SECONDS, LIFETIME_SECONDS
 from acemath_gateway.ports import Stored
 
 _log = logging.getLogger(__name__)
+_PENDING = b"pending"
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class RedisIdempotencyStore:
     def __init__(self, link: RedisLink, *, ttl_seconds: int) -> None:
         self._link, self._ttl_seconds = link, ttl_seconds
         self._claims: dict[str, _Claim] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         link.on_recovery(self._assert_again)
 
     async def begin(self, key: str, fingerprint: str, deadline: Deadline) -> Stored | None:
@@ -60,22 +63,16 @@ class RedisIdempotencyStore:
             Unavailable: (`idempotency_unavailable`) Redis is away.
             DeadlineExceeded: the other request did not finish in time.
         """
-        claim, pause = _Claim(uuid.uuid4().hex, fingerprint), 0.02
-        while True:
-            reply = await self._begin(key, claim)
-            if reply[0] == b"claimed":
-                self._claims[key] = claim
-                return None
-            if reply[0] == b"done":
-                return Stored(int(reply[1]), reply[2])
-            if reply[0] == b"conflict":
-                raise _conflict()
-            if deadline.remaining() <= pause:
-                raise DeadlineExceeded(
-                    "another request with this Idempotency-Key was still being worked on at the deadline"
-                )
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, 0.25)
+        claim = _Claim(uuid.uuid4().hex, fingerprint)
+        reply = await self._begin(key, claim)
+        if reply[0] == _PENDING:
+            reply = await self._wait_in_turn(key, claim, deadline)
+        if reply[0] == b"done":
+            return Stored(int(reply[1]), reply[2])
+        if reply[0] == b"conflict":
+            raise _conflict()
+        self._claims[key] = claim
+        return None
 
     async def finish(self, key: str, fingerprint: str, answer: Stored) -> None:
         """Keep the answer; when Redis was lost meanwhile the answer is still right, but a later request works again."""
@@ -100,6 +97,24 @@ class RedisIdempotencyStore:
                     await self._assert(recovering=False)
                 except StoreAway:
                     continue  # the recovery hook asserts them
+
+    async def _wait_in_turn(self, key: str, claim: _Claim, deadline: Deadline) -> Sequence[bytes]:
+        """What became of a key that another request works on; of all that wait for it here, one asks at a time."""
+        turn, pause = self._turns.setdefault(key, asyncio.Lock()), 0.02
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await turn.acquire()
+        except TimeoutError:
+            raise _still_worked_on() from None
+        try:
+            while (reply := await self._begin(key, claim))[0] == _PENDING:
+                if deadline.remaining() <= pause:  # never in the middle of a call, which may claim the key
+                    raise _still_worked_on()
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, 0.25)
+            return reply
+        finally:
+            turn.release()
 
     async def _begin(self, key: str, claim: _Claim) -> Sequence[bytes]:
         args: list[Argument] = [claim.owner, claim.fingerprint, int(1000 * LIFETIME_SECONDS)]
@@ -177,6 +192,12 @@ class RedisLeaseStore:
 
 def _idempotency_key(key: str) -> str:
     return f"acemath:idempotency:{key}"
+
+
+def _still_worked_on() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "another request with this Idempotency-Key was still being worked on at the deadline", should_retry=False
+    )
 
 
 def _conflict() -> Conflict:
