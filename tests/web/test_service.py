@@ -199,3 +199,16 @@ def test_a_log_line_is_json_with_its_extras() -> None:
     )
     line = json.loads(JsonFormatter().format(record))
     assert (line["message"], line["release"], line["level"]) == ("took 1 s", "r1", "info")
+
+
+@pytest.mark.parametrize("name", ["x" * 900, "x\n\x1b[2J" * 40, "ü" * 130])
+async def test_an_unknown_fields_name_is_repeated_in_part_only(client: httpx.AsyncClient, name: str) -> None:
+    error = (await client.post("/items/1", json={"n": 1, name: 2})).json()["error"]
+    assert error["code"] == "unsupported_parameter"
+    assert len(error["param"]) <= 128 and error["param"][:1] == name[:1]
+    assert len(error["message"]) < 200 and error["message"].isprintable()
+
+
+async def test_what_a_long_value_does_to_a_message_is_bounded(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/items/1", json={"n": "x" * 900})).json()["error"]
+    assert error["param"] == "n" and len(error["message"]) < 600

@@ -24,6 +24,8 @@ _BY_STATUS = {
     405: ErrorCode.METHOD_NOT_ALLOWED,
     413: ErrorCode.REQUEST_TOO_LARGE,
 }
+_MAX_PARAM_CHARS = 128
+_MAX_MESSAGE_CHARS = 512
 
 
 def error_body(error: ServiceError) -> ErrorBody:
@@ -46,7 +48,7 @@ def error_response(error: ServiceError) -> Response:
 def from_validation(errors: Sequence[Any]) -> InvalidRequest:
     """The 400 of a body that does not fit its schema: names the field, never repeats the value."""
     first = errors[0]
-    param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+    param = _short(".".join(str(part) for part in first["loc"] if part != "body"), _MAX_PARAM_CHARS) or None
     if first["type"] == "extra_forbidden":
         return InvalidRequest(
             f"unknown or unsupported field {param!r}; remove it",
@@ -60,7 +62,7 @@ def from_validation(errors: Sequence[Any]) -> InvalidRequest:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every way of failing that a route can foresee answer in the one shape; `LastResortMiddleware` has the rest."""
+    """Make every way of failing that is foreseen answer in the one shape; `LastResortMiddleware` answers the rest."""
 
     async def on_service_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -121,4 +123,10 @@ def _unforeseen(error: Exception) -> ServiceError:
 
 
 def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+    return _short(message.removeprefix("Value error, "), _MAX_MESSAGE_CHARS)
+
+
+def _short(text: str, limit: int) -> str:
+    """At most `limit` printable characters; a caller chooses the names of its fields, and they go into logs too."""
+    cut = "".join(char if char.isprintable() else "�" for char in text[:limit])
+    return cut if len(text) <= limit else f"{cut[:-1]}…"
