@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,4 +164,26 @@ def test_a_number_that_is_none_comes_back_as_it_is(llama: Path) -> None:
     (found,) = step(engine, [session])
     assert math.isnan(found[0]), "it stays with its own candidate"
     assert found[1] == engine.score([PromptGroup(PROMPTS[3], ((7, 8),))])[0][0]
+    session.close()
+
+
+def test_ids_may_come_from_another_thread_while_passes_run(llama: Path) -> None:
+    engine, truth = engine_of(llama), alone(llama, "bfloat16")
+    session = engine.open(PROMPTS[4])
+
+    def write() -> None:
+        for at in range(0, 150, 3):
+            for candidate, own in enumerate(OWN):
+                if own[at : at + 3]:
+                    session.extend(candidate, own[at : at + 3])
+                if at < len(own) <= at + 3:
+                    session.finish(candidate)
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        found: dict[int, float] = {}
+        while len(found) < len(OWN) and not (writing.done() and writing.exception()):
+            found |= step(engine, [session])[0]
+        writing.result(10)
+    assert found == {candidate: truth[4, candidate] for candidate in range(len(OWN))}
     session.close()
