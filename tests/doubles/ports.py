@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from acemath_answers import Verdict
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage
@@ -202,6 +203,12 @@ class TextJudge:
     """Answers are the same when their texts are."""
 
     calls: list[list[str | None]] = field(default_factory=list)
+    verdicts: dict[frozenset[str], Verdict] = field(default_factory=dict)
+    compared: int = 0
+
+    async def aequivalent(self, a: str, b: str, *, deadline_s: float) -> Verdict:
+        self.compared += 1
+        return self.verdicts.get(frozenset({a, b}), Verdict.DIFFERENT)
 
     async def aclasses(self, answers: Sequence[str | None], *, deadline_s: float) -> list[int | None]:
         self.calls.append(list(answers))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from acemath_answers import Verdict
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import POLICY_SYSTEM
@@ -135,6 +136,34 @@ async def test_votes_use_classes_of_answers() -> None:
     weighted = await bench.solve(selection=Selection.WEIGHTED_VOTE)
     assert weighted.selection is Selection.WEIGHTED_VOTE
     assert len(bench.judge.calls) == 2
+
+
+# Two spellings of one answer that only computer algebra can bring together, against two candidates of another.
+SPLIT = ["\\boxed{x+y}", "\\boxed{y+x}", "\\boxed{7}", "\\boxed{x+y}", "\\boxed{y+x}", "\\boxed{7}", "\\boxed{7}"]
+SAME = frozenset({"x+y", "y+x"})
+
+
+@pytest.mark.parametrize("verdict", [Verdict.TIMEOUT, Verdict.FAILED, Verdict.OVERLOADED, Verdict.EQUAL])
+async def test_a_vote_that_undecided_answers_could_turn_says_so(verdict: Verdict) -> None:
+    bench = Bench(policy=ScriptedPolicy(script=SPLIT), judge=TextJudge(verdicts={SAME: verdict}))
+    outcome = await bench.solve(n=7, selection=Selection.MAJORITY)
+    assert (outcome.best.answer, outcome.degraded_reason) == ("7", DegradedReason.UNDECIDED_ANSWERS)
+    assert (outcome.undecided, bench.metric("undecided_comparisons_total")) == (1, 1)
+    assert bench.metric("degraded_total", reason="undecided_answers") == 1
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DIFFERENT, Verdict.UNPARSABLE])
+async def test_a_vote_whose_answers_were_compared_stands(verdict: Verdict) -> None:
+    bench = Bench(policy=ScriptedPolicy(script=SPLIT), judge=TextJudge(verdicts={SAME: verdict}))
+    outcome = await bench.solve(n=7, selection=Selection.MAJORITY)
+    assert (outcome.degraded_reason, outcome.undecided) == (None, 0)
+
+
+async def test_a_vote_that_no_comparison_could_turn_asks_for_none() -> None:
+    script = [*SPLIT, "\\boxed{7}", "\\boxed{7}"]
+    bench = Bench(policy=ScriptedPolicy(script=script), judge=TextJudge(verdicts={SAME: Verdict.TIMEOUT}))
+    outcome = await bench.solve(n=9, selection=Selection.MAJORITY)
+    assert (outcome.degraded_reason, bench.judge.compared) == (None, 0)
 
 
 async def test_temperature_zero_makes_one_candidate() -> None:

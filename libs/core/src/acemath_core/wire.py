@@ -165,6 +165,7 @@ class DegradedReason(StrEnum):
 
     SCORER_FAILED = "scorer_failed"  # chosen by majority, because the caller allowed it
     PARTLY_SCORED = "partly_scored"  # some candidates have no score
+    UNDECIDED_ANSWERS = "undecided_answers"  # a vote in which answers that could not be compared might have won
     FEWER_CANDIDATES = "fewer_candidates"  # fewer than requested finished
 
 

@@ -65,6 +65,7 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
         SettingsError: the API keys cannot be used, or none are configured on an address that others can reach.
     """
     registry, state = CollectorRegistry(), ReadyState()
+    internal = settings.internal_key()
     metrics, door = GatewayMetrics.on(registry), DoorMetrics.on(registry)
 
     @asynccontextmanager
@@ -81,6 +82,9 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
         readiness=state.verdict,
         registry=registry,
         keys=KeySet(settings.api_keys()),
+        internal_keys=KeySet(
+            [internal] if internal else []
+        ),  # this port may be published; a caller's key is no key to it
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
         open_paths=_OPEN_PATHS,

@@ -10,15 +10,17 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, Unavailable
 from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.board import Board
-from acemath_gateway.jobs import Outcome, SolveJob
+from acemath_gateway.jobs import Outcome, SolvedItem, SolveJob
 from acemath_gateway.ports import ReleaseTarget
-from acemath_gateway.selection import select
+from acemath_gateway.selection import select, weights
+from acemath_gateway.votes import Comparer, undecided
 
 _JUDGE_SECONDS = 10.0
+_DOUBT_SECONDS = 3.0
 _JUDGE_SHARE = 0.9  # of what is left: the answer must still be sent
 
 
-class Judge(Protocol):
+class Judge(Comparer, Protocol):
     """Says which answers are the same."""
 
     async def aclasses(self, answers: Sequence[str | None], *, deadline_s: float) -> list[int | None]:
@@ -37,13 +39,15 @@ async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board
     selection = _selection(job, board)
     items = board.items(await _classes(selection, board, job.deadline, judge))
     chosen = select(selection, items)
+    doubts = await _doubts(selection, items, chosen, job.deadline, judge)
     return Outcome(
         target=target,
         candidates=items,
         chosen=items.index(chosen),
         selection=selection,
         stop_reason=_stop_reason(job, board),
-        degraded_reason=_degraded(board),
+        degraded_reason=_degraded(board, doubts),
+        undecided=doubts,
         prompt_tokens=prompt_tokens,
         discarded_tokens=board.discarded_tokens,
         n_requested=job.n,
@@ -87,6 +91,18 @@ async def _classes(selection: Selection, board: Board, deadline: Deadline, judge
     return dict(zip(answers, found, strict=True))
 
 
+async def _doubts(
+    selection: Selection, items: Sequence[SolvedItem], chosen: SolvedItem, deadline: Deadline, judge: Judge
+) -> int:
+    """Comparisons without a verdict that could have changed the vote."""
+    if chosen.answer_class is None:
+        return 0
+    spelling = {item.answer_class: item.answer for item in reversed(items) if item.answer_class is not None}
+    seconds = min(_DOUBT_SECONDS, _JUDGE_SHARE * deadline.remaining())
+    texts = {one: text for one, text in spelling.items() if text is not None}
+    return await undecided(judge, texts, weights(selection, items), chosen.answer_class, deadline_s=seconds)
+
+
 def _stop_reason(job: SolveJob, board: Board) -> StopReason:
     if board.cut:
         return StopReason.DEADLINE
@@ -95,10 +111,12 @@ def _stop_reason(job: SolveJob, board: Board) -> StopReason:
     return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
 
 
-def _degraded(board: Board) -> DegradedReason | None:
+def _degraded(board: Board, doubts: int) -> DegradedReason | None:
     """The gravest of what is missing."""
     if not board.scored:
         return DegradedReason.SCORER_FAILED
+    if doubts:
+        return DegradedReason.UNDECIDED_ANSWERS
     if board.finished < board.wanted:
         return DegradedReason.FEWER_CANDIDATES
     return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None

@@ -141,6 +141,7 @@ class Outcome:
         selection: how it was really chosen; "majority" when the scorer failed and the caller allowed that.
         stop_reason: why no more candidates were made.
         degraded_reason: why this is less than was asked for, if it is.
+        undecided: comparisons of answers without a verdict that could have changed a vote.
         prompt_tokens: tokens of the prompt, counted once.
         discarded_tokens: tokens seen of candidates that did not finish; they cost, and no text of them is given.
         n_requested: candidates the caller asked for.
@@ -155,6 +156,7 @@ class Outcome:
     selection: Selection
     stop_reason: StopReason
     degraded_reason: DegradedReason | None
+    undecided: int
     prompt_tokens: int
     discarded_tokens: int
     n_requested: int

@@ -91,6 +91,7 @@ class GatewayMetrics:
         score: raw scores.
         score_margin: best minus second-best score of a job.
         degraded: degraded answers by reason.
+        undecided: comparisons of answers without a verdict that could have changed a vote.
         inflight_requests: jobs being worked on.
         inflight_sequences: candidates being generated or scored.
         scoring_queue: finished candidates that wait for a place to be scored.
@@ -119,6 +120,7 @@ class GatewayMetrics:
     score: Histogram
     score_margin: Histogram
     degraded: Counter
+    undecided: Counter
     inflight_requests: Gauge
     inflight_sequences: Gauge
     scoring_queue: Gauge
@@ -153,6 +155,7 @@ class GatewayMetrics:
             score=make.histogram("score", "raw scores (logits)", _SCORES),
             score_margin=make.histogram("score_margin", "best minus second-best score of a job", _MARGINS),
             degraded=make.counter("degraded", "answers that were less than was asked for", "reason"),
+            undecided=make.counter("undecided_comparisons", "comparisons without a verdict that could change a vote"),
             inflight_requests=make.gauge("inflight_requests", "jobs being worked on"),
             inflight_sequences=make.gauge("inflight_sequences", "candidates being generated or scored"),
             scoring_queue=make.gauge("scoring_queue", "finished candidates that wait for a place to be scored"),

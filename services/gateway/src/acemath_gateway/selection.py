@@ -50,6 +50,7 @@ class Candidate(Protocol):
 
 
 C = TypeVar("C", bound=Candidate)
+Weight = Callable[[Sequence[Candidate]], float]
 
 
 def best_of_n(candidates: Sequence[C]) -> C:
@@ -70,7 +71,7 @@ def majority(candidates: Sequence[C]) -> C:
     Raises:
         ValueError: there is no candidate.
     """
-    return _vote(candidates, lambda members: float(len(members)))
+    return _vote(candidates, _count(candidates))
 
 
 def weighted_vote(candidates: Sequence[C], temperature: float = TEMPERATURE) -> C:
@@ -79,16 +80,13 @@ def weighted_vote(candidates: Sequence[C], temperature: float = TEMPERATURE) -> 
     Raises:
         ValueError: no candidate has a score.
     """
-    scores = [c.score for c in candidates if c.score is not None]
-    if not scores:
-        raise ValueError("weighted_vote needs at least one scored candidate")
-    top = max(scores)
+    return _vote(candidates, _softmax(candidates, temperature))
 
-    def weight(members: Sequence[C]) -> float:
-        # fsum is exact before its one rounding, so the order of the members cannot change the winner.
-        return math.fsum(math.exp((c.score - top) / temperature) for c in members if c.score is not None)
 
-    return _vote(candidates, weight)
+def weights(selection: Selection, candidates: Sequence[C]) -> dict[int, float]:
+    """Class of answers → what it has in a vote; empty where the selection is none."""
+    weight = _WEIGHTS[selection](candidates) if selection in _WEIGHTS else None
+    return {} if weight is None else {one: weight(members) for one, members in _by_class(candidates).items()}
 
 
 def select(selection: Selection, candidates: Sequence[C]) -> C:
@@ -111,17 +109,38 @@ def margin(candidates: Sequence[Candidate]) -> float | None:
     return scores[0] - scores[1] if len(scores) > 1 else None
 
 
-def _vote(candidates: Sequence[C], weight: Callable[[Sequence[C]], float]) -> C:
+def _vote(candidates: Sequence[C], weight: Weight) -> C:
     if not candidates:
         raise ValueError("a vote needs at least one candidate")
-    classes: dict[int, list[C]] = {}
-    for candidate in candidates:
-        if candidate.answer_class is not None:
-            classes.setdefault(candidate.answer_class, []).append(candidate)
+    classes = _by_class(candidates)
     if not classes:
         return min(candidates, key=_rank)
     winner = min(classes.values(), key=lambda members: (-weight(members), _best(members), _first(members)))
     return min(winner, key=_rank)
+
+
+def _by_class(candidates: Sequence[C]) -> dict[int, list[C]]:
+    classes: dict[int, list[C]] = {}
+    for candidate in candidates:
+        if candidate.answer_class is not None:
+            classes.setdefault(candidate.answer_class, []).append(candidate)
+    return classes
+
+
+def _count(_: Sequence[Candidate]) -> Weight:
+    return lambda members: float(len(members))
+
+
+def _softmax(candidates: Sequence[Candidate], temperature: float = TEMPERATURE) -> Weight:
+    scores = [c.score for c in candidates if c.score is not None]
+    if not scores:
+        raise ValueError("weighted_vote needs at least one scored candidate")
+    top = max(scores)
+    # fsum is exact before its one rounding, so the order of the members cannot change the winner.
+    return lambda members: math.fsum(math.exp((c.score - top) / temperature) for c in members if c.score is not None)
+
+
+_WEIGHTS = {Selection.MAJORITY: _count, Selection.WEIGHTED_VOTE: _softmax}
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:

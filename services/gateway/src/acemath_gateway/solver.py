@@ -14,6 +14,7 @@ What can go wrong, and what comes out:
 | some candidates get no score, whyever       | chosen among the others; `partly_scored`, `n_scored` says how many   |
 | the scorer fails before it gave any score   | 503 of the scorer; or, where allowed, by majority, `scorer_failed`   |
 | the same, and majority was asked            | by majority (scores only break its ties), `scorer_failed`            |
+| answers of a vote could not be compared      | as they are; `undecided_answers` when that could change the winner   |
 | no candidate can be scored                  | 503 `no_usable_candidate`; or by majority, `scorer_failed`           |
 | the deadline comes                          | chosen among what is scored; `deadline`; 504 when nothing is         |
 """
@@ -209,6 +210,7 @@ class Solver:
         timings, metrics = outcome.timings, self._metrics
         metrics.overhead.observe(timings.prepare_seconds + timings.select_seconds)
         metrics.rejected_tokens.inc(outcome.completion_tokens - outcome.best.completion_tokens)
+        metrics.undecided.inc(outcome.undecided)
         if outcome.degraded_reason is not None:
             metrics.degraded.labels(outcome.degraded_reason).inc()
         gap = margin(outcome.candidates)
