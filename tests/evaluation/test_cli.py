@@ -61,9 +61,11 @@ def test_run_and_report(problems: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert (measured["problems"], measured["clusters"], measured["resampled"]) == (12, 3, "templates")
     headline = measured["curve"][-1]
     assert headline["metrics"]["rm@3"]["value"] == 1.0
-    assert headline["metrics"]["majority@3"]["value"] == 0.0
+    assert headline["metrics"]["majority@3"]["value"] == 1.0  # one vote each; the best score decides
     assert headline["metrics"]["pass@1"]["value"] == pytest.approx(1 / 3)
-    assert headline["gains"]["rm@3 - majority@3"]["low"] == 1.0
+    assert headline["gains"]["rm@3 - majority@3"]["high"] == 0.0
+    assert headline["gains"]["rm@3 - pass@1"]["low"] == pytest.approx(2 / 3)
+    assert measured["run"]["asked"] == measured["run"]["answered"] == 12
     assert measured["provenance"]["release"] == "r-1"
     report = (out / "report.md").read_text()
     assert "rm@3" in report
@@ -140,6 +142,89 @@ def test_full_services_are_asked_again_and_failures_are_named(
     assert "failed: p7" in result.stderr
     assert "no such problem" in result.stderr
     assert len(read_journal(tmp_path / "sums.draws.jsonl")[1]) == 11
+
+
+def _report(monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> tuple[dict[str, Any], str]:
+    result = _invoke(monkeypatch, "http://unused", "report", out, "--json", *more)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), (out / "report.md").read_text()
+
+
+def test_failures_are_counted_as_wrong_until_made_good(
+    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_late = {"message": "deadline passed", "type": "error", "param": None, "code": "deadline_exceeded"}
+
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        return (504, {"error": too_late}) if body["problem"] in ("7+7?", "8+8?", "9+9?") else _solve(body)
+
+    arguments = ("run", problems, "--out", tmp_path, "--n", 3)
+    with scripted_stack(script) as stack:
+        assert _invoke(monkeypatch, stack.url, *arguments).exit_code == 1
+    document, text = _report(monkeypatch, tmp_path)
+    (measured,) = document["sets"]
+    assert (measured["problems"], measured["clusters"], document["complete"]) == (12, 3, True)
+    assert measured["run"] == {
+        "asked": 12,
+        "answered": 9,
+        "failed": {"deadline_exceeded": 3},
+        "unfinished": 0,
+        "missing_candidates": 0,
+        "asked_is_known": True,
+        "failed_count_as_wrong": True,
+    }
+    headline = {name: value["value"] for name, value in measured["curve"][-1]["metrics"].items()}
+    assert headline["rm@3"] == headline["pass@3"] == 0.75
+    assert headline["pass@1"] == pytest.approx(0.25)
+    assert "| sums | 12 | 9 | 3 | deadline_exceeded 3 | 0 | 0 |" in text
+    assert not text.startswith("# INCOMPLETE")
+
+    document, text = _report(monkeypatch, tmp_path, "--failed", "left-out")
+    assert document["sets"][0]["problems"] == 9
+    assert document["sets"][0]["curve"][-1]["metrics"]["rm@3"]["value"] == 1.0
+    assert "left out" in text
+
+    with scripted_stack(lambda _, body: _solve(body)) as stack:
+        assert _invoke(monkeypatch, stack.url, *arguments).exit_code == 0
+        assert len(stack.requests) == 3
+    (measured,) = _report(monkeypatch, tmp_path)[0]["sets"]
+    assert (measured["run"]["answered"], measured["run"]["failed"]) == (12, {})
+
+
+def test_an_unfinished_run_heads_its_report(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        return _solve(body, release="r-2" if len(stack.requests) > 5 else "r-1")  # stops the run after five
+
+    with scripted_stack(script) as stack:
+        _invoke(monkeypatch, stack.url, "run", problems, "--out", tmp_path, "--n", 3, "--concurrency", 1)
+    document, text = _report(monkeypatch, tmp_path)
+    assert text.startswith("# INCOMPLETE (sums: 5 of 12 problems): ")
+    assert (document["complete"], document["sets"][0]["run"]["unfinished"]) == (False, 7)
+
+    journal = tmp_path / "sums.draws.jsonl"  # as it was written before journals said what was asked for
+    lines = [line for line in journal.read_text().splitlines(keepends=True) if '"asked"' not in line]
+    journal.write_text("".join(lines))
+    document, text = _report(monkeypatch, tmp_path)
+    assert text.startswith("# INCOMPLETE (sums: 5 problems, not written down how many were asked for): ")
+    assert not document["complete"]
+
+
+def test_candidates_that_never_came_are_wrong(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(_: str, body: dict[str, Any]) -> Answer:
+        i = int(body["problem"].split("+")[0])
+        return solution(body, [f"\\boxed{{{2 * i}}}"] * (2 if i < 6 else 4), [1.0] * (2 if i < 6 else 4))
+
+    with scripted_stack(script) as stack:
+        assert _invoke(monkeypatch, stack.url, "run", problems, "--out", tmp_path, "--n", 4).exit_code == 0
+    (measured,) = _report(monkeypatch, tmp_path)[0]["sets"]
+    assert (measured["problems"], measured["left_out"], measured["mixed"]) == (12, 0, 0)
+    assert (measured["run"]["missing_candidates"], measured["unscored"]) == (12, 0)
+    headline = {name: value["value"] for name, value in measured["curve"][-1]["metrics"].items()}
+    assert headline["pass@1"] == 0.75
+    for name in ("rm@4", "majority@4", "weighted@4", "shortest@4", "longest@4", "pass@4"):
+        assert headline[name] == 1.0
+    at_one = {name: value["value"] for name, value in measured["curve"][0]["metrics"].items()}
+    assert at_one["pass@1"] == at_one["rm@1"] == pytest.approx(0.75, abs=0.08)
 
 
 def test_a_broken_gateway_stops_the_run(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

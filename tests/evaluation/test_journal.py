@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from acemath_evaluation.journal import Journal, JournalError, config_digest, read_journal
+from acemath_evaluation.journal import Journal, JournalError, config_digest, read_entries, read_journal
 
 CONFIG = {"n": 8, "seed": 0}
 
@@ -23,6 +23,24 @@ def test_what_was_appended_is_there_again(tmp_path: Path) -> None:
         journal.append({"id": "b"})
     assert read_journal(path) == (CONFIG, [{"id": "a", "text": "1\n2"}, {"id": "b"}])
     assert json.loads(path.read_text().splitlines()[0])["digest"] == config_digest(CONFIG)
+
+
+def test_what_was_asked_and_what_failed_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with Journal(path, CONFIG) as journal:
+        journal.note_asked({"a": "template:1", "b": "b", "c": "c"})
+        journal.note_failure("a", "deadline_exceeded", "too late")
+        journal.note_failure("b", "http_500", "broken")
+    with Journal(path, CONFIG) as journal:
+        journal.append({"id": "b"})
+        size = path.stat().st_size
+        journal.note_asked({"b": "b"})
+        assert path.stat().st_size == size  # known already
+    _, entries = read_entries(path)
+    assert entries.asked == {"a": "template:1", "b": "b", "c": "c"}
+    assert entries.failed == {"a": "deadline_exceeded"}
+    assert list(entries.records) == ["b"]
+    assert read_journal(path) == (CONFIG, [{"id": "b"}])
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12])

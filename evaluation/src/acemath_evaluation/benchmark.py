@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from acemath_answers import AnswerJudge
-from acemath_evaluation.grading import Graded, grade_draws, grade_pool
+from acemath_evaluation.grading import Graded, failed_problem, grade_draws, grade_pool
 from acemath_evaluation.http_calls import Service
-from acemath_evaluation.journal import Journal, config_digest, read_journal
+from acemath_evaluation.journal import Entries, Journal, config_digest, read_entries
+from acemath_evaluation.metrics import MISSING
 from acemath_evaluation.pools import pool_config, score
-from acemath_evaluation.results import NothingToMeasure, SetResult, measure_set
+from acemath_evaluation.results import NothingToMeasure, RunCount, SetResult, measure_set
 from acemath_evaluation.rows import Pool, Problem, RowError, load_pools, load_problems, set_name
 from acemath_evaluation.sampling import SamplingOptions, sample
 
@@ -82,23 +84,50 @@ def find_draws(directory: Path) -> list[Path]:
     return journals
 
 
-def measure_draws(journal: Path, n: int | None, judge: AnswerJudge, show: ShowProgress) -> SetResult:
+def measure_draws(
+    journal: Path, n: int | None, judge: AnswerJudge, show: ShowProgress, *, failed_count_as_wrong: bool = True
+) -> SetResult:
     """Grade a journal's candidates and measure them at n (None: as many as were asked for).
+
+    A candidate that never came is wrong; so is a problem that failed, unless the caller leaves these out. Problems
+    without an outcome are not measured: the result says how many there are.
 
     Raises:
         JournalError, NothingToMeasure: see where they are defined.
     """
-    config, records = read_journal(journal)
-    name = journal.name.removesuffix(_DRAWS)
-    step = show(f"grading {name}", len(records), 0)
-    graded: list[Graded] = []
-    for record in records:
-        graded.append(grade_draws(record, judge))
-        step()
+    config, entries = read_entries(journal)
+    asked_n, name = int(config["n"]), journal.name.removesuffix(_DRAWS)
+    graded = _grade(f"grading {name}", entries, asked_n, judge, show)
+    run = _count(entries, graded, failed_count_as_wrong)
+    if failed_count_as_wrong:
+        graded += [failed_problem(key, entries.asked.get(key, key), asked_n) for key in entries.failed]
+    records = list(entries.records.values())
     releases = sorted({record["release"] for record in records})
     models = records[0]["models"] if records else {}
     provenance = {**config, "digest": config_digest(config), "release": ", ".join(releases), **models}
-    return measure_set(name, graded, n or int(config["n"]), provenance)
+    return measure_set(name, graded, n or asked_n, provenance, run=run)
+
+
+def _grade(title: str, entries: Entries, n: int, judge: AnswerJudge, show: ShowProgress) -> list[Graded]:
+    step = show(title, len(entries.records), 0)
+    graded: list[Graded] = []
+    for record in entries.records.values():
+        graded.append(grade_draws(record, n, judge))
+        step()
+    return graded
+
+
+def _count(entries: Entries, answered: Sequence[Graded], failed_count_as_wrong: bool) -> RunCount:
+    have_outcome = {*entries.records, *entries.failed}
+    return RunCount(
+        asked=len({*entries.asked, *have_outcome}),
+        answered=len(answered),
+        failed=dict(sorted(Counter(entries.failed.values()).items())),
+        unfinished=len(entries.asked.keys() - have_outcome),
+        missing_candidates=sum(item.problem.candidates.count(MISSING) for item in answered),
+        asked_is_known=entries.asked.keys() >= have_outcome,
+        failed_count_as_wrong=failed_count_as_wrong,
+    )
 
 
 def measure_pools(

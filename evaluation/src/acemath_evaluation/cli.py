@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,14 @@ from acemath_evaluation.http_calls import Service
 from acemath_evaluation.report import write_report
 from acemath_evaluation.sampling import SamplingOptions
 from acemath_evaluation.settings import EvaluationSettings
+
+
+class FailedProblems(StrEnum):
+    """What `report` makes of problems that failed."""
+
+    WRONG = "wrong"
+    LEFT_OUT = "left-out"
+
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks: best-of-N against its baselines, with intervals.")
 
@@ -58,6 +67,9 @@ def report(
         int | None, typer.Option(min=1, help="Measure at n candidates; default: all that were asked for.")
     ] = None,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "Best of N on the same draws",
+    failed: Annotated[
+        FailedProblems, typer.Option(help="What a problem counts as that the run asked for and that failed.")
+    ] = FailedProblems.WRONG,
     workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +77,8 @@ def report(
     with explained():
         journals = find_draws(directory)
         with progress() as show, AnswerJudge(_limits(workers)) as judge:
-            results = [measure_draws(path, n, judge, show) for path in journals]
+            wrong = failed is FailedProblems.WRONG
+            results = [measure_draws(path, n, judge, show, failed_count_as_wrong=wrong) for path in journals]
         show_report(results, write_report(results, directory, title=title), title, as_json)
 
 

@@ -15,7 +15,7 @@ from acemath_core.settings import SettingsError
 from acemath_evaluation.benchmark import SampledFile, ShowProgress, Step
 from acemath_evaluation.http_calls import CallError
 from acemath_evaluation.journal import JournalError
-from acemath_evaluation.report import render
+from acemath_evaluation.report import as_document, render
 from acemath_evaluation.results import NothingToMeasure, SetResult
 from acemath_evaluation.rows import RowError
 from acemath_evaluation.sampling import SamplingStopped
@@ -69,7 +69,7 @@ def show_report(results: Sequence[SetResult], written: Sequence[Path], title: st
     """Print the report and where it was written."""
     if as_json:
         files = [str(path) for path in written]
-        typer.echo(json.dumps({"title": title, "sets": [r.document() for r in results], "files": files}))
+        typer.echo(json.dumps({**as_document(results, title), "files": files}))
         return
     typer.echo(render(results, title))
     for path in written:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from acemath_answers import AnswerJudge, Verdict, extract_answer, extract_choice
-from acemath_evaluation.metrics import GradedCandidate, GradedProblem
+from acemath_evaluation.metrics import MISSING, GradedCandidate, GradedProblem
 from acemath_evaluation.rows import Pool
 
 COMPARISON_SECONDS = 10.0
@@ -25,8 +25,11 @@ class Graded:
     undecided: int = 0
 
 
-def grade_draws(record: dict[str, Any], judge: AnswerJudge) -> Graded:
-    """Grade one record of a sampling journal. One comparison with the reference for each class of equal answers."""
+def grade_draws(record: dict[str, Any], n: int, judge: AnswerJudge) -> Graded:
+    """Grade one record of a sampling journal that was asked for n candidates; those that never came are `MISSING`.
+
+    One comparison with the reference for each class of equal answers.
+    """
     candidates = record["candidates"]
     answers = extract([candidate["text"] or "" for candidate in candidates], record["answer"])
     classes = judge.classes(answers, deadline_s=_DEADLINE_S)
@@ -44,7 +47,13 @@ def grade_draws(record: dict[str, Any], judge: AnswerJudge) -> Graded:
         for candidate, number in zip(candidates, classes, strict=True)
     )
     undecided = sum(not verdict.is_final for verdict in verdicts.values())
-    return Graded(GradedProblem(record["id"], record["cluster"], graded), undecided)
+    missing = (MISSING,) * (n - len(graded))
+    return Graded(GradedProblem(record["id"], record["cluster"], graded + missing), undecided)
+
+
+def failed_problem(name: str, cluster: str, n: int) -> Graded:
+    """Return a problem none of whose n candidates ever came."""
+    return Graded(GradedProblem(name, cluster, (MISSING,) * n))
 
 
 def grade_pool(pool: Pool, scores: Sequence[float | None], judge: AnswerJudge) -> Graded:

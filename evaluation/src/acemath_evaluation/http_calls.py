@@ -20,10 +20,11 @@ _MAX_PAUSE_S = 30.0
 class CallError(Exception):
     """A call failed for good; the message names the service and what it said."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        """`status` is the HTTP status, None when no answer came."""
+    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
+        """`status` is the HTTP status, None when no answer came; `code` is the error's own, where it has one."""
         super().__init__(message)
         self.status = status
+        self.code = code or (f"http_{status}" if status is not None else "unreachable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,11 @@ async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any], patie
             response = await client.post(path, json=body)
             if response.status_code not in _BUSY:
                 return _document(response)
-            said, pause = _message(response), _retry_after(response)
+            failure, pause = _failure(response), _retry_after(response)
         except httpx.TransportError as error:
-            said, pause = f"{client.base_url}: {error or type(error).__name__}", _DEFAULT_PAUSE_S
+            failure, pause = CallError(f"{client.base_url}: {error or type(error).__name__}"), _DEFAULT_PAUSE_S
         if deadline.remaining() <= pause:
-            raise CallError(said)
+            raise failure
         await asyncio.sleep(pause)
 
 
@@ -78,7 +79,7 @@ async def run_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int)
 
 def _document(response: httpx.Response) -> dict[str, Any]:
     if response.status_code != httpx.codes.OK:
-        raise CallError(_message(response), response.status_code)
+        raise _failure(response)
     document: dict[str, Any] = response.json()
     return document
 
@@ -90,9 +91,11 @@ def _retry_after(response: httpx.Response) -> float:
         return _DEFAULT_PAUSE_S
 
 
-def _message(response: httpx.Response) -> str:
+def _failure(response: httpx.Response) -> CallError:
     try:
-        said = response.json()["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        said = response.text[:200]
-    return f"{response.url} answered {response.status_code}: {said}"
+        error = response.json()["error"]
+        said, code = error["message"], error.get("code")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        said, code = response.text[:200], None
+    message = f"{response.url} answered {response.status_code}: {said}"
+    return CallError(message, response.status_code, code if isinstance(code, str) else None)

@@ -10,7 +10,8 @@
 
 Ties are broken as the gateway breaks them (the rule is written down in `acemath_gateway.selection`, and a test holds
 the two together): by the best score, then by what was seen first. A vote's answer is judged by its best member. A
-candidate without an answer does not vote; one without a score is never the best.
+candidate without an answer does not vote; one without a score is never the best. One that was asked for and never
+came is wrong (`MISSING`); so are all of a problem that failed.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ RANDOM_PICKS = 100
 
 @dataclass(frozen=True, slots=True)
 class GradedCandidate:
-    """A candidate as the metrics see it; `length` in tokens, or in characters where tokens are not known."""
+    """A candidate as the metrics see it."""
 
     correct: bool
     score: float | None
     answer_class: int | None
-    length: int
+    length: int | None
+    """In tokens, or in characters where tokens are not known; None if it was asked for and never came."""
+
+
+MISSING = GradedCandidate(correct=False, score=None, answer_class=None, length=None)
+"""Stands for a candidate that was asked for and never came: wrong, and chosen only where there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,8 @@ class GradedProblem:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether there are right and wrong candidates: only then can selection matter."""
-        return len({candidate.correct for candidate in self.candidates}) == 2
+        """Whether there are right and wrong candidates: only then can selection matter. Missing ones are neither."""
+        return len({candidate.correct for candidate in self.candidates if candidate is not MISSING}) == 2
 
 
 Choice = Callable[[Sequence[GradedCandidate]], GradedCandidate]
@@ -73,12 +79,12 @@ def weighted_vote(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
 
 def shortest(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
     """Return the shortest candidate, the first of equals."""
-    return min(candidates, key=lambda candidate: candidate.length)
+    return min(candidates, key=lambda candidate: math.inf if candidate.length is None else candidate.length)
 
 
 def longest(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
     """Return the longest candidate, the first of equals."""
-    return max(candidates, key=lambda candidate: candidate.length)
+    return max(candidates, key=lambda candidate: -1 if candidate.length is None else candidate.length)
 
 
 CHOICES: Mapping[str, Choice] = {

@@ -36,6 +36,10 @@ def _draw(axes: Any, result: SetResult) -> None:
         axes.fill_between(steps, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(k) for k in steps])
-    axes.set(title=f"{result.name} ({result.problems} problems)", xlabel="k", ylabel="%")
+    axes.set(
+        title=f"{result.name} ({result.problems} problems{'' if result.complete else ', incomplete'})",
+        xlabel="k",
+        ylabel="%",
+    )
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)

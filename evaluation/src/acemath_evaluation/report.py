@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from acemath_evaluation.curves import DRAWS
 from acemath_evaluation.intervals import LEVEL, METHOD, RESAMPLES, Estimate
 from acemath_evaluation.metrics import CONTROLS, METRICS, label
-from acemath_evaluation.results import SetResult
+from acemath_evaluation.results import RunCount, SetResult
 
 
 def write_report(results: Sequence[SetResult], directory: Path, *, title: str) -> list[Path]:
@@ -20,13 +21,18 @@ def write_report(results: Sequence[SetResult], directory: Path, *, title: str) -
     directory.mkdir(parents=True, exist_ok=True)
     markdown, document, plot = (directory / name for name in ("report.md", "report.json", "curves.png"))
     markdown.write_text(render(results, title), encoding="utf-8")
-    document.write_text(json.dumps({"title": title, "sets": [r.document() for r in results]}, indent=1) + "\n")
+    document.write_text(json.dumps(as_document(results, title), indent=1) + "\n")
     save_plot(results, plot)
     return [markdown, document, plot]
 
 
+def as_document(results: Sequence[SetResult], title: str) -> dict[str, Any]:
+    """Return the report as JSON; `complete` is false if a problem that was asked for has no outcome."""
+    return {"title": title, "complete": all(r.complete for r in results), "sets": [r.document() for r in results]}
+
+
 def render(results: Sequence[SetResult], title: str) -> str:
-    """Return the report in Markdown. Percentages, with 95 % intervals in brackets."""
+    """Return the report in Markdown. Percentages, with 95 % intervals in brackets. An unfinished run heads it."""
     n = results[0].n
     metrics = _table(
         ["set", "problems", *(label(m, n) for m in METRICS)], [*map(_metric_row, results), *_macro(results)]
@@ -36,7 +42,15 @@ def render(results: Sequence[SetResult], title: str) -> str:
         ["set", "mixed", "AUC in a problem", "AUC pooled", "left out", "undecided", "unscored"],
         map(_count_row, results),
     )
-    parts = [f"# {title}", _method(results), "## Metrics", metrics, "## Paired differences, in points", gains]
+    parts = [
+        f"# {_heading(results)}{title}",
+        _method(results),
+        *_asked(results),
+        "## Metrics",
+        metrics,
+        "## Paired differences, in points",
+        gains,
+    ]
     parts += ["A difference in bold excludes zero.", "## Against k", "![metrics against k](curves.png)"]
     parts += [_curve_table(results), "## What was counted", counts, "## Where it comes from", _provenance(results)]
     return "\n\n".join(parts) + "\n"
@@ -45,6 +59,34 @@ def render(results: Sequence[SetResult], title: str) -> str:
 def percent(estimate: Estimate) -> str:
     """Return e.g. `34.1 [30.0, 38.2]`."""
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _heading(results: Sequence[SetResult]) -> str:
+    parts = []
+    for result in results:
+        if (run := result.run) is None or run.complete:
+            continue
+        done = run.asked - run.unfinished
+        unknown = f"{result.name}: {done} problems, not written down how many were asked for"
+        parts.append(f"{result.name}: {done} of {run.asked} problems" if run.asked_is_known else unknown)
+    return f"INCOMPLETE ({'; '.join(parts)}): " if parts else ""
+
+
+def _asked(results: Sequence[SetResult]) -> list[str]:
+    """Return what became of the problems that were asked for; nothing for given pools."""
+    runs = [(result.name, result.run) for result in results if result.run is not None]
+    if not runs:
+        return []
+    rows = [[name, *map(str, _run_counts(run))] for name, run in runs]
+    header = ["set", "asked", "answered", "failed", "why", "no outcome yet", "missing candidates"]
+    failed = "Failed problems count as wrong" if runs[0][1].failed_count_as_wrong else "Failed problems are left out"
+    return ["## What was asked", _table(header, rows), f"{failed}; candidates that never came count as wrong."]
+
+
+def _run_counts(run: RunCount) -> tuple[object, ...]:
+    why = ", ".join(f"{code} {count}" for code, count in run.failed.items()) or "-"
+    asked = run.asked if run.asked_is_known else "not written down"
+    return asked, run.answered, sum(run.failed.values()), why, run.unfinished, run.missing_candidates
 
 
 def _method(results: Sequence[SetResult]) -> str:

@@ -8,11 +8,33 @@ from typing import Any
 
 from acemath_evaluation.curves import Measured, curve
 from acemath_evaluation.grading import Graded
-from acemath_evaluation.metrics import auc, label, pairwise_accuracy
+from acemath_evaluation.metrics import MISSING, auc, label, pairwise_accuracy
 
 
 class NothingToMeasure(Exception):
     """No problem has enough candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCount:
+    """What became of the problems that a run was asked for."""
+
+    asked: int
+    answered: int
+    failed: dict[str, int]
+    """Code of the failure → problems."""
+    unfinished: int
+    """Problems that neither have an answer nor failed: the run was ended before."""
+    missing_candidates: int
+    """Of answered problems."""
+    asked_is_known: bool
+    """False for a journal that does not say what its run was asked for: then `asked` counts what has an outcome."""
+    failed_count_as_wrong: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every problem that was asked for has an outcome."""
+        return self.asked_is_known and not self.unfinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,13 @@ class SetResult:
     pooled_auc: float | None
     curve: tuple[Measured, ...]
     provenance: dict[str, Any]
+    run: RunCount | None = None
+    """None for given pools."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the run is in these numbers."""
+        return self.run is None or self.run.complete
 
     @property
     def headline(self) -> Measured:
@@ -50,6 +79,7 @@ class SetResult:
         """Return the result as JSON; metrics under the names they are shown by."""
         document = asdict(self)
         document["resampled"] = self.resampled
+        document["complete"] = self.complete
         document["curve"] = [
             {
                 "k": point.k,
@@ -63,7 +93,15 @@ class SetResult:
         return document
 
 
-def measure_set(name: str, graded: Sequence[Graded], n: int, provenance: dict[str, Any], *, seed: int = 0) -> SetResult:
+def measure_set(
+    name: str,
+    graded: Sequence[Graded],
+    n: int,
+    provenance: dict[str, Any],
+    *,
+    run: RunCount | None = None,
+    seed: int = 0,
+) -> SetResult:
     """Measure one set at n candidates.
 
     Raises:
@@ -72,7 +110,7 @@ def measure_set(name: str, graded: Sequence[Graded], n: int, provenance: dict[st
     problems = [item.problem for item in graded if len(item.problem.candidates) >= n]
     if not problems:
         raise NothingToMeasure(f"{name}: no problem has {n} candidates; take a smaller n")
-    everything = [candidate for problem in problems for candidate in problem.candidates]
+    everything = [c for problem in problems for c in problem.candidates if c is not MISSING]
     return SetResult(
         name=name,
         n=n,
@@ -86,4 +124,5 @@ def measure_set(name: str, graded: Sequence[Graded], n: int, provenance: dict[st
         pooled_auc=auc(everything),
         curve=tuple(curve(problems, n, seed=seed)),
         provenance=provenance,
+        run=run,
     )

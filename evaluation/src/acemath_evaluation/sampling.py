@@ -56,11 +56,13 @@ async def sample(
 ) -> dict[str, str]:
     """Solve every problem that the journal does not hold yet; return those that failed, with the reason.
 
+    The journal notes first which problems are asked for, and every failure, so that a report can count them.
     `progress` is called once for each problem that was appended.
 
     Raises:
         SamplingStopped: the release changed under the run, or several problems in a row failed.
     """
+    journal.note_asked({problem.id: problem.cluster for problem in problems})
     run = _Run(journal, gateway, options, deque(p for p in problems if p.id not in journal.records), progress)
     async with gateway.client(concurrency) as client:
         await run_workers(lambda: run.work(client), concurrency)
@@ -94,7 +96,7 @@ class _Run:
                 document = await post(client, "/v1/solve", self._body(problem), self._gateway.patience_seconds)
                 self._keep(problem, Solution.model_validate(document))
             except CallError as error:
-                self._note_failure(problem, str(error))
+                self._note_failure(problem, error)
 
     def _body(self, problem: Problem) -> dict[str, Any]:
         request = SolveRequest(
@@ -120,11 +122,13 @@ class _Run:
         self._journal.append(_record(problem, solution))
         self._progress()
 
-    def _note_failure(self, problem: Problem, reason: str) -> None:
+    def _note_failure(self, problem: Problem, error: CallError) -> None:
+        reason = str(error)
         self.failed[problem.id] = reason
+        self._journal.note_failure(problem.id, error.code, reason)
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= _FAILURES_IN_A_ROW:
-            raise SamplingStopped(f"{_FAILURES_IN_A_ROW} problems in a row failed; the last: {reason}")
+            raise SamplingStopped(f"{_FAILURES_IN_A_ROW} problems in a row failed; the last: {reason}") from error
 
 
 def _record(problem: Problem, solution: Solution) -> dict[str, Any]:
