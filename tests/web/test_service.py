@@ -9,10 +9,11 @@ from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import APIRouter, Body, FastAPI
+from fastapi import APIRouter, Body, FastAPI, WebSocket
 from prometheus_client import CollectorRegistry
 from pydantic import Field, SecretStr
 from starlette.responses import StreamingResponse
+from starlette.types import Message
 
 from acemath_core.errors import Unavailable
 from acemath_core.wire import Text, Wire
@@ -23,6 +24,7 @@ from acemath_web.logs import JsonFormatter
 from acemath_web.service import create_service
 
 KEY = "k" * 32
+INTERNAL = "i" * 32
 
 
 class _Item(Wire):
@@ -36,6 +38,10 @@ def _routes() -> APIRouter:
     @router.post("/items/{item_id}")
     async def put(item_id: int, item: _Item) -> dict[str, int]:
         return {"id": item_id, "n": item.n}
+
+    @router.websocket("/socket")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
 
     @router.get("/full")
     async def full() -> None:
@@ -70,21 +76,27 @@ async def _no_lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = create_service(
+def _app(keys: KeySet, internal: KeySet | None) -> FastAPI:
+    return create_service(
         name="probe",
         routers=[_routes()],
         readiness=lambda: Readiness(False, "still loading", {"version": "m@1"}),
         registry=CollectorRegistry(),
-        keys=KeySet([SecretStr("old" * 9), SecretStr(KEY)]),
+        keys=keys,
+        internal_keys=internal,
         lifespan=_no_lifespan,
         max_body_bytes=1000,
     )
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://probe", headers={"authorization": f"Bearer {KEY}"}
-    ) as http:
+
+
+def _client(keys: KeySet, internal: KeySet | None) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=_app(keys, internal), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://probe", headers={"authorization": f"Bearer {KEY}"})
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(KeySet([SecretStr("old" * 9), SecretStr(KEY)]), None) as http:
         yield http
 
 
@@ -212,3 +224,58 @@ async def test_an_unknown_fields_name_is_repeated_in_part_only(client: httpx.Asy
 async def test_what_a_long_value_does_to_a_message_is_bounded(client: httpx.AsyncClient) -> None:
     error = (await client.post("/items/1", json={"n": "x" * 900})).json()["error"]
     assert error["param"] == "n" and len(error["message"]) < 600
+
+
+PLAIN = {"ready": False, "reason": "still loading"}
+
+
+async def test_readyz_says_more_only_to_who_has_a_key(client: httpx.AsyncClient) -> None:
+    for header in ("", "Bearer wrong", f"Basic {KEY}"):
+        answer = await client.get("/readyz?verbose", headers={"authorization": header})
+        assert (answer.status_code, answer.json()) == (503, PLAIN)
+    async with _client(KeySet([SecretStr(KEY)]), KeySet([SecretStr(INTERNAL)])) as http:
+        for key in (KEY, INTERNAL):
+            answer = await http.get("/health?verbose", headers={"authorization": f"Bearer {key}"})
+            assert answer.json()["details"] == {"version": "m@1"}
+
+
+async def test_where_the_port_is_published_metrics_ask_for_the_internal_key() -> None:
+    async with _client(KeySet([SecretStr(KEY)]), KeySet([SecretStr(INTERNAL)])) as client:
+        for key, status in ((KEY, 401), ("", 401), (INTERNAL, 200)):
+            answer = await client.get("/metrics", headers={"authorization": f"Bearer {key}"})
+            assert answer.status_code == status
+        assert (await client.get("/id", headers={"authorization": f"Bearer {INTERNAL}"})).status_code == 401
+    async with _client(KeySet([SecretStr(KEY)]), KeySet([])) as client:
+        assert (await client.get("/metrics")).status_code == 401, "no internal key: nobody is on the internal network"
+    async with _client(KeySet([]), KeySet([SecretStr(INTERNAL)])) as client:
+        assert (await client.get("/metrics")).status_code == 200, "without keys the service is bound to loopback"
+        assert "details" in (await client.get("/readyz?verbose")).json()
+
+
+async def _handshake(keys: KeySet, header: str | None) -> list[Message]:
+    """What a client of the websocket /socket is sent."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"} if not sent else {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
+    scope = {"type": "websocket", "asgi": {"spec_version": "2.3"}, "path": "/socket", "query_string": b""}
+    await _app(keys, None)({**scope, "headers": headers, "root_path": "", "subprotocols": []}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", f"Basic {KEY}", "Bearer \xff"])
+async def test_a_websocket_without_the_key_is_refused_before_it_is_accepted(header: str | None) -> None:
+    (only,) = await _handshake(KeySet([SecretStr(KEY)]), header)
+    assert (only["type"], only["code"]) == ("websocket.close", 1008)
+
+
+async def test_a_websocket_with_the_key_is_accepted() -> None:
+    first, *_ = await _handshake(KeySet([SecretStr(KEY)]), f"Bearer {KEY}")
+    assert first["type"] == "websocket.accept"
+    first, *_ = await _handshake(KeySet([]), None)
+    assert first["type"] == "websocket.accept"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from acemath_web.auth import is_stranger
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Readiness:
     Attributes:
         ready: whether traffic should be sent here.
         reason: why not, in a sentence; empty when ready.
-        details: shown by `/readyz?verbose`; never secrets.
+        details: shown by `/readyz?verbose` to callers with a key; never secrets.
     """
 
     ready: bool
@@ -38,10 +40,10 @@ def health_router(readiness: Callable[[], Readiness]) -> APIRouter:
 
     @router.get("/readyz", summary="Whether traffic should be sent here")
     @router.get("/health", summary="Alias of /readyz")
-    async def readyz(verbose: str | None = None) -> Response:
+    async def readyz(request: Request, verbose: str | None = None) -> Response:
         verdict = readiness()
         body: dict[str, object] = {"ready": verdict.ready, "reason": verdict.reason}
-        if verbose is not None:
+        if verbose is not None and not is_stranger(request.scope):
             body["details"] = dict(verdict.details)
         return JSONResponse(body, status_code=200 if verdict.ready else 503)
 

@@ -29,6 +29,7 @@ def create_service(
     keys: KeySet,
     lifespan: Lifespan,
     max_body_bytes: int,
+    internal_keys: KeySet | None = None,
     open_paths: frozenset[str] = frozenset(),
 ) -> FastAPI:
     """A service's ASGI application: its routes inside what stands around each of them.
@@ -41,7 +42,9 @@ def create_service(
         keys: who may call; an empty set admits everybody (the service's settings decide whether that may be).
         lifespan: opens and closes what the routes use.
         max_body_bytes: a longer body is answered with 413.
-        open_paths: paths that need no key, besides probes and `/metrics`.
+        internal_keys: what `/metrics` asks for where callers have keys; None where only the internal network reaches
+            the port. Both kinds of keys open `/readyz?verbose`.
+        open_paths: paths that need no key, besides the probes.
     """
     app = FastAPI(title=f"AceMath {name}", lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in (*routers, health_router(readiness), metrics_router(registry)):
@@ -50,13 +53,9 @@ def create_service(
     # The last one added is the outermost: the id is there for whatever the others refuse, every refusal is counted, and
     # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
-    app.add_middleware(BearerMiddleware, keys=keys, open_paths=_open_paths(open_paths))
+    app.add_middleware(BearerMiddleware, keys=keys, internal_keys=internal_keys, open_paths=open_paths)
     app.add_middleware(LastResortMiddleware)
     app.add_middleware(OutcomeMiddleware, metrics=HttpMetrics(name, registry))
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(LingeringCloseMiddleware)
     return app
-
-
-def _open_paths(more: frozenset[str]) -> frozenset[str]:
-    return frozenset({"/livez", "/readyz", "/health", "/metrics"}) | more
