@@ -118,7 +118,7 @@ class ScriptedScorer:
     Attributes:
         rule: text → score.
         seconds: how long one score takes.
-        unscorable: texts that contain this are refused.
+        unscorable: texts that contain this are refused, with `refusal`.
         error: raised for every candidate from the `error_from`-th call on.
         error_from: see above, counted from 0.
         failing: the calls that raise `error` instead, where only some do.
@@ -131,6 +131,7 @@ class ScriptedScorer:
     rule: Callable[[str], float] = length_score
     seconds: float = 0.0
     unscorable: str | None = None
+    refusal: InvalidRequest = field(default_factory=lambda: InvalidRequest("candidates.0: bad", param="candidates.0"))
     error: ServiceError | None = None
     error_from: int = 0
     failing: set[int] | None = None
@@ -160,7 +161,7 @@ class ScriptedScorer:
         if self.error and (number >= self.error_from if self.failing is None else number in self.failing):
             raise self.error
         if self.unscorable and self.unscorable in candidate:
-            raise InvalidRequest("candidates.0: too long", param="candidates.0")
+            raise self.refusal
         return self.rule(candidate)
 
 

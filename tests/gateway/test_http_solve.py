@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from acemath_core.errors import ErrorCode, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_gateway.routes import streams
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, gateway_client
 from doubles.ports import POLICY, REWARD, TARGET
@@ -244,3 +244,26 @@ async def test_the_deadline_is_bounded(gateway):
     async with gateway_client(gateway) as http:
         reply = await http.post("/v1/solve", json=SOLVE | {"deadline_seconds": 3000})
     assert reply.status_code == 400 and reply.json()["error"]["param"] == "deadline_seconds"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "headers"),
+    [
+        (Unavailable("gone", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=2), 503, {"retry-after": "2"}),
+        (DeadlineExceeded("late", should_retry=False), 504, {"x-should-retry": "false"}),
+    ],
+)
+async def test_what_a_client_should_do_next_is_said(gateway, error, status, headers):
+    gateway.policy.error = error
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE)
+    assert reply.status_code == status and headers.items() <= dict(reply.headers).items()
+
+
+async def test_too_long_for_the_reward_model_is_a_400_that_names_the_problem(gateway):
+    gateway.scorer.unscorable = "boxed"
+    gateway.scorer.refusal = InvalidRequest("too long", code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "problem")

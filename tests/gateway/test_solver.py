@@ -307,9 +307,21 @@ async def test_when_none_can_be_scored_the_caller_decides() -> None:
     bench = Bench(scorer=ScriptedScorer(unscorable="boxed"))
     with pytest.raises(Unavailable) as caught:
         await bench.solve()
-    assert caught.value.code is ErrorCode.NO_USABLE_CANDIDATE
+    assert (caught.value.code, caught.value.retry_after) == (ErrorCode.NO_USABLE_CANDIDATE, 2.0)
     outcome = await bench.solve(on_scorer_failure="majority")
     assert (outcome.selection, outcome.degraded_reason) == (Selection.MAJORITY, DegradedReason.SCORER_FAILED)
+
+
+TOO_LONG = InvalidRequest("candidates.0: too long", code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+
+
+async def test_a_problem_too_long_for_the_reward_model_is_the_callers() -> None:
+    bench = Bench(scorer=ScriptedScorer(unscorable="boxed", refusal=TOO_LONG))
+    with pytest.raises(InvalidRequest) as caught:
+        await bench.solve()
+    assert (caught.value.code, caught.value.param) == (ErrorCode.CONTEXT_LENGTH_EXCEEDED, "messages")
+    assert bench.metric("requests_total", outcome="refused", selection="best_of_n") == 1
+    assert (await bench.solve(on_scorer_failure="majority")).selection is Selection.MAJORITY
 
 
 async def test_the_best_so_far_is_given_at_the_deadline() -> None:
@@ -326,8 +338,9 @@ async def test_the_best_so_far_is_given_at_the_deadline() -> None:
 
 async def test_scores_that_do_not_come_in_time_are_missing() -> None:
     scorer = ScriptedScorer(seconds=60)
-    with pytest.raises(DeadlineExceeded, match="scored"):
+    with pytest.raises(DeadlineExceeded, match="scored") as late:
         await Bench(scorer=scorer).solve(seconds=0.2)
+    assert late.value.should_retry is False
     assert (scorer.running, scorer.cancelled) == (0, 6)
     outcome = await Bench(scorer=ScriptedScorer(seconds=60)).solve(seconds=0.2, on_scorer_failure="majority")
     assert (outcome.selection, outcome.stop_reason) == (Selection.MAJORITY, StopReason.DEADLINE)

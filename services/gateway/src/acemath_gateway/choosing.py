@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import DeadlineExceeded, ErrorCode, Unavailable
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.board import Board
 from acemath_gateway.jobs import Outcome, SolvedItem, SolveJob
@@ -33,6 +33,7 @@ async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board
 
     Raises:
         DeadlineExceeded: the deadline came before anything could be chosen from.
+        InvalidRequest: (`context_length_exceeded`) the problem is too long for the reward model.
         Unavailable: (`policy_unavailable`, `no_usable_candidate`) there is nothing to choose from.
     """
     started = time.monotonic()
@@ -78,7 +79,7 @@ def _selection(job: SolveJob, board: Board) -> Selection:
         raise _too_late("scored")
     if board.misses:
         raise board.misses[-1]
-    raise Unavailable("the reward model can score none of the candidates", code=ErrorCode.NO_USABLE_CANDIDATE)
+    raise _unscorable(board)
 
 
 async def _classes(selection: Selection, board: Board, deadline: Deadline, judge: Judge) -> dict[int, int | None]:
@@ -122,7 +123,23 @@ def _degraded(board: Board, doubts: int) -> DegradedReason | None:
     return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
 
 
+def _unscorable(board: Board) -> InvalidRequest | Unavailable:
+    """What it is called when the scorer refused every candidate: the caller's, when all of it is too long for it."""
+    if all(error.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED for error in board.refusals):
+        return InvalidRequest(
+            "with each of its solutions the problem is too long for the reward model; shorten it or lower max_tokens",
+            param="messages",
+            code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+        )
+    return Unavailable(
+        "the reward model can score none of the candidates; other candidates may do better",
+        code=ErrorCode.NO_USABLE_CANDIDATE,
+        retry_after=2.0,
+    )
+
+
 def _too_late(what: str) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"the deadline passed before any candidate was {what}; send a larger deadline_seconds or fewer candidates"
+        f"the deadline passed before any candidate was {what}; send a larger deadline_seconds or fewer candidates",
+        should_retry=False,
     )

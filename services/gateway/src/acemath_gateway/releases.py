@@ -146,7 +146,9 @@ class ReleaseTracker:
             self._reading = asyncio.create_task(asyncio.to_thread(self._channel.read), name="read channel")
         done, _ = await asyncio.wait({self._reading}, timeout=_READ_SECONDS)
         if not done:
-            raise Unavailable("the registry does not answer; check its mount", code=ErrorCode.NOT_READY)
+            raise Unavailable(
+                "the registry does not answer; check its mount", code=ErrorCode.NOT_READY, retry_after=5.0
+            )
         reading, self._reading = self._reading, None
         return reading.result()
 

@@ -16,6 +16,7 @@ What can go wrong, and what comes out:
 | the same, and majority was asked            | by majority (scores only break its ties), `scorer_failed`            |
 | answers of a vote could not be compared      | as they are; `undecided_answers` when that could change the winner   |
 | no candidate can be scored                  | 503 `no_usable_candidate`; or by majority, `scorer_failed`           |
+| the same, all of them being too long        | 400 `context_length_exceeded`; or by majority, `scorer_failed`       |
 | the deadline comes                          | chosen among what is scored; `deadline`; 504 when nothing is         |
 """
 
@@ -152,7 +153,7 @@ class Solver:
                 ids = await prompts.encode(policy_conversation(job.turns))
         except TimeoutError as error:
             raise DeadlineExceeded(
-                "the deadline passed before the prompt was ready; send a larger deadline_seconds"
+                "the deadline passed before the prompt was ready; send a larger deadline_seconds", should_retry=False
             ) from error
         limit = min(prompts.max_length, target.context_length or prompts.max_length)
         if len(ids) + job.max_tokens > limit:
