@@ -21,7 +21,7 @@ from acemath_local.environment import make_key
 from acemath_local.install import InstallError, Paths, install
 from acemath_local.lock import StackLock, holder, lock_path
 from acemath_local.publish import StepError
-from acemath_local.settings import LocalSettings
+from acemath_local.settings import LocalSettings, Ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_stop_clean_and_distclean_need_no_environment(checkout, state: Callable[
 
 def test_distclean_keeps_everything_while_the_stack_does_not_end(checkout):
     (checkout.root / ".local" / "run").mkdir(parents=True)
-    with StackLock(checkout.root / ".local", "http://127.0.0.1:1"):
+    with StackLock(checkout.root / ".local", "http://127.0.0.1:1", Ports()):
         lock_path(checkout.root / ".local").write_text("")  # no process to end is named
         done = make(checkout, "distclean")
     assert done.returncode != 0 and "does not say which process" in done.stdout
@@ -173,6 +173,6 @@ def test_a_key_is_whole_or_absent(tmp_path: Path, monkeypatch):
 
 
 def test_the_lock_names_its_holder(tmp_path: Path):
-    with StackLock(tmp_path, "http://127.0.0.1:1"):
+    with StackLock(tmp_path, "http://127.0.0.1:1", Ports()):
         assert holder(lock_path(tmp_path)) == (os.getpid(), "http://127.0.0.1:1")
         assert json.loads(lock_path(tmp_path).read_text())["pid"] == os.getpid()

@@ -13,7 +13,7 @@ from acemath_local.console import Console
 from acemath_local.environment import make_key, prepare_state, socket_path
 from acemath_local.leftover import previous_supervisor, wait_for_previous
 from acemath_local.lock import StackLock, StackRunsError, is_running
-from acemath_local.settings import LocalSettings
+from acemath_local.settings import LocalSettings, Ports
 
 
 @pytest.fixture
@@ -42,17 +42,19 @@ def test_a_long_path_gets_its_socket_elsewhere(tmp_path):
 def test_a_second_run_is_refused_with_pid_and_address_until_the_first_ends(settings):
     script = (
         "import sys; from pathlib import Path; from acemath_local.lock import StackLock as Lock\n"
-        f"with Lock(Path({str(settings.state_dir)!r}), 'http://127.0.0.1:1'): print('held', flush=1); sys.stdin.read()"
+        "from acemath_local.settings import Ports\n"
+        f"with Lock(Path({str(settings.state_dir)!r}), 'http://127.0.0.1:1', Ports()):\n"
+        " print('held', flush=1); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
         with pytest.raises(StackRunsError, match=f"process {first.pid}, http://127.0.0.1:1.*make stop"):
-            StackLock(settings.state_dir, "http://127.0.0.1:2").__enter__()
+            StackLock(settings.state_dir, "http://127.0.0.1:2", Ports()).__enter__()
         assert is_running(settings.state_dir)
         first.kill()
         first.wait(10)
     assert not is_running(settings.state_dir)
-    with StackLock(settings.state_dir, "http://127.0.0.1:2"):
+    with StackLock(settings.state_dir, "http://127.0.0.1:2", Ports()):
         pass
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from acemath_local.console import Console
-from acemath_local.services import Service, http_ready
+from acemath_local.services import Service, http_ready, redis_answers
 from acemath_local.stack import Stack
 from acemath_local.supervision import Supervisor
 
@@ -18,7 +18,7 @@ def main() -> None:
         Service(
             one["name"],
             one["name"],
-            lambda port=one["port"]: http_ready(port),
+            lambda port=one["port"], ready=redis_answers if one["name"] == "redis" else http_ready: ready(port),
             tuple(one["needs"]),
             optional=one["optional"],
         )

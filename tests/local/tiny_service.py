@@ -3,6 +3,7 @@
 python tiny_service.py NAME PORT JOURNAL [START_SECONDS [DRAIN_SECONDS]]
 """
 
+import json
 import os
 import signal
 import sys
@@ -23,7 +24,8 @@ def main() -> None:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"ok")
+            details = {"active": f"{name}@1", "versions": {f"{name}@2": {"state": "loading"}}}
+            self.wfile.write(json.dumps({"ready": True, "reason": "", "details": details}).encode())
 
         def log_message(self, *_: object) -> None:
             pass

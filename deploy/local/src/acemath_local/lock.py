@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 from pathlib import Path
 from types import TracebackType
+
+from acemath_local.settings import Ports
 
 
 class StackRunsError(Exception):
@@ -24,10 +27,12 @@ class StackLock:
     Args:
         state_dir: the state folder that must not be used twice.
         gateway: this stack's address, told to whoever finds the lock taken.
+        ports: where its services listen, for those who look after it with other settings in their environment.
     """
 
-    def __init__(self, state_dir: Path, gateway: str) -> None:
-        self._path, self._gateway, self._handle = lock_path(state_dir), gateway, -1
+    def __init__(self, state_dir: Path, gateway: str, ports: Ports) -> None:
+        self._path, self._handle = lock_path(state_dir), -1
+        self._gateway, self._ports = gateway, ports
 
     def __enter__(self) -> StackLock:
         """Take the lock.
@@ -43,7 +48,8 @@ class StackLock:
             os.close(self._handle)
             raise StackRunsError(*holder(self._path)) from None
         os.ftruncate(self._handle, 0)
-        os.write(self._handle, json.dumps({"pid": os.getpid(), "gateway": self._gateway}).encode())
+        document = {"pid": os.getpid(), "gateway": self._gateway, "ports": dataclasses.asdict(self._ports)}
+        os.write(self._handle, json.dumps(document).encode())
         return self
 
     def __exit__(
@@ -65,6 +71,14 @@ def holder(path: Path) -> tuple[int, str]:
         return int(document["pid"]), str(document["gateway"])
     except (OSError, ValueError, KeyError):
         return 0, ""
+
+
+def holder_ports(path: Path) -> Ports | None:
+    """Where the services of the runner that wrote the lock's file listen; None when it does not say."""
+    try:
+        return Ports(**json.loads(path.read_text())["ports"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_running(state_dir: Path) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acemath_local.console import Console
+from acemath_local.lock import holder, is_running, lock_path
 from acemath_local.settings import LocalSettings, LocalSettingsError, Ports
 
 STACK_MEMORY_GIB = 3.5
@@ -169,8 +170,13 @@ def main() -> int:
         console.line(f"✗ {error}")
         return 1
     need = 0.5 if Path(".venv").exists() else SETUP_GIB
-    findings = [*machine_checks(), *stack_checks(settings, need)]
-    for finding in [*findings, check_prometheus(settings), check_compiler()]:
+    if is_running(settings.state_dir):  # its own ports and memory are in use, as they should be
+        pid, gateway = holder(lock_path(settings.state_dir))
+        seen = f"runs already (process {pid}, {gateway}); .venv/bin/acemath doctor says how it is"
+        findings, optional = [*machine_checks(), check_disk(settings.state_dir, need)], [Finding("stack", seen)]
+    else:
+        findings, optional = [*machine_checks(), *stack_checks(settings, need)], [check_prometheus(settings)]
+    for finding in [*findings, *optional, check_compiler()]:
         console.line(f"  {'✓' if finding.ok else '✗'} {finding.name:14} {finding.advice or finding.seen}")
     return 0 if all(finding.ok for finding in findings) else 1  # the compiler is for training only
 

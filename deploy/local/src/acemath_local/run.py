@@ -40,7 +40,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, _interrupt)
     try:
         settings = LocalSettings.from_env()
-        with StackLock(settings.state_dir, gateway_url(settings)):
+        with StackLock(settings.state_dir, gateway_url(settings), settings.ports):
             return run(settings, arguments, console)
     except (LocalSettingsError, StackRunsError, LeftoverError, StepError, StackError, SupervisionError) as error:
         console.line(f"✗ {error}")
