@@ -227,6 +227,24 @@ def test_candidates_that_never_came_are_wrong(problems: Path, tmp_path: Path, mo
     assert at_one["pass@1"] == at_one["rm@1"] == pytest.approx(0.75, abs=0.08)
 
 
+def test_sets_of_a_run_as_one_group(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "more.jsonl"
+    other.write_text(problems.read_text())
+    out = tmp_path / "out"
+    with scripted_stack(lambda _, body: _solve(body)) as stack:
+        assert _invoke(monkeypatch, stack.url, "run", problems, other, "--out", out, "--n", 3).exit_code == 0
+    document, text = _report(monkeypatch, out, "--group", "both=sums,more")
+    both = document["sets"][-1]
+    assert (both["name"], both["problems"], both["clusters"], both["run"]["asked"]) == ("both", 24, 6, 24)
+    assert both["parts"] == ["sums", "more"]
+    assert "| mean of sets | 24 |" in text  # of the sets, not of the group too
+    assert "* both: sets `sums, more`" in text
+    refused = _invoke(monkeypatch, "http://unused", "report", out, "--group", "both=sums,none")
+    assert refused.exit_code == 1
+    assert "no set none" in " ".join(refused.stderr.split())
+    assert _invoke(monkeypatch, "http://unused", "report", out, "--group", "both").exit_code == 2
+
+
 def test_a_broken_gateway_stops_the_run(problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted_stack(lambda *_: refusal(500, "broken")) as stack:
         result = _invoke(monkeypatch, stack.url, "run", problems, "--out", tmp_path, "--n", 3)

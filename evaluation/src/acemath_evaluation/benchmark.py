@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from acemath_evaluation.http_calls import Service
 from acemath_evaluation.journal import Entries, Journal, config_digest, read_entries
 from acemath_evaluation.metrics import MISSING
 from acemath_evaluation.pools import pool_config, score
-from acemath_evaluation.results import NothingToMeasure, RunCount, SetResult, measure_set
+from acemath_evaluation.results import NothingToMeasure, RunCount, SetResult, add_counts, measure_set
 from acemath_evaluation.rows import Pool, Problem, RowError, load_pools, load_problems, set_name
 from acemath_evaluation.sampling import SamplingOptions, sample
 
@@ -84,28 +84,72 @@ def find_draws(directory: Path) -> list[Path]:
     return journals
 
 
-def measure_draws(
-    journal: Path, n: int | None, judge: AnswerJudge, show: ShowProgress, *, failed_count_as_wrong: bool = True
-) -> SetResult:
-    """Grade a journal's candidates and measure them at n (None: as many as were asked for).
+@dataclass(frozen=True, slots=True)
+class GradedSet:
+    """A run's graded problems, ready to be measured; `n` candidates were asked for of each."""
+
+    name: str
+    n: int
+    graded: list[Graded]
+    run: RunCount
+    provenance: dict[str, Any]
+    parts: tuple[str, ...] = ()
+
+    def measure(self, n: int | None) -> SetResult:
+        """Measure at n candidates (None: as many as were asked for).
+
+        Raises:
+            NothingToMeasure: there are no problems, or fewer candidates were asked for.
+        """
+        return measure_set(self.name, self.graded, n or self.n, self.provenance, run=self.run, parts=self.parts)
+
+
+def grade_journal(
+    journal: Path, judge: AnswerJudge, show: ShowProgress, *, failed_count_as_wrong: bool = True
+) -> GradedSet:
+    """Grade a journal's candidates.
 
     A candidate that never came is wrong; so is a problem that failed, unless the caller leaves these out. Problems
-    without an outcome are not measured: the result says how many there are.
+    without an outcome are not in the set: its `run` says how many there are.
 
     Raises:
-        JournalError, NothingToMeasure: see where they are defined.
+        JournalError: the file is no journal.
     """
     config, entries = read_entries(journal)
-    asked_n, name = int(config["n"]), journal.name.removesuffix(_DRAWS)
-    graded = _grade(f"grading {name}", entries, asked_n, judge, show)
+    n, name = int(config["n"]), journal.name.removesuffix(_DRAWS)
+    graded = _grade(f"grading {name}", entries, n, judge, show)
     run = _count(entries, graded, failed_count_as_wrong)
     if failed_count_as_wrong:
-        graded += [failed_problem(key, entries.asked.get(key, key), asked_n) for key in entries.failed]
+        graded += [failed_problem(key, entries.asked.get(key, key), n) for key in entries.failed]
     records = list(entries.records.values())
     releases = sorted({record["release"] for record in records})
     models = records[0]["models"] if records else {}
     provenance = {**config, "digest": config_digest(config), "release": ", ".join(releases), **models}
-    return measure_set(name, graded, n or asked_n, provenance, run=run)
+    return GradedSet(name, n, graded, run, provenance)
+
+
+def combine(name: str, names: Sequence[str], sets: Sequence[GradedSet]) -> GradedSet:
+    """Return the problems of several sets as one; families of the same name in two sets stay two families.
+
+    Raises:
+        NothingToMeasure: there is no such set, or the sets were asked for different numbers of candidates.
+    """
+    by_name = {item.name: item for item in sets}
+    if missing := [part for part in names if part not in by_name]:
+        raise NothingToMeasure(f"group {name}: there is no set {', '.join(missing)}, only {', '.join(by_name)}")
+    chosen = [by_name[part] for part in dict.fromkeys(names)]
+    if len({item.n for item in chosen}) > 1:
+        raise NothingToMeasure(f"group {name}: its sets were asked for different numbers of candidates")
+    graded = [_renamed(graded, item.name) for item in chosen for graded in item.graded]
+    run = add_counts([item.run for item in chosen])
+    parts = tuple(item.name for item in chosen)
+    return GradedSet(name, chosen[0].n, graded, run, {"sets": ", ".join(parts)}, parts)
+
+
+def _renamed(graded: Graded, prefix: str) -> Graded:
+    problem = graded.problem
+    renamed = replace(problem, id=f"{prefix}/{problem.id}", cluster=f"{prefix}/{problem.cluster}")
+    return replace(graded, problem=renamed)
 
 
 def _grade(title: str, entries: Entries, n: int, judge: AnswerJudge, show: ShowProgress) -> list[Graded]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from acemath_answers import AnswerJudge, WorkerLimits
-from acemath_evaluation.benchmark import find_draws, measure_draws, measure_pools, sample_file
+from acemath_evaluation.benchmark import combine, find_draws, grade_journal, measure_pools, sample_file
 from acemath_evaluation.console import explained, finish_run, progress, show_report
 from acemath_evaluation.grading import COMPARISON_SECONDS
 from acemath_evaluation.http_calls import Service
@@ -70,15 +70,20 @@ def report(
     failed: Annotated[
         FailedProblems, typer.Option(help="What a problem counts as that the run asked for and that failed.")
     ] = FailedProblems.WRONG,
+    group: Annotated[
+        list[str] | None, typer.Option(help="NAME=SET,SET…: measure these sets as one too; may be given again.")
+    ] = None,
     workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
     """Grade a run and write report.md, report.json and curves.png into its directory."""
     with explained():
-        journals = find_draws(directory)
+        journals, groups = find_draws(directory), [_group(text) for text in group or []]
         with progress() as show, AnswerJudge(_limits(workers)) as judge:
             wrong = failed is FailedProblems.WRONG
-            results = [measure_draws(path, n, judge, show, failed_count_as_wrong=wrong) for path in journals]
+            sets = [grade_journal(path, judge, show, failed_count_as_wrong=wrong) for path in journals]
+        combined = [combine(name, names, sets) for name, names in groups]
+        results = [graded.measure(n) for graded in [*sets, *combined]]
         show_report(results, write_report(results, directory, title=title), title, as_json)
 
 
@@ -103,6 +108,13 @@ def pool(
                 measure_pools(path, out, service, reward, sample_size, concurrency, n, judge, show) for path in files
             ]
         show_report(results, write_report(results, out, title=title), title, as_json)
+
+
+def _group(text: str) -> tuple[str, list[str]]:
+    name, _, names = text.partition("=")
+    if not name or not all(parts := names.split(",")):
+        raise typer.BadParameter(f"{text!r} is not NAME=SET,SET…", param_hint="--group")
+    return name, parts
 
 
 def _limits(workers: int) -> WorkerLimits:

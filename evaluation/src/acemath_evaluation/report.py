@@ -64,7 +64,7 @@ def percent(estimate: Estimate) -> str:
 def _heading(results: Sequence[SetResult]) -> str:
     parts = []
     for result in results:
-        if (run := result.run) is None or run.complete:
+        if (run := result.run) is None or run.complete or result.parts:
             continue
         done = run.asked - run.unfinished
         unknown = f"{result.name}: {done} problems, not written down how many were asked for"
@@ -104,6 +104,7 @@ def _metric_row(result: SetResult) -> list[str]:
 
 def _macro(results: Sequence[SetResult]) -> list[list[str]]:
     """Return the row of plain means over sets, as AceMath reports them; none for a single set."""
+    results = [result for result in results if not result.parts]
     if len(results) < 2:
         return []
     means = [fmean(result.headline.metrics[m].value for result in results) for m in METRICS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,6 +38,22 @@ class RunCount:
         return self.asked_is_known and not self.unfinished
 
 
+def add_counts(runs: Sequence[RunCount]) -> RunCount:
+    """Return the counts of several runs together (at least one)."""
+    failed: Counter[str] = Counter()
+    for run in runs:
+        failed.update(run.failed)
+    return RunCount(
+        asked=sum(run.asked for run in runs),
+        answered=sum(run.answered for run in runs),
+        failed=dict(sorted(failed.items())),
+        unfinished=sum(run.unfinished for run in runs),
+        missing_candidates=sum(run.missing_candidates for run in runs),
+        asked_is_known=all(run.asked_is_known for run in runs),
+        failed_count_as_wrong=runs[0].failed_count_as_wrong,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SetResult:
     """Everything measured on one set. `provenance` says which run, release and models it comes from."""
@@ -59,6 +76,8 @@ class SetResult:
     provenance: dict[str, Any]
     run: RunCount | None = None
     """None for given pools."""
+    parts: tuple[str, ...] = ()
+    """The sets that a group is made of."""
 
     @property
     def complete(self) -> bool:
@@ -100,6 +119,7 @@ def measure_set(
     provenance: dict[str, Any],
     *,
     run: RunCount | None = None,
+    parts: tuple[str, ...] = (),
     seed: int = 0,
 ) -> SetResult:
     """Measure one set at n candidates.
@@ -125,4 +145,5 @@ def measure_set(
         curve=tuple(curve(problems, n, seed=seed)),
         provenance=provenance,
         run=run,
+        parts=parts,
     )
