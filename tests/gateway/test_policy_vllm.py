@@ -173,7 +173,15 @@ async def test_a_refused_request_is_the_callers(rig: Rig) -> None:
 # ---------------------------------------------------------------------------------------------------------- versions
 
 
-@pytest.mark.parametrize("stamps", [{"name": "p@s9-999999999999"}, {"fingerprint": "p@s9-9"}, {"fingerprint": None}])
+async def test_a_server_that_says_it_does_not_have_the_version_is_no_mismatch(rig: Rig) -> None:
+    async with served(fake(name="p@s9-999999999999").app()) as url:
+        with pytest.raises(Unavailable) as caught:
+            await rig.ask(url)
+    assert caught.value.code is ErrorCode.POLICY_UNAVAILABLE
+    assert (rig.calls("not_served"), rig.metric("version_mismatch_total", role="policy")) == (1, 0)
+
+
+@pytest.mark.parametrize("stamps", [{"fingerprint": "p@s9-9"}, {"fingerprint": None}])
 async def test_another_versions_work_is_not_used(rig: Rig, stamps: dict[str, Any]) -> None:
     async with served(fake(**stamps).app()) as url:
         with pytest.raises(Unavailable) as caught:

@@ -105,7 +105,20 @@ async def test_another_version_is_not_used(rig: Rig) -> None:
         with pytest.raises(Unavailable) as caught:
             await rig.score(url)
     assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
-    assert rig.metric("version_mismatch_total", role="reward") == 1
+    assert rig.calls("not_served") == 1
+    assert rig.metric("version_mismatch_total", role="reward") == 0  # it said so, and gave nothing
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_another_service_at_the_address_is_no_matter_of_versions(rig: Rig, status: int) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d x\r\nconnection: close\r\ncontent-length: 4\r\n\r\nnope" % status)
+        await writer.drain()
+
+    async with RawServer(script).serving() as url:
+        with pytest.raises(Unavailable):
+            await rig.score(url)
+    assert rig.calls("broken") == 2 and rig.calls("not_served") == rig.calls("mismatch") == 0
 
 
 async def test_an_overloaded_service_is_waited_for(rig: Rig, reward: FakeReward) -> None:
@@ -256,6 +269,7 @@ async def test_garbage_is_never_a_score(rig: Rig, kind: str) -> None:
             await rig.score(url)
     assert caught.value.code is ErrorCode.REWARD_UNAVAILABLE
     assert rig.calls("ok") == 0
+    assert rig.metric("version_mismatch_total", role="reward") == (kind == "another version")
 
 
 async def test_a_dropped_connection_is_tried_once_more(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -410,6 +411,12 @@ async def test_a_bug_is_not_taken_for_a_declared_failure() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await Bench(scorer=ScriptedScorer(rule=broken)).solve()
+
+
+async def test_the_duration_of_a_request_holds_its_wait_for_places() -> None:
+    bench = Bench()
+    await bench.solve(asked=time.monotonic() - 30)
+    assert bench.metric("request_duration_seconds_sum", outcome="ok") >= 30
 
 
 async def test_metrics_of_a_job() -> None:

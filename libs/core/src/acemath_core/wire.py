@@ -220,7 +220,7 @@ class Usage(Wire):
 
 
 class SolveTimings(Wire):
-    """Where a solve's time went, in seconds since it was admitted."""
+    """Where a solve's time went, in seconds since it was admitted; `total_seconds` with its wait for that."""
 
     queue_seconds: float
     first_candidate_seconds: float | None

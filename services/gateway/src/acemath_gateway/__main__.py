@@ -10,6 +10,7 @@ from acemath_gateway.app import create_app
 from acemath_gateway.compose import open_backends
 from acemath_gateway.readiness import ReadyState, drain_on_signal
 from acemath_gateway.settings import GatewaySettings
+from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
 
@@ -28,7 +29,8 @@ def main() -> int:
         sys.stderr.write(f"acemath-gateway cannot start: {error}\n")
         return 2
     configure_logging(settings.log_level)
-    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
+    limits = ConnectionLimits(settings.max_connections)
+    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits)
     return 0
 
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -46,7 +46,6 @@ class Admission:
         max_queued: requests that may wait at once in this gateway.
         max_wait_seconds: longest wait for a place.
         metrics: where admissions and waits are counted.
-        on_refused: told each time a request is turned away because we are full.
     """
 
     def __init__(
@@ -57,11 +56,10 @@ class Admission:
         max_queued: int,
         max_wait_seconds: float,
         metrics: DoorMetrics,
-        on_refused: Callable[[], None],
     ) -> None:
         self._limit, self._max_sequences = limit, max_sequences
         self._max_queued, self._max_wait = max_queued, max_wait_seconds
-        self._metrics, self._on_refused = metrics, on_refused
+        self._metrics = metrics
         self._turn = asyncio.Lock()  # first come, first served
         self._places_back = asyncio.Event()
         self._waiting = 0
@@ -127,6 +125,5 @@ class Admission:
             return  # nothing came back here; another gateway may have given some back
 
     def _full(self, what: str) -> Unavailable:
-        self._on_refused()
         after = min(_LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds * (1 + self._waiting) / 2))
         return Unavailable(f"{what}; try again after the time in Retry-After", retry_after=after)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
-from acemath_gateway.metrics import GatewayMetrics, RejectionReason
+from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.readiness import ReadyState
 from acemath_gateway.routes.chat import chat_router
@@ -19,6 +20,7 @@ from acemath_gateway.routes.models import models_router
 from acemath_gateway.routes.once import Once
 from acemath_gateway.routes.page import page_router
 from acemath_gateway.routes.parts import Parts
+from acemath_gateway.routes.rejections import RejectionMiddleware, count_rejection
 from acemath_gateway.routes.solve import solve_router
 from acemath_gateway.service import Runs, SolveService
 from acemath_gateway.settings import GatewaySettings
@@ -76,7 +78,7 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
             with during(state):
                 yield
 
-    return create_service(
+    app = create_service(
         name="gateway",
         routers=(solve_router(), chat_router(), models_router(), page_router()),
         readiness=state.verdict,
@@ -89,6 +91,8 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
         max_body_bytes=settings.max_body_bytes,
         open_paths=_OPEN_PATHS,
     )
+    app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
+    return app
 
 
 def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics, backends: Backends) -> Parts:
@@ -98,7 +102,6 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
         max_queued=settings.max_queued_requests,
         max_wait_seconds=settings.max_queue_seconds,
         metrics=door,
-        on_refused=metrics.rejections.labels(RejectionReason.OVERLOADED).inc,
     )
     return Parts(
         service=SolveService(admission, backends.solver),

@@ -9,7 +9,8 @@ Nothing here knows HTTP: the routes make a `SolveJob` from a request, and a `Sol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Literal
 
 from acemath_core.deadline import Deadline
@@ -34,6 +35,7 @@ class SolveJob:
         selection: how the answer is chosen.
         on_scorer_failure: raise, or choose by majority and say so.
         deadline: when an answer must have left; the best so far is given then.
+        asked: when the request came, on `time.monotonic()`.
     """
 
     id: str
@@ -47,6 +49,7 @@ class SolveJob:
     selection: Selection
     on_scorer_failure: Literal["error", "majority"]
     deadline: Deadline
+    asked: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

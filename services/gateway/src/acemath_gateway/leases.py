@@ -56,8 +56,8 @@ class LeaseLedger:
         return ({current.release: 0} if current else {}) | self._counts
 
     def note_change(self) -> None:
-        """Publish soon: the current release changed."""
-        self._changed.set()
+        """Count anew which leases are old, and publish soon: the current release changed."""
+        self._show()
 
     async def publish(self) -> None:
         """Tell every store."""
@@ -79,6 +79,9 @@ class LeaseLedger:
         self._counts[release] = self._counts.pop(release, 0) + change  # the last one used is the last one listed
         for old in [name for name, count in self._counts.items() if not count][:-_REMEMBERED]:
             del self._counts[old]
+        self._show()
+
+    def _show(self) -> None:
         current = self._current()
         held = self._counts.get(current.release, 0) if current else 0
         self._metrics.leases.labels("current").set(held)

@@ -53,6 +53,7 @@ class CallResult(StrEnum):
     UNREACHABLE = "unreachable"
     BROKEN = "broken"  # cut off, or not what was agreed
     TIMEOUT = "timeout"
+    NOT_SERVED = "not_served"  # it says that it does not have the leased version
     LATE = "late"  # its own time limit came before its answer; it works, and says so
     MISMATCH = "mismatch"  # another version than the leased one
     CANCELLED = "cancelled"
@@ -63,9 +64,8 @@ class RejectionReason(StrEnum):
 
     OVERLOADED = "overloaded"
     NOT_READY = "not_ready"
-    DRAINING = "draining"
-    RATE_LIMITED = "rate_limited"
     INVALID = "invalid"
+    TOO_LARGE = "too_large"
     UNAUTHENTICATED = "unauthenticated"
     IDEMPOTENCY = "idempotency"
 
@@ -79,7 +79,7 @@ class GatewayMetrics:
 
     Attributes:
         requests: jobs by outcome and selection.
-        duration: seconds of a job, by outcome.
+        duration: seconds of a job by outcome, its wait for places included.
         overhead: seconds of a job spent in the gateway itself: prompt, comparison of answers, choice.
         candidates: candidates by result.
         truncated: candidates that ended at their token limit.
@@ -141,7 +141,7 @@ class GatewayMetrics:
         make = _Maker(registry)
         metrics = cls(
             requests=make.counter("requests", "jobs by what became of them", "outcome", "selection"),
-            duration=make.histogram("request_duration_seconds", "duration of a job", _SECONDS, "outcome"),
+            duration=make.histogram("request_duration_seconds", "duration of a job with its wait", _SECONDS, "outcome"),
             overhead=make.histogram("overhead_seconds", "part of a job spent in the gateway itself", _SECONDS),
             candidates=make.counter("candidates", "candidates by what became of them", "result"),
             truncated=make.counter("truncated_candidates", "candidates that ended at their token limit"),

@@ -140,7 +140,10 @@ def _softmax(candidates: Sequence[Candidate], temperature: float = TEMPERATURE) 
     return lambda members: math.fsum(math.exp((c.score - top) / temperature) for c in members if c.score is not None)
 
 
-_WEIGHTS = {Selection.MAJORITY: _count, Selection.WEIGHTED_VOTE: _softmax}
+_WEIGHTS: dict[Selection, Callable[[Sequence[Candidate]], Weight]] = {
+    Selection.MAJORITY: _count,
+    Selection.WEIGHTED_VOTE: _softmax,
+}
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:

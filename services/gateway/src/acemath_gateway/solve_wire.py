@@ -192,5 +192,5 @@ def timings_of(outcome: Outcome, queue_seconds: float) -> SolveTimings:
         last_candidate_seconds=timings.last_candidate_seconds,
         last_score_seconds=timings.last_score_seconds,
         select_seconds=timings.select_seconds,
-        total_seconds=timings.total_seconds,
+        total_seconds=queue_seconds + timings.total_seconds,
     )

@@ -108,7 +108,7 @@ class Solver:
 
     async def _counted(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> None:
         """The whole job, and its line in the metrics."""
-        started, became, metrics = time.monotonic(), JobOutcome.CANCELLED, self._metrics
+        became, metrics = JobOutcome.CANCELLED, self._metrics
         board = Board(1 if job.temperature == 0 else job.n, emit)
         try:
             with metrics.inflight_requests.track_inprogress():
@@ -125,7 +125,7 @@ class Solver:
         finally:
             board.record(metrics)
             metrics.requests.labels(became, job.selection).inc()
-            metrics.duration.labels(became).observe(time.monotonic() - started)
+            metrics.duration.labels(became).observe(time.monotonic() - job.asked)
 
     async def _solve(self, job: SolveJob, board: Board) -> Outcome:
         async with self._releases.lease() as target:

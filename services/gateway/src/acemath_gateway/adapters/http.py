@@ -184,8 +184,8 @@ def _refusal(response: httpx.Response, body: bytes) -> Exception:
     status = response.status_code
     if status in _CALLERS_FAULT:
         return _invalid(body)
-    if status in _NOT_SERVED:
-        return CallFailed(CallResult.MISMATCH, "does not serve the leased version")
+    if status in _NOT_SERVED and _names_the_model(body):
+        return CallFailed(CallResult.NOT_SERVED, "does not serve the leased version")
     if status in _OVERLOADED:
         return CallFailed(CallResult.OVERLOADED, "is overloaded", retry_after=_retry_after(response))
     if status == _LATE:
@@ -193,6 +193,15 @@ def _refusal(response: httpx.Response, body: bytes) -> Exception:
     if status in (401, 403):
         _log.error("a replica refuses our internal key", extra={"status": status, "url": str(response.url)})
     return CallFailed(CallResult.BROKEN, f"answered with status {status}")
+
+
+def _names_the_model(body: bytes) -> bool:
+    """Whether a 404 or 409 is about the version that was asked for, as vLLM and the reward service say it."""
+    try:
+        info = _Refusal.model_validate_json(body).error
+    except ValidationError:
+        return False
+    return info.param == "model" or info.code == ErrorCode.MODEL_NOT_SERVED
 
 
 def _invalid(body: bytes) -> InvalidRequest:

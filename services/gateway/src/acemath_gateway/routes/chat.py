@@ -33,14 +33,13 @@ def chat_router() -> APIRouter:
     )
     async def chat(request: Request) -> Response:
         parts = parts_of(request)
-        with parts.refusals_counted():
-            body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
-            job = chat_job(body, current_request_id() or "", parts.limits)
-            key = idempotency_key(request, stream=bool(body.stream))
-            if body.stream:
-                return _stream(parts, job, body)
-            answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
-            return await unless_gone(request.receive, answer, parts.client_left)
+        body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
+        job = chat_job(body, current_request_id() or "", parts.limits)
+        key = idempotency_key(request, stream=bool(body.stream))
+        if body.stream:
+            return _stream(parts, job, body)
+        answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
+        return await unless_gone(request.receive, answer, parts.client_left)
 
     return router
 
@@ -55,6 +54,7 @@ def _stream(parts: Parts, job: SolveJob, body: ChatRequest) -> EventStream:
         _events(parts, job, body),
         render_error=_error_chunk,
         on_gone=parts.client_left,
+        on_failure=parts.failed_in_stream,
         headers=parts.stream_headers,
     )
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
 
-from acemath_core.errors import ErrorCode, ServiceError
+from acemath_core.errors import ServiceError
 from acemath_gateway.door_metrics import DoorMetrics
-from acemath_gateway.metrics import GatewayMetrics, RejectionReason
+from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget
 from acemath_gateway.routes.once import Once
+from acemath_gateway.routes.rejections import count_rejection
 from acemath_gateway.service import SolveService
 from acemath_gateway.solve_wire import Limits
-
-_REASONS = {
-    ErrorCode.INVALID_REQUEST: RejectionReason.INVALID,
-    ErrorCode.UNSUPPORTED_PARAMETER: RejectionReason.INVALID,
-    ErrorCode.MODEL_NOT_FOUND: RejectionReason.INVALID,
-    ErrorCode.IDEMPOTENCY_CONFLICT: RejectionReason.IDEMPOTENCY,
-    ErrorCode.IDEMPOTENCY_UNAVAILABLE: RejectionReason.IDEMPOTENCY,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +46,9 @@ class Parts:
         """Count a client that closed its connection before its answer."""
         self.metrics.disconnects.inc()
 
-    @contextmanager
-    def refusals_counted(self) -> Iterator[None]:
-        """Count a request that is refused inside the block."""
-        try:
-            yield
-        except ServiceError as error:
-            reason = _REASONS.get(error.code)
-            if reason is not None:
-                self.metrics.rejections.labels(reason).inc()
-            raise
+    def failed_in_stream(self, error: ServiceError) -> None:
+        """Count a request that is refused after its stream has begun, when no status line can say so any more."""
+        count_rejection(self.metrics, error.code)
 
 
 def parts_of(request: Request) -> Parts:

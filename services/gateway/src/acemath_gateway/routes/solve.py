@@ -30,14 +30,13 @@ def solve_router() -> APIRouter:
     @router.post("/v1/solve", summary="Solve a problem by best-of-N", openapi_extra=json_body(SolveRequest, Solution))
     async def solve(request: Request) -> Response:
         parts = parts_of(request)
-        with parts.refusals_counted():
-            body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
-            job = job_of(body, current_request_id() or "", parts.limits)
-            key = idempotency_key(request, stream=body.stream)
-            if body.stream:
-                return _stream(parts, job, body.candidates)
-            answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
-            return await unless_gone(request.receive, answer, parts.client_left)
+        body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
+        job = job_of(body, current_request_id() or "", parts.limits)
+        key = idempotency_key(request, stream=body.stream)
+        if body.stream:
+            return _stream(parts, job, body.candidates)
+        answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
+        return await unless_gone(request.receive, answer, parts.client_left)
 
     return router
 
@@ -54,6 +53,7 @@ def _stream(parts: Parts, job: SolveJob, detail: str) -> EventStream:
         _events(parts, job, detail),
         render_error=_error_event,
         on_gone=parts.client_left,
+        on_failure=parts.failed_in_stream,
         headers=parts.stream_headers,
     )
 

@@ -35,6 +35,7 @@ class EventStream(Response):
         events: the events as bytes.
         render_error: what a client that already reads the stream is told of an error.
         on_gone: told when the client left before the end.
+        on_failure: told of an error that is sent as an event.
         headers: gives more response headers when the response starts.
         keep_alive_seconds: a comment is sent after so long without an event.
     """
@@ -47,13 +48,14 @@ class EventStream(Response):
         *,
         render_error: Callable[[ServiceError], bytes],
         on_gone: Callable[[], None],
+        on_failure: Callable[[ServiceError], None],
         headers: Callable[[], dict[str, str]],
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events, self._render_error, self._on_gone, self._more = events, render_error, on_gone, headers
-        self._keep_alive_seconds = keep_alive_seconds
+        self._on_failure, self._keep_alive_seconds = on_failure, keep_alive_seconds
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,9 +84,12 @@ class EventStream(Response):
             if isinstance(item, ServiceError):
                 raise item
             await self._start(send)
-            while item is not None:
-                await self._send(send, self._render_error(item) if isinstance(item, ServiceError) else item)
-                item = None if isinstance(item, ServiceError) else await self._next(queue, self._keep_alive_seconds)
+            while item is not None and not isinstance(item, ServiceError):
+                await self._send(send, item)
+                item = await self._next(queue, self._keep_alive_seconds)
+            if item is not None:
+                self._on_failure(item)
+                await self._send(send, self._render_error(item))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _make(self, queue: asyncio.Queue[bytes | ServiceError | None]) -> None:
