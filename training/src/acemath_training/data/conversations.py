@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Collection
 from pathlib import Path
 
 from acemath_core.prompts import ChatMessage
@@ -31,6 +32,24 @@ class Conversations:
         """Conversations in the file."""
         return len(self._offsets)
 
+    def conversation(self, number: int) -> Row:
+        """The file's conversation `number`, whatever the order of an epoch.
+
+        Raises:
+            DataError: the line is not a conversation that ends in an assistant turn.
+        """
+        return conversation_row(self._encoder, self._messages(number), self._end_of_turn)
+
+    def leave_out(self, numbers: Collection[int]) -> None:
+        """Go on without these conversations; the others keep their order in the file.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        self._offsets = [offset for number, offset in enumerate(self._offsets) if number not in numbers]
+        if not self._offsets:
+            raise DataError(f"{self._path} holds no conversation that can be used")
+
     def row(self, index: int) -> Row:
         """Row `index`; beyond the file's length the next epoch begins.
 
@@ -42,7 +61,7 @@ class Conversations:
             order = list(range(len(self._offsets)))
             random.Random(f"{self._seed}:{epoch}").shuffle(order)
             self._order = (epoch, order)
-        return conversation_row(self._encoder, self._messages(self._order[1][place]), self._end_of_turn)
+        return self.conversation(self._order[1][place])
 
     def _messages(self, line: int) -> list[ChatMessage]:
         with self._path.open("rb") as file:

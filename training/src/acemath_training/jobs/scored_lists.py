@@ -1,5 +1,6 @@
 """Lists of responses to one problem as the reward model sees them, and the model that scores a list at once."""
 
+import logging
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,11 @@ from acemath_training.data.pools import Pool
 from acemath_training.data.rows import Encoder, common_prefix, reward_row
 from acemath_training.errors import DataError
 from acemath_training.jobs.config import RewardData
+from acemath_training.jobs.ranks import rank_and_world, too_long
 from acemath_training.jobs.shared_prefix import inner, keys_and_values
 from acemath_training.losses import LOSSES
+
+_log = logging.getLogger(__name__)
 
 
 class ResponseLists(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -56,6 +60,31 @@ class ResponseLists(torch.utils.data.Dataset[dict[str, Tensor]]):
         if longest > self._data.max_length:
             raise DataError(f"a response list has {longest} tokens in one row, more than {self._data.max_length}")
         return collate_list(rows, [int(candidate.correct) for candidate in chosen], self._pad)
+
+
+def within_length(found: Sequence[Pool], encoder: Encoder, limit: int) -> tuple[list[Pool], int]:
+    """The pools without their candidates of more than `limit` tokens, and how many those were.
+
+    Found before the first step, each rank looking at its share: met later, one would end the run and every resumed one.
+    """
+    places = [(place, number) for place, pool in enumerate(found) for number in range(len(pool.candidates))]
+
+    def tokens(index: int) -> int:
+        pool = found[places[index][0]]
+        return len(reward_row(encoder, pool.problem, pool.candidates[places[index][1]].text))
+
+    long = [places[index] for index in too_long(tokens, range(len(places)), limit)]
+    if long and rank_and_world()[0] == 0:
+        _log.warning("%d of %d responses have more than %d tokens and are left out", len(long), len(places), limit)
+    kept = list(found)
+    for place in {place for place, _ in long}:
+        kept[place] = _without(found[place], {number for at, number in long if at == place})
+    return kept, len(long)
+
+
+def _without(pool: Pool, numbers: set[int]) -> Pool:
+    kept = tuple(candidate for number, candidate in enumerate(pool.candidates) if number not in numbers)
+    return pool.model_copy(update={"candidates": kept})
 
 
 def collate_list(rows: Sequence[Sequence[int]], labels: Sequence[int], pad: int) -> dict[str, Tensor]:
