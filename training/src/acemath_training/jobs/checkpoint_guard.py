@@ -5,8 +5,10 @@ checkpoint. DeepSpeed refuses another world size only deep inside its loader. Bo
 """
 
 import json
+import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from acemath_training.errors import CheckpointError
 
 MARKER = "COMPLETE.json"
 
+_log = logging.getLogger(__name__)
+
 
 class Topology(BaseModel):
-    """What must be equal for a resumed run to see the same rows and states."""
+    """What must be equal for a resumed run to see the same rows and states; `inputs` as `inputs.digests` has them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,6 +34,7 @@ class Topology(BaseModel):
     seed: int
     zero_stage: int
     config_sha256: str
+    inputs: dict[str, str] = {}
 
 
 class Marker(BaseModel):
@@ -73,7 +78,9 @@ def find_resumable(output: Path, topology: Topology) -> Path | None:
     """
     for directory in _checkpoints(output):
         if not (directory / MARKER).is_file():
-            directory.rename(directory.with_name(f"incomplete-{directory.name}-{os.getpid()}"))
+            # Every rank comes here; the first one moves the folder.
+            with suppress(FileNotFoundError):
+                directory.rename(directory.with_name(f"incomplete-{directory.name}-{os.getpid()}"))
     complete = complete_checkpoints(output)
     if not complete:
         return None
@@ -105,10 +112,24 @@ def _check(directory: Path, topology: Topology) -> None:
     wrong = [name for name, size in marker.files.items() if _size(directory / name) != size]
     if wrong:
         raise CheckpointError(f"{directory} is damaged: {', '.join(sorted(wrong)[:3])} changed or missing")
-    before, now = marker.topology.model_dump(), topology.model_dump()
-    changed = [f"{key} was {before[key]}, is {now[key]}" for key in before if before[key] != now[key]]
+    changed = _differences(directory, marker.topology, topology)
     if changed:
-        raise CheckpointError(f"{directory} cannot be resumed by this run: {'; '.join(changed)}")
+        raise CheckpointError(
+            f"{directory} cannot be resumed by this run: {'; '.join(changed)}; "
+            "put back what it was, or start anew with another output folder"
+        )
+
+
+def _differences(directory: Path, before: Topology, now: Topology) -> list[str]:
+    old, new = before.model_dump(exclude={"inputs"}), now.model_dump(exclude={"inputs"})
+    changed = [f"{key} was {old[key]}, is {new[key]}" for key in old if old[key] != new[key]]
+    unknown = sorted(set(now.inputs) - set(before.inputs))
+    if unknown:
+        _log.warning("%s does not say whether these changed since: %s", directory / MARKER, ", ".join(unknown))
+    for name, digest in now.inputs.items():
+        if before.inputs.get(name, digest) != digest:
+            changed.append(f"{name} was {before.inputs[name][:12]}, is {digest[:12]}, so its rows are others")
+    return changed
 
 
 def _size(path: Path) -> int:
