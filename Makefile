@@ -77,8 +77,8 @@ publish: setup ## put the embedded checkpoints into the local registry (make run
 bench: setup-dev publish ## the measured comparisons: reward scores against transformers' (JSON, with the machine)
 	@$(PY) bench/reward_exactness.py "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)"
 
-embedded: setup-train ## make the embedded checkpoints again from nothing (hours; needs a C++ compiler)
-	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded
+embedded: setup-train ## make the embedded checkpoints again from nothing (hours; a C++ compiler; GSM8K=train.jsonl)
+	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded $(if $(GSM8K),--gsm8k "$(GSM8K)")
 
 requirements: ## resolve the pinned files again (needs uv)
 	@requirements/compile.sh
