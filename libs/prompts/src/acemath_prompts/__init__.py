@@ -1,6 +1,7 @@
 """Conversations to token ids, with a version's own tokenizer and chat template; no tensor library."""
 
 from acemath_prompts.encoder import PromptEncoder
+from acemath_prompts.growing import GrowingTurn, OpenTurn
 from acemath_prompts.template import ChatTemplate, TemplateError
 
-__all__ = ["ChatTemplate", "PromptEncoder", "TemplateError"]
+__all__ = ["ChatTemplate", "GrowingTurn", "OpenTurn", "PromptEncoder", "TemplateError"]

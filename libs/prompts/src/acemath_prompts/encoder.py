@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from acemath_core.prompts import ChatMessage
+from acemath_prompts.growing import GrowingTurn, OpenTurn, cuts_of
 from acemath_prompts.template import ChatTemplate, Piece, TemplateError
 
 _PROBE: list[ChatMessage] = [
@@ -39,12 +40,14 @@ class PromptEncoder:
 
     def __init__(self, tokenizer_json: str, template: ChatTemplate) -> None:
         self._template = template
-        added = json.loads(tokenizer_json).get("added_tokens", [])
+        document = json.loads(tokenizer_json)
+        added = document.get("added_tokens", [])
         control = [token for token in added if token["special"] or token["content"] in template.source]
         _refuse_stripping(control)
         self._ids = {str(token["content"]): int(token["id"]) for token in control}
         names = sorted(map(re.escape, self._ids), key=len, reverse=True)
         self._control = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)")
+        self._cuts = cuts_of(document, self._ids)
         self._tokenizer = _text_only(tokenizer_json, set(self._ids))
         self._check_against_plain_rendering(tokenizer_json)
 
@@ -95,7 +98,29 @@ class PromptEncoder:
         pieces = self._template.render([*context, {"role": "assistant", "content": "."}], add_generation_prompt=False)
         return [] if pieces[-1].from_caller else self._encode(pieces[-1:])
 
+    def open_turn(self, context: Sequence[ChatMessage]) -> OpenTurn:
+        """What stands around the assistant's next turn, whose text is not known yet.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        pieces = self._template.render([*context, {"role": "assistant", "content": "."}], add_generation_prompt=False)
+        place = max(index for index, piece in enumerate(pieces) if piece.from_caller)
+        before, head = self._encode_controlled(pieces[:place])
+        behind = self._control.split("".join(piece.text for piece in pieces[place + 1 :]), maxsplit=1)
+        after = self._encode([Piece("".join(behind[1:]), from_caller=False)])
+        return OpenTurn(tuple(before), head, behind[0], tuple(after), self._template.trims)
+
+    def growing(self, turn: OpenTurn) -> GrowingTurn:
+        """The ids of the conversation as the turn's text arrives."""
+        return GrowingTurn(turn, self._encode_text, self._cuts)
+
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+        ids, rest = self._encode_controlled(pieces)
+        return ids + self._encode_text(rest)
+
+    def _encode_controlled(self, pieces: Sequence[Piece]) -> tuple[list[int], str]:
+        """Ids up to the last control token, and the text behind it."""
         ids: list[int] = []
         plain: list[str] = []
         for piece in pieces:
@@ -107,7 +132,7 @@ class PromptEncoder:
                     ids += self._encode_text("".join(plain))
                     ids.append(self._ids[part])
                     plain.clear()
-        return ids + self._encode_text("".join(plain))
+        return ids, "".join(plain)
 
     def _encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []

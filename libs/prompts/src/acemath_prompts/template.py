@@ -43,6 +43,10 @@ class ChatTemplate:
         source: the Jinja source.
         tokens: the special tokens that templates may name (`bos_token`, `eos_token`, …).
 
+    Attributes:
+        source: as given.
+        trims: whether it drops white space around contents.
+
     Raises:
         TemplateError: the source does not compile, or does not render an ordinary conversation.
     """
@@ -57,7 +61,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template does not compile: {error}") from error
         self.source = source
         self._tokens = dict(tokens)
-        self._trims = self._trims_content()
+        self.trims = self._trims_content()
 
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> list[Piece]:
         """The rendered conversation, cut into the template's own text and the messages' contents.
@@ -92,7 +96,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template refuses this conversation: {error}") from error
 
     def _content(self, text: str) -> str:
-        return text.strip() if self._trims else text
+        return text.strip() if self.trims else text
 
     def _trims_content(self) -> bool:
         """Whether the template strips contents (Llama 3's does): a marker would hide that."""
