@@ -39,18 +39,20 @@ def _work(options: argparse.Namespace) -> None:
     # These imports take seconds and need the [train] extra; the parent does without them.
     from acemath_prompts import PromptEncoder  # noqa: PLC0415
     from acemath_training.jobs import config as configs  # noqa: PLC0415
+    from acemath_training.jobs import full_weights  # noqa: PLC0415
 
-    encoder = PromptEncoder.from_directory(options.base)
+    base = full_weights.resolve(options.base)
+    encoder = PromptEncoder.from_directory(base)
     if options.job == "sft":
         from acemath_training.jobs import sft  # noqa: PLC0415
 
         config = configs.load(options.config, configs.SftConfig)
-        sft.run(config, options.base, options.output, encoder, _end_of_turn(options.base))
+        sft.run(config, base, options.output, encoder, _end_of_turn(base))
         return
     from acemath_training.jobs import reward_model  # noqa: PLC0415
 
     reward = configs.load(options.config, configs.RewardConfig)
-    reward_model.run(reward, options.base, options.output, encoder)
+    reward_model.run(reward, base, options.output, encoder)
 
 
 def _end_of_turn(base: Path) -> int:
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("job", choices=["sft", "reward_model"])
     parser.add_argument("config", type=Path)
-    parser.add_argument("--base", type=Path, required=True, help="plain checkpoint folder")
+    parser.add_argument("--base", type=Path, required=True, help="checkpoint folder, or a finished full-weight stage")
     parser.add_argument("--output", type=Path, required=True, help="where checkpoints and the result go")
     parser.add_argument("--ranks", type=int, default=max(1, (os.cpu_count() or 1)))
     parser.add_argument("--threads", type=int, default=1)

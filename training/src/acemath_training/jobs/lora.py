@@ -5,6 +5,7 @@ merging needs neither peft nor the wrapper that training used.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,16 @@ def inject(model: nn.Module, lora: Lora, *, head: str | None = None) -> nn.Modul
 
 def tensors(model: nn.Module, head: str | None = None) -> dict[str, Tensor]:
     """The trained tensors by their name on file, in bf16, on the CPU."""
+    return trained(dict(model.named_parameters()), head)
+
+
+def trained(values: Mapping[str, Tensor], head: str | None = None) -> dict[str, Tensor]:
+    """The same out of all tensors of a model, which under ZeRO stage 3 had to be gathered first."""
     found = {}
-    for name, parameter in model.named_parameters():
+    for name, value in values.items():
         plain = _plain(name)
         if ".lora_A" in plain or ".lora_B" in plain or (head is not None and plain == f"{head}.weight"):
-            found[plain] = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+            found[plain] = value.detach().to("cpu", torch.bfloat16).contiguous()
     return found
 
 

@@ -15,13 +15,14 @@ from acemath_training.data import pools
 from acemath_training.data.pools import Pool
 from acemath_training.data.rows import Encoder, reward_row
 from acemath_training.errors import ConfigError
-from acemath_training.jobs import lora
-from acemath_training.jobs.callbacks import JsonlMetrics, TimeLimit
-from acemath_training.jobs.checkpoint_guard import CheckpointGuard, find_resumable
+from acemath_training.jobs import full_weights, lora
+from acemath_training.jobs.checkpoint_guard import find_resumable
 from acemath_training.jobs.config import RewardConfig, deepspeed_dict
+from acemath_training.jobs.inputs import digests
+from acemath_training.jobs.ranks import from_rank_0
 from acemath_training.jobs.run_record import RunRecord
-from acemath_training.jobs.scored_lists import ListScorer, ResponseLists, collate_list
-from acemath_training.jobs.sft import BatchTrainer, topology, training_arguments
+from acemath_training.jobs.scored_lists import ListScorer, ResponseLists, collate_list, within_length
+from acemath_training.jobs.sft import BatchTrainer, job_callbacks, topology, training_arguments
 
 HEAD = "score"
 
@@ -64,28 +65,29 @@ def run(config: RewardConfig, base: Path, output: Path, encoder: Encoder) -> Pat
     """
     output.mkdir(parents=True, exist_ok=True)
     args = training_arguments(config.training, output, deepspeed_dict(config.deepspeed))
-    found = [pool for file in (config.data.file, *config.data.more) for pool in pools.read(output.parent / file)]
+    inputs = from_rank_0(lambda: digests(config, output.parent, base))
+    guard = topology(config, inputs)
+    resumed = find_resumable(output, guard)
+    read = [pool for file in (config.data.file, *config.data.more) for pool in pools.read(output.parent / file)]
+    found, left_out = within_length(read, encoder, config.data.max_length)
     training, validation = pools.split(found, config.data.validation_fraction, config.data.seed)
     args.max_steps = _steps(config, len(training), args.world_size)
     model = build_model(config, base, output)
     items = args.max_steps * config.training.gradient_accumulation * args.world_size
     pad = int(model.config.pad_token_id)
-    guard = topology(config)
-    callbacks: list[Any] = [JsonlMetrics(output / "metrics.jsonl"), CheckpointGuard(guard)]
-    if config.training.max_minutes is not None:
-        callbacks.append(TimeLimit(config.training.max_minutes))
     trainer = ListwiseRewardTrainer(
         model=model,
         args=args,
         train_dataset=ResponseLists(training, encoder, config.data, items=items, pad=pad),
         data_collator=_only,
-        callbacks=callbacks,
+        callbacks=job_callbacks(config.training, output, guard),
     )
     trainer.remove_callback(PrinterCallback)
-    resumed = find_resumable(output, guard)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.is_world_process_zero():
-        _finish(trainer, config, output, validation, encoder, (len(found), len(training)))
+        record = _measured(trainer, config, validation, encoder, (len(found), len(training)))
+        _save(trainer.model, config, base, output)
+        record.model_copy(update={"inputs": inputs, "rows_left_out": left_out}).write(output)
     return output
 
 
@@ -116,22 +118,24 @@ def measure(model: ListScorer, problems: list[Pool], encoder: Encoder, pad: int)
     }
 
 
-def _finish(
+def _measured(
     trainer: ListwiseRewardTrainer,
     config: RewardConfig,
-    output: Path,
     validation: list[Pool],
     encoder: Encoder,
     counts: tuple[int, int],
-) -> None:
+) -> RunRecord:
     model: Any = trainer.model.eval()
     figures = measure(model, validation, encoder, int(model.config.pad_token_id))
     figures |= {"problems_sampled": float(counts[0]), "problems_trained_on": float(counts[1])}
     steps = trainer.state.global_step
     record = RunRecord.of(config, steps=steps, cursor=0, log=trainer.state.log_history)
-    record.model_copy(update={"figures": record.figures | figures}).write(output)
+    return record.model_copy(update={"figures": record.figures | figures})
+
+
+def _save(model: Any, config: RewardConfig, base: Path, output: Path) -> None:
     if config.model.lora is None:
-        model.model.save_pretrained(str(output / "model"))
+        full_weights.save(model, model.state_dict(), base, output)
         return
     settings = {"r": config.model.lora.r, "alpha": config.model.lora.alpha}
     lora.save(output, lora.tensors(model, HEAD), settings)

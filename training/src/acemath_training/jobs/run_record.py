@@ -12,7 +12,10 @@ FILE = "run.json"
 
 
 class RunRecord(BaseModel):
-    """Configuration, length, data cursor and the last measured values of a run."""
+    """Configuration, length, data cursor and the last measured values of a run.
+
+    `inputs` are the digests of what its rows were made of, `rows_left_out` how many were longer than allowed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,6 +24,8 @@ class RunRecord(BaseModel):
     steps: int
     cursor: int
     figures: dict[str, float]
+    inputs: dict[str, str] = {}
+    rows_left_out: int = 0
 
     @classmethod
     def of(

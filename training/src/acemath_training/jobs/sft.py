@@ -9,19 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from acemath_training.data.conversations import Conversations
-from acemath_training.data.mixture import Mixture
-from acemath_training.data.rows import Encoder, Row, SftBatches, collate_sft, sft_row
+from acemath_training.data.rows import Encoder, Row, collate_sft
 from acemath_training.errors import ConfigError
-from acemath_training.jobs import lora
+from acemath_training.jobs import full_weights, lora, sft_rows
 from acemath_training.jobs.callbacks import JsonlMetrics, TimeLimit
 from acemath_training.jobs.checkpoint_guard import CheckpointGuard, Topology, find_resumable
 from acemath_training.jobs.config import Optimizer, SftConfig, deepspeed_dict, fingerprint
+from acemath_training.jobs.inputs import digests
+from acemath_training.jobs.ranks import from_rank_0
 from acemath_training.jobs.response_loss import ResponseLoss
 from acemath_training.jobs.run_record import RunRecord
-from acemath_training.jobs.shared_prefix import inner
 
 END_OF_TURN = "<|im_end|>"
 
@@ -29,8 +28,7 @@ END_OF_TURN = "<|im_end|>"
 class BatchTrainer(Trainer):
     """A Trainer whose data set items are whole batches in a fixed order.
 
-    The order is a pure function of the step (no sampler state), so a resumed run sees the same rows. Only
-    the trained tensors are written beside DeepSpeed's own checkpoint, never a second copy of the base.
+    The order is a pure function of the step (no sampler state), so a resumed run sees the same rows.
     """
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
@@ -43,8 +41,8 @@ class BatchTrainer(Trainer):
         outputs = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        return None
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing: DeepSpeed's checkpoint holds the tensors, and gathering them here would be for no reader."""
 
 
 def training_arguments(optimizer: Optimizer, output: Path, deepspeed: dict[str, object]) -> TrainingArguments:
@@ -78,7 +76,7 @@ def training_arguments(optimizer: Optimizer, output: Path, deepspeed: dict[str, 
     )
 
 
-def topology(config: Any) -> Topology:
+def topology(config: Any, inputs: dict[str, str]) -> Topology:
     """What a resumed run must share with the one that was stopped."""
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     return Topology(
@@ -88,14 +86,21 @@ def topology(config: Any) -> Topology:
         seed=config.training.seed,
         zero_stage=config.deepspeed.zero_stage,
         config_sha256=fingerprint(config),
+        inputs=inputs,
     )
 
 
-def build_model(config: SftConfig, base: Path, output: Path) -> ResponseLoss:
+def job_callbacks(optimizer: Optimizer, output: Path, guard: Topology) -> list[TrainerCallback]:
+    """What each job writes and heeds: metrics, whole checkpoints, the time limit."""
+    found: list[TrainerCallback] = [JsonlMetrics(output / "metrics.jsonl"), CheckpointGuard(guard)]
+    return found if optimizer.max_minutes is None else [*found, TimeLimit(optimizer.max_minutes)]
+
+
+def build_model(config: SftConfig, base: Path, output: Path, end_of_turn: int) -> ResponseLoss:
     """The base (bf16), its adapters, and the values of the parent (a path from `output`) in them.
 
     Raises:
-        ConfigError: a parent is given without LoRA.
+        ConfigError: a parent is given without LoRA, or the base's generation config cannot be written again.
         CheckpointError: the parent's adapter does not fit.
     """
     model: nn.Module = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
@@ -104,6 +109,7 @@ def build_model(config: SftConfig, base: Path, output: Path) -> ResponseLoss:
     if config.model.lora is None:
         if config.model.parent is not None:
             raise ConfigError("model.parent is an adapter; without lora give the parent checkpoint as base")
+        full_weights.prepare(model, end_of_turn)
         return ResponseLoss(model)
     torch.manual_seed(config.training.seed)
     model = lora.inject(model, config.model.lora)
@@ -114,76 +120,56 @@ def build_model(config: SftConfig, base: Path, output: Path) -> ResponseLoss:
 
 
 def run(config: SftConfig, base: Path, output: Path, encoder: Encoder, end_of_turn: int) -> Path:
-    """Train one stage (or resume it) and write the adapter with its run record; returns the folder.
+    """Train one stage (or resume it), write its adapter or checkpoint and, last, its run record; returns the folder.
 
     Raises:
         ConfigError, DataError, CheckpointError: see there.
     """
     output.mkdir(parents=True, exist_ok=True)
     args = training_arguments(config.training, output, deepspeed_dict(config.deepspeed))
-    batches = sft_batches(config, output.parent, encoder, end_of_turn, args.world_size)
-    guard = topology(config)
+    inputs = from_rank_0(lambda: digests(config, output.parent, base))
+    guard = topology(config, inputs)
+    resumed = find_resumable(output, guard)
+    rows = sft_rows.make(config, output.parent, encoder, end_of_turn, args.world_size)
+    batches = rows.batches
     args.max_steps = len(batches) // (config.training.gradient_accumulation * args.world_size)
-    callbacks: list[Any] = [JsonlMetrics(output / "metrics.jsonl"), CheckpointGuard(guard)]
-    if config.training.max_minutes is not None:
-        callbacks.append(TimeLimit(config.training.max_minutes))
     trainer = BatchTrainer(
-        model=build_model(config, base, output),
+        model=build_model(config, base, output, end_of_turn),
         args=args,
         train_dataset=batches,
-        data_collator=_collator(end_of_turn, share=not config.training.gradient_checkpointing),
-        callbacks=callbacks,
+        data_collator=_collator(end_of_turn, share=_shares(config)),
+        callbacks=job_callbacks(config.training, output, guard),
     )
     trainer.remove_callback(PrinterCallback)
-    resumed = find_resumable(output, guard)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    _save(trainer, config, base, output)
     if trainer.is_world_process_zero():
         steps = trainer.state.global_step
         cursor = batches.cursor_after(steps * args.world_size * config.training.gradient_accumulation)
-        RunRecord.of(config, steps=steps, cursor=cursor, log=trainer.state.log_history).write(output)
-        _save_adapter(trainer.model, config, output)
+        record = RunRecord.of(config, steps=steps, cursor=cursor, log=trainer.state.log_history)
+        record.model_copy(update={"inputs": inputs, "rows_left_out": rows.left_out}).write(output)
     return output
 
 
-def sft_batches(config: SftConfig, work_dir: Path, encoder: Encoder, end_of_turn: int, world: int) -> SftBatches:
-    """The stream of batches for all ranks: rank r takes items r, r + world, … in Trainer's order.
+def _shares(config: SftConfig) -> bool:
+    """Whether a batch's shared beginning is run apart.
 
-    Raises:
-        ConfigError: a generated mixture has no end, so it needs max_steps.
+    Not when blocks are run again for their gradients, and not under ZeRO stage 3, where the ranks must run the same
+    modules in the same order while their batches may or may not share a beginning.
     """
-    per_step = config.training.rows_per_device * config.training.gradient_accumulation * world
-    row, rows = _stream(config, work_dir, encoder, end_of_turn)
-    steps = config.training.max_steps
-    if steps is None:
-        if rows is None:
-            raise ConfigError("a generated mixture has no epochs; give training.max_steps")
-        steps = max(1, round((config.training.epochs or 1.0) * rows / per_step))
-    return SftBatches(
-        row,
-        rows_per_batch=config.training.rows_per_device,
-        batches=steps * config.training.gradient_accumulation * world,
-        cursor=config.data.cursor,
-        max_length=config.data.max_length,
-    )
-
-
-def _stream(
-    config: SftConfig, work_dir: Path, encoder: Encoder, end_of_turn: int
-) -> tuple[Callable[[int], Row], int | None]:
-    """Rows by number, and how many make an epoch (None: the stream is endless)."""
-    if config.data.file is not None:
-        conversations = Conversations(work_dir / config.data.file, encoder, end_of_turn, config.data.seed)
-        return conversations.row, len(conversations)
-    mixture = Mixture(list(config.data.mixture), config.data.seed, work_dir)
-    return (lambda index: sft_row(encoder, mixture[index], end_of_turn)), None
+    return not config.training.gradient_checkpointing and config.deepspeed.zero_stage != 3
 
 
 def _collator(pad: int, share: bool) -> Callable[[list[list[Row]]], dict[str, Tensor]]:
     return lambda batches: collate_sft(batches[0], pad, share=share)
 
 
-def _save_adapter(model: Any, config: SftConfig, output: Path) -> None:
-    if config.model.lora is None:
-        inner(model.model).save_pretrained(str(output / "model"))
+def _save(trainer: BatchTrainer, config: SftConfig, base: Path, output: Path) -> None:
+    """The adapter, or the complete checkpoint; every rank takes part in gathering what ZeRO has cut up."""
+    values = full_weights.gather(trainer)
+    if values is None:
         return
-    lora.save(output, lora.tensors(model), {"r": config.model.lora.r, "alpha": config.model.lora.alpha})
+    if config.model.lora is None:
+        full_weights.save(trainer.model, values, base, output)
+        return
+    lora.save(output, lora.trained(values), {"r": config.model.lora.r, "alpha": config.model.lora.alpha})
