@@ -7,6 +7,7 @@ that the schema does not have, and more values or longer names than any request 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from acemath_web.errors import from_validation
 Model = TypeVar("Model", bound=BaseModel)
 Fields = dict[str, object]
 
+_BODY_SECONDS = 15.0
 _MAX_DEPTH = 16  # the deepest body that we know is messages → turn → parts → part → text
 _MAX_VALUES = 10_000  # a chat of 256 turns, each in ten pieces
 _MAX_COMMAS = 100_000  # with those inside texts, which are a few ten thousand characters; counting them costs nothing
@@ -59,7 +61,8 @@ async def read_fields(request: Request, known: Collection[str] | None = None) ->
         known: the fields that the route has; None lets every name pass.
 
     Raises:
-        InvalidRequest: the body is not one JSON object, or holds what is refused everywhere or a field not `known`.
+        InvalidRequest: the body does not come in time, is not one JSON object, or holds what is refused everywhere or
+            a field not `known`.
         TooLarge: the body is over the service's limit.
         ClientGone: the caller left before the body was here.
     """
@@ -68,11 +71,7 @@ async def read_fields(request: Request, known: Collection[str] | None = None) ->
         raise InvalidRequest(
             "the content-type must be application/json; send the body as UTF-8 JSON", param="content-type"
         )
-    try:
-        raw = await request.body()
-    except ClientDisconnect as error:
-        raise ClientGone("the caller left while sending its request") from error
-    fields = _parse(raw)
+    fields = _parse(await _whole(request))
     if not isinstance(fields, dict):
         raise InvalidRequest('the body must be a JSON object such as {"problem": "…"}', param="body")
     if known is not None:
@@ -91,6 +90,16 @@ def validated(model: type[Model], fields: Fields) -> Model:
         return model.model_validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_input=False)) from error
+
+
+async def _whole(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.body()
+    except TimeoutError:
+        raise InvalidRequest(f"the body was not here after {_BODY_SECONDS:g} seconds", param="body") from None
+    except ClientDisconnect as error:
+        raise ClientGone("the caller left while sending its request") from error
 
 
 def _parse(raw: bytes) -> object:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from acemath_core.errors import ClientGone, InternalError, ServiceError
 from acemath_gateway.routes.disconnect import beside, until_gone
@@ -19,13 +19,31 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_SECONDS = 10.0
 STATUS_GRACE_SECONDS = 2.0
 """How long the status line waits for a first event: what fails until then is a real 4xx or 5xx, no event in a 200."""
-_SEND_SECONDS = 30.0  # a client that reads nothing for so long is gone
+SEND_SECONDS = 30.0
+"""A client that reads nothing for so long is gone. A whole answer needs no such bound: its one send does not wait."""
 _QUEUED_EVENTS = 16
 
 
 def event_bytes(data: str, name: str | None = None) -> bytes:
     """One event. `data` is JSON, so it holds no line break."""
     return (f"event: {name}\n" if name else "").encode() + b"data: " + data.encode() + b"\n\n"
+
+
+def _piece(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def bounded(send: Send) -> Send:
+    """`send`, which raises `ClientGone` when the client takes nothing for `SEND_SECONDS`."""
+
+    async def sending(message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone("the caller does not read its answer") from None
+
+    return sending
 
 
 class EventStream(Response):
@@ -64,7 +82,7 @@ class EventStream(Response):
         Raises:
             ServiceError: the generator failed before anything was sent.
         """
-        async with beside(self._stream(send)) as streaming, beside(until_gone(receive)) as gone:
+        async with beside(self._stream(bounded(send))) as streaming, beside(until_gone(receive)) as gone:
             await asyncio.wait({gone, streaming}, return_when=asyncio.FIRST_COMPLETED)
             if streaming.done() and not self._left_unread(streaming):
                 streaming.result()
@@ -85,12 +103,12 @@ class EventStream(Response):
                 raise item
             await self._start(send)
             while item is not None and not isinstance(item, ServiceError):
-                await self._send(send, item)
+                await send(_piece(item))
                 item = await self._next(queue, self._keep_alive_seconds)
             if item is not None:
                 self._on_failure(item)
-                await self._send(send, self._render_error(item))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await send(_piece(self._render_error(item)))
+            await send(_piece(b"", more=False))
 
     async def _make(self, queue: asyncio.Queue[bytes | ServiceError | None]) -> None:
         """Fill the queue from a task of its own, so that waiting with a time limit does not disturb the generator."""
@@ -118,11 +136,3 @@ class EventStream(Response):
         self._started = True
         self.headers.update(self._more())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-
-    @staticmethod
-    async def _send(send: Send, body: bytes) -> None:
-        try:
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        except TimeoutError as error:
-            raise ClientGone("the caller does not read its answer") from error
