@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from acemath_answers import AnswerJudge
+from acemath_gateway.adapters.addresses import DnsAddresses
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.reward_http import HttpScorer
@@ -49,6 +50,7 @@ async def open_backends(
             encoders=encoders,
             stores=(shared.leases, status),
             metrics=metrics,
+            addresses=DnsAddresses(policy.host_names),
         )
         await stack.enter_async_context(running("follow releases", tracker.run()))
         solver = Solver(
@@ -68,4 +70,6 @@ async def open_backends(
 
 def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:
     key = settings.internal_key()
-    return Upstream("policy", key=key, metrics=metrics), Upstream("reward", key=key, metrics=metrics)
+    policy, reward = Upstream("policy", key=key, metrics=metrics), Upstream("reward", key=key, metrics=metrics)
+    reward.host_names = policy.host_names  # reward services are polled through the one and scored with by the other
+    return policy, reward

@@ -30,7 +30,7 @@ from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer
 from acemath_gateway.ports import LeaseStore, ReleaseTarget
 from acemath_gateway.prompts import RegistryEncoders
-from acemath_gateway.replicas import ADOPTABLE, SERVING, ReplicaWatch, SlotsPort
+from acemath_gateway.replicas import ADOPTABLE, SERVING, Addresses, ReplicaWatch, SlotsPort
 from acemath_prompts import TemplateError
 from acemath_web.health import Readiness
 
@@ -53,6 +53,7 @@ class ReleaseTracker:
         poll_seconds: between two looks.
         heartbeat_seconds: longest time between two publications of leases.
         start_grace_seconds: how long a starting gateway waits for replicas that do not answer.
+        addresses: finds the replicas behind names; None takes each URL for one replica.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class ReleaseTracker:
         poll_seconds: float = 1.0,
         heartbeat_seconds: float = 5.0,
         start_grace_seconds: float = 15.0,
+        addresses: Addresses | None = None,
     ) -> None:
         self._channel, self._slots_port, self._encoders = channel, slots, encoders
-        self._policy, self._reward = ReplicaWatch(slots, policy_urls), ReplicaWatch(slots, reward_urls)
+        self._policy = ReplicaWatch(slots, policy_urls, addresses)
+        self._reward = ReplicaWatch(slots, reward_urls, addresses)
         self._metrics, self._poll_seconds = metrics, poll_seconds
         self._ledger = LeaseLedger(
             stores=stores, metrics=metrics, current=self.current, heartbeat_seconds=heartbeat_seconds

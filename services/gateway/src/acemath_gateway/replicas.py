@@ -41,30 +41,47 @@ class SlotsPort(Protocol):
         ...
 
 
+class Addresses(Protocol):
+    """Finds the replicas behind what was configured."""
+
+    async def of(self, urls: Sequence[str]) -> tuple[str, ...]:
+        """One URL for each replica, now; within a second or two, and never raising."""
+        ...
+
+
 class ReplicaWatch:
     """The last known slots of the replicas of one kind.
 
     Args:
         port: asks them.
-        urls: every configured replica.
+        urls: every configured replica, or a name for several of them.
+        addresses: finds the replicas behind names; None takes each URL for one replica.
+
+    Attributes:
+        urls: the replicas as of the last refresh.
     """
 
-    def __init__(self, port: SlotsPort, urls: Sequence[str]) -> None:
-        self._port, self.urls = port, tuple(urls)
+    def __init__(self, port: SlotsPort, urls: Sequence[str], addresses: Addresses | None = None) -> None:
+        self._port, self._configured, self._addresses = port, tuple(urls), addresses
+        self.urls = self._configured
         self._slots: dict[str, tuple[Slot, ...]] = {}
         self._misses: dict[str, int] = dict.fromkeys(self.urls, _MISSES_UNTIL_DOWN)
 
     async def refresh(self) -> None:
-        """Ask every replica at once."""
+        """Find the replicas, and ask every one at once."""
+        if self._addresses is not None:
+            self.urls = await self._addresses.of(self._configured)
+            self._misses = {url: self._misses.get(url, _MISSES_UNTIL_DOWN) for url in self.urls}
+            self._slots = {url: slots for url, slots in self._slots.items() if url in self._misses}
         await asyncio.gather(*(self._ask(url) for url in self.urls))
 
     def answering(self, url: str) -> bool:
         """Whether the replica answered when it was last asked."""
-        return self._misses[url] == 0
+        return self._misses.get(url) == 0
 
     def down(self, url: str) -> bool:
         """Whether the replica has been silent for more than a moment."""
-        return self._misses[url] >= _MISSES_UNTIL_DOWN
+        return self._misses.get(url, _MISSES_UNTIL_DOWN) >= _MISSES_UNTIL_DOWN
 
     def slot(self, url: str, version: str) -> Slot | None:
         """The replica's slot of a version as last seen; None when it is down or has none."""

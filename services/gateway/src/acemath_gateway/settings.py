@@ -33,10 +33,14 @@ class GatewaySettings(HttpServiceSettings):
         pattern=r"^[\w.-]{1,64}$",
     )
     policy_urls: Urls = Field(
-        ("http://127.0.0.1:8100",), min_length=1, description="policy agents: comma separated, or a JSON list"
+        ("http://127.0.0.1:8100",),
+        min_length=1,
+        description="policy agents: a comma-separated or JSON list; a name means all of its addresses",,
     )
     reward_urls: Urls = Field(
-        ("http://127.0.0.1:8200",), min_length=1, description="reward services: comma separated, or a JSON list"
+        ("http://127.0.0.1:8200",),
+        min_length=1,
+        description="reward services: a comma-separated or JSON list; a name means all of its addresses",,
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6380/0"), description="what gateways share; may hold a password"

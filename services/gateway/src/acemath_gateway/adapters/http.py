@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
+from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
 from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
@@ -60,6 +61,9 @@ class Upstream:
         metrics: where calls are counted.
         max_connections: bound on open connections; a call waits for one until its deadline.
         transport: replaces the network in tests.
+
+    Attributes:
+        host_names: origin of an address → the name it was found under, sent as `Host` (and shown to TLS).
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Upstream:
     ) -> None:
         self.role, self.metrics = role, metrics
         self.replicas, self.budget = Replicas(), RetryBudget()
+        self.host_names: dict[str, str] = {}
         limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=_KEEPALIVE_SECONDS
         )
@@ -130,7 +135,14 @@ class Upstream:
         timeout = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left), write=min(_WRITE_SECONDS, left))
         request_id = current_request_id()
         headers = deadline.header() | ({REQUEST_ID_HEADER: request_id} if request_id else {})
-        return self._client.build_request(method, url, json=body, headers=headers, timeout=timeout)
+        name = self.host_names.get(origin_of(httpx.URL(url)))
+        extensions = {}
+        if name is not None:
+            headers["host"] = name
+            extensions["sni_hostname"] = httpx.URL(f"//{name}").host
+        return self._client.build_request(
+            method, url, json=body, headers=headers, timeout=timeout, extensions=extensions
+        )
 
     async def _send(self, request: httpx.Request, deadline: Deadline) -> httpx.Response:
         with translated(deadline):
