@@ -35,12 +35,12 @@ class GatewaySettings(HttpServiceSettings):
     policy_urls: Urls = Field(
         ("http://127.0.0.1:8100",),
         min_length=1,
-        description="policy agents: a comma-separated or JSON list; a name means all of its addresses",,
+        description="policy agents: a comma-separated or JSON list; a name means all of its addresses",
     )
     reward_urls: Urls = Field(
         ("http://127.0.0.1:8200",),
         min_length=1,
-        description="reward services: a comma-separated or JSON list; a name means all of its addresses",,
+        description="reward services: a comma-separated or JSON list; a name means all of its addresses",
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6380/0"), description="what gateways share; may hold a password"
