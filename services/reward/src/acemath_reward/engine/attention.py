@@ -19,22 +19,27 @@ class CellMask:
 
     Args:
         positions: longest sequence.
+        group: query heads that share a key head; each row of the mask comes so many times.
         placement: device, format and tokens of a cell.
     """
 
-    def __init__(self, positions: int, placement: Placement) -> None:
+    def __init__(self, positions: int, group: int, placement: Placement) -> None:
         shape = (placement.cell_tokens, positions + placement.cell_tokens)
         full = torch.full(shape, float("-inf"), dtype=placement.dtype, device=placement.device)
-        self._table, self._zero = full.triu_(positions + 1), positions
+        self._table = full.triu_(positions + 1).repeat_interleave(group, dim=0)
+        self._zero, self._group, self._cuda = positions, group, placement.device.type == "cuda"
 
     def behind(self, rows: int, keys: int) -> Tensor:
-        """The additive mask `[rows, keys]`, 0 or -inf: row i sees all but the last `rows - 1 - i` keys."""
+        """The additive mask `[rows * group, keys]`, 0 or -inf: row i sees all but the last `rows - 1 - i` keys."""
         start = self._zero - (keys - rows)
-        return self._table[:rows, start : start + keys]
+        view = self._table[: rows * self._group, start : start + keys]
+        return view.contiguous() if self._cuda else view  # CUDA kernels ask for aligned rows
 
 
 def attend(query: Tensor, fresh: Tensor, layer: int, runs: Sequence[Run], mask: CellMask) -> Tensor:
     """Attention of all cells of the runs.
+
+    Query heads that share a key head are handed over as more rows of that head, so that no key is copied for them.
 
     Args:
         query: `[rows, heads, head_dim]`, the rows that the runs' spans count in.
@@ -47,21 +52,17 @@ def attend(query: Tensor, fresh: Tensor, layer: int, runs: Sequence[Run], mask: 
         `[rows, heads * head_dim]`; zero in the rows that fill the last tile.
     """
     out = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    grouped = query.shape[1] != fresh.shape[2]
+    heads = (fresh.shape[2], query.shape[1] // fresh.shape[2])  # key heads, query heads of each
     for run in runs:
         known = torch.cat([*(kept[layer] for kept in run.before), *(fresh[rows] for rows in run.rows)])
-        keys, values = _heads_first(known[:, 0]), _heads_first(known[:, 1])
+        keys, values = known[:, 0].transpose(0, 1)[None], known[:, 1].transpose(0, 1)[None]
         for span in run.spans:
+            rows = query[span.rows].view(-1, *heads, query.shape[2]).transpose(0, 1)
             result = F.scaled_dot_product_attention(
-                _heads_first(query[span.rows]),
+                rows.flatten(1, 2)[None],
                 keys[:, :, : span.keys],
                 values[:, :, : span.keys],
-                attn_mask=mask.behind(span.rows.stop - span.rows.start, span.keys),
-                enable_gqa=grouped,
+                attn_mask=mask.behind(rows.shape[1], span.keys),
             )
-            out[span.rows] = result[0].transpose(0, 1)
+            out[span.rows].view(-1, *heads, query.shape[2]).copy_(result[0].reshape(rows.shape).transpose(0, 1))
     return out.flatten(1)
-
-
-def _heads_first(x: Tensor) -> Tensor:
-    return x.transpose(0, 1)[None]

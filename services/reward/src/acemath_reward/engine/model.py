@@ -51,7 +51,7 @@ class RewardEngine:
 
         with torch.inference_mode():
             self._embedding = take("model.embed_tokens.weight")
-            mask = CellMask(config.max_tokens, placement)
+            mask = CellMask(config.max_tokens, config.heads // config.kv_heads, placement)
             self._layers = [
                 DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, mask)
                 for index in range(config.layers - 1)
