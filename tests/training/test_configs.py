@@ -63,6 +63,8 @@ def test_a_run_has_one_length(change: dict[str, int | None], tmp_path: Path) -> 
 def test_the_embedded_stages_follow_one_another() -> None:
     done: list[str] = []
     for name in make.STEPS:
+        if name == "perturbed":
+            continue
         config = load(SHIPPED / "embedded" / f"{name}.yaml")
         if isinstance(config, configs.CandidatesConfig):
             assert config.policy in done

@@ -7,7 +7,8 @@ the answer.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Annotated
@@ -23,7 +24,7 @@ SOURCE = "word_problems"
 FIRST_FILES = ("one_step.yaml", "two_step.yaml")
 LATER_FILES = ("stories.yaml",)
 FILES = FIRST_FILES + LATER_FILES
-_STEP = re.compile(r"\[([a-z]): ([^\]]+)\]")
+STEP = re.compile(r"\[([a-z]): ([^\]]+)\]")
 _ATTEMPTS = 200
 
 _HE = ("Tom", "Ben", "Omar", "Luis", "Ravi", "Noah", "Ivan", "Sam", "Kenji", "Paul", "David", "Jack")
@@ -74,6 +75,15 @@ class Family(BaseModel):
     s: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one problem of a family is about: numbers and words by name, and the question that states them."""
+
+    values: dict[str, int]
+    words: dict[str, str]
+    question: str
+
+
 @cache
 def families(files: tuple[str, ...] = FILES) -> dict[str, Family]:
     """Every family of `files` by id.
@@ -98,12 +108,21 @@ def draw(family: Family, rng: random.Random) -> Problem:
     Raises:
         DataError: when the family's conditions cannot be met or a division is not whole.
     """
+    found = facts(family, rng)
+    lines, answer = solve(family.s, found)
+    text = "\n".join([*lines, box(str(answer))])
+    return Problem(found.question, text, str(answer), SOURCE, family.id)
+
+
+def facts(family: Family, rng: random.Random) -> Facts:
+    """The numbers, words and question of one problem; the same generator state gives the same ones.
+
+    Raises:
+        DataError: when the family's conditions cannot be met.
+    """
     values = _numbers(family, rng)
     words = _words(rng)
-    question = rng.choice(family.q).format(**words, **values)
-    lines, answer = _solve(family.s, values, words)
-    text = "\n".join([*lines, box(str(answer))])
-    return Problem(question, text, str(answer), SOURCE, family.id)
+    return Facts(values, words, rng.choice(family.q).format(**words, **values))
 
 
 def _numbers(family: Family, rng: random.Random) -> dict[str, int]:
@@ -136,17 +155,23 @@ def _words(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _solve(steps: Sequence[str], values: dict[str, int], words: dict[str, str]) -> tuple[list[str], int]:
-    bound = dict(values)
+def solve(steps: Sequence[str], found: Facts, *, slips: Mapping[str, int] | None = None) -> tuple[list[str], int]:
+    """The solution's lines and its answer; `slips` adds to a step's result what a solver would get wrong.
+
+    Raises:
+        DataError: when an expression cannot be evaluated, or nothing is computed.
+    """
+    bound = dict(found.values)
     last: list[int] = []
 
     def show(match: re.Match[str]) -> str:
         text, value = shown(match.group(2), bound)
-        bound[match.group(1)] = value
-        last.append(value)
-        return text
+        wrong = value + (slips or {}).get(match.group(1), 0)
+        bound[match.group(1)] = wrong
+        last.append(wrong)
+        return f"{text.removesuffix(str(value))}{wrong}"
 
-    lines = [_STEP.sub(show, step).format(**words, **values) for step in steps]
+    lines = [STEP.sub(show, step).format(**found.words, **found.values) for step in steps]
     if not last:
         raise DataError("a solution computes nothing")
     return lines, last[-1]

@@ -28,6 +28,11 @@ _SOURCES = {
     "arithmetic": "reasoning-gym arithmetic generators (Apache-2.0), solutions by own code",
     "gsm8k": "GSM8K train (openai/grade-school-math, MIT), at most three lines, decontaminated",
 }
+_LISTS = {
+    False: "candidates sampled by vLLM from an SFT stage, on training families only "
+    "(configs/embedded/candidates-*.yaml), labelled by acemath_answers",
+    True: "right solutions of training templates beside ones with a step gone wrong (data/perturbed.py)",
+}
 _SUMMARY: dict[Kind, str] = {
     "policy": "Supervised fine-tuning by LoRA under DeepSpeed ZeRO-2 on a CPU.",
     "reward": "Outcome reward model: SFT adapter and a score head, listwise Bradley-Terry, DeepSpeed ZeRO-2 on a CPU.",
@@ -81,8 +86,6 @@ def _data(config: dict[str, Any]) -> tuple[str, ...]:
     data = config["data"]
     if "mixture" not in data:
         return tuple(
-            f"{file}: candidates sampled by vLLM from an SFT stage, on training families only "
-            "(configs/embedded/candidates-*.yaml), labelled by acemath_answers"
-            for file in (data["file"], *data.get("more", ()))
+            f"{file}: {_LISTS[file.startswith('perturbed')]}" for file in (data["file"], *data.get("more", ()))
         )
     return tuple(f"{_SOURCES[part['kind']]}; weight {part['weight']:g}" for part in data["mixture"])

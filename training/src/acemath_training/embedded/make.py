@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from acemath_training.data import gsm8k
+from acemath_training.data import gsm8k, perturbed
 from acemath_training.data.decontaminate import Decontaminator
 from acemath_training.embedded import base_model, card_texts, cards
 from acemath_training.embedded.cards import Kind
@@ -23,8 +23,9 @@ from acemath_training.jobs import config as configs
 from acemath_training.jobs import launch
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "embedded"
-STEPS = ("sft-1", "sft-2", "candidates-1", "rm-1", "sft-3", "candidates-2", "rm-2")
-"""In order; each is a file of `training/configs/embedded`."""
+STEPS = ("sft-1", "sft-2", "candidates-1", "rm-1", "sft-3", "candidates-2", "rm-2", "perturbed", "rm-3")
+"""In order; each but `perturbed` is a file of `training/configs/embedded`."""
+PERTURBED_LISTS, PERTURBED_SEED = 600, 5
 
 
 class Maker:
@@ -75,6 +76,8 @@ class Maker:
     def _make(self, name: str) -> None:
         if name.startswith("candidates"):
             self._sample(name)
+        elif name == "perturbed":
+            self._perturb()
         else:
             self._train("sft" if name.startswith("sft") else "reward_model", name)
 
@@ -97,8 +100,13 @@ class Maker:
         count = sampling.run(config, self._base, self._work)
         marker.write_text(f"{count}\n")
 
+    def _perturb(self) -> None:
+        target = self._work / "perturbed.jsonl"
+        if not target.is_file():
+            perturbed.write(target, problems=PERTURBED_LISTS, seed=PERTURBED_SEED)
+
     def _commit(self) -> None:
-        stages = [name for name in STEPS if not name.startswith("candidates")]
+        stages = [name for name in STEPS if name.startswith(("sft", "rm"))]
         for stage in stages:
             kind: Kind = "policy" if stage.startswith("sft") else "reward"
             card = card_texts.card(self._work, kind, stage, root=self._adapters)
