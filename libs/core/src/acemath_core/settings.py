@@ -55,6 +55,9 @@ class HttpServiceSettings(ServiceSettings):
     internal_key_file: Path | None = Field(
         None, description="file (mode 0600) with the key that services show each other"
     )
+    max_connections: int = Field(
+        1024, ge=8, le=65_536, description="open connections; beyond, the oldest that waits for its caller is closed"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
     def internal_key(self) -> SecretStr | None:

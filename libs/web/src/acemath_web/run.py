@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import uvicorn
 from starlette.types import ASGIApp
 
+from acemath_web.connections import ConnectionLimits, guarded_protocol, within_file_limit
 
-def run(app: ASGIApp, *, host: str, port: int, drain_seconds: int = 60) -> None:
+
+def run(app: ASGIApp, *, host: str, port: int, drain_seconds: int = 60, limits: ConnectionLimits | None = None) -> None:
     """Serve `app` in this process until SIGINT or SIGTERM.
 
     Args:
@@ -14,11 +18,15 @@ def run(app: ASGIApp, *, host: str, port: int, drain_seconds: int = 60) -> None:
         host: address to bind.
         port: port to bind.
         drain_seconds: how long requests in flight may still take after the signal; then they are cancelled.
+        limits: what callers may take; as many connections of it as the limit on open files allows.
     """
+    limits = limits or ConnectionLimits()
+    limits = replace(limits, connections=within_file_limit(limits.connections))
     uvicorn.run(
         app,
         host=host,
         port=port,
+        http=guarded_protocol(limits),
         log_config=None,  # logging is configured by the entry point
         access_log=False,  # the default one prints paths and query strings
         server_header=False,

@@ -14,6 +14,7 @@ from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings, inherited_environment
 from acemath_registry import Registry
 from acemath_registry.following import StatusLeases
+from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
 
@@ -33,7 +34,8 @@ def main() -> None:
     def make_reconciler(metrics: PolicyMetrics) -> Reconciler:
         return reconciler_of(settings, key, metrics)
 
-    run(create_app(make_reconciler, key), host=settings.host, port=settings.port, drain_seconds=_DRAIN_SECONDS)
+    app, limits = create_app(make_reconciler, key), ConnectionLimits(settings.max_connections)
+    run(app, host=settings.host, port=settings.port, drain_seconds=_DRAIN_SECONDS, limits=limits)
 
 
 def reconciler_of(settings: PolicySettings, key: SecretStr | None, metrics: PolicyMetrics) -> Reconciler:

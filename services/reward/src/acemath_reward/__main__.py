@@ -10,6 +10,7 @@ from acemath_reward.app import create_app
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
 from acemath_reward.settings import RewardSettings
+from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
 
@@ -25,7 +26,8 @@ def main() -> None:
     configure_logging(settings.log_level)
     placement = place(settings.device, settings.dtype, threads=settings.threads, row_tile=settings.row_tile)
     app = create_app(settings, partial(load_engine, placement=placement), key)
-    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds)
+    limits = ConnectionLimits(settings.max_connections)
+    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits)
 
 
 if __name__ == "__main__":

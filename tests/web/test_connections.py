@@ -1,0 +1,211 @@
+"""Callers that dawdle, however many, cost places that others get when they come with a whole request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Body, FastAPI, WebSocket
+from prometheus_client import CollectorRegistry
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from acemath_web.auth import KeySet
+from acemath_web.connections import ConnectionLimits, guarded_protocol, within_file_limit
+from acemath_web.health import Readiness
+from acemath_web.service import create_service
+from doubles.servers import served
+
+PROTOCOLS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
+HALF_HEAD = b"GET /livez HTTP/1.1\r\nhost: probe\r\nx-slow: "
+HALF_BODY = b"POST /echo HTTP/1.1\r\nhost: probe\r\ncontent-length: 10\r\n\r\nab"
+ASK = b"GET %b HTTP/1.1\r\nhost: probe\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def _no_lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def _routes(begun: asyncio.Event) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/work/{seconds}")
+    async def work(seconds: float) -> str:
+        begun.set()
+        await asyncio.sleep(seconds)
+        return "done"
+
+    @router.post("/echo")
+    async def echo(body: Annotated[bytes, Body()]) -> int:
+        return len(body)
+
+    @router.websocket("/socket")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(await socket.receive_text())
+
+    return router
+
+
+class _Service:
+    """A service under limits, and raw connections to it."""
+
+    def __init__(self, protocol: type[asyncio.Protocol]) -> None:
+        self._protocol = protocol
+        self.begun = asyncio.Event()
+        self.url = ""
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @contextlib.asynccontextmanager
+    async def serving(self, **limits: Any) -> AsyncIterator[_Service]:
+        app = create_service(
+            name="probe",
+            routers=[_routes(self.begun)],
+            readiness=lambda: Readiness(True),
+            registry=CollectorRegistry(),
+            keys=KeySet([]),
+            lifespan=_no_lifespan,
+            max_body_bytes=1000,
+        )
+        async with served(app, http=guarded_protocol(ConnectionLimits(**limits), self._protocol)) as self.url:
+            try:
+                yield self
+            finally:
+                for writer in self._writers:
+                    writer.transport.abort()
+                await asyncio.sleep(0)
+
+    async def connect(self, sent: bytes) -> asyncio.StreamReader:
+        host, port = self.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        self._writers.append(writer)
+        writer.write(sent)
+        await writer.drain()
+        return reader
+
+    async def livez(self) -> int:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+            return (await http.get(f"{self.url}/livez")).status_code
+
+
+@pytest.fixture(params=PROTOCOLS)
+def service(request: pytest.FixtureRequest) -> _Service:
+    return _Service(PROTOCOLS[request.param])
+
+
+async def _is_closed(reader: asyncio.StreamReader, seconds: float = 10) -> bool:
+    """Whether the connection ends within the time, without an answer before."""
+    try:
+        return await asyncio.wait_for(reader.read(1), seconds) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("begin", [b"", HALF_HEAD, HALF_BODY], ids=["silent", "half a head", "half a body"])
+async def test_a_probe_is_answered_while_many_dawdle(service: _Service, begin: bytes) -> None:
+    async with service.serving(connections=8) as at:
+        slow = [await at.connect(begin) for _ in range(40)]
+        for _ in range(3):
+            assert await at.livez() == 200
+        ended = [await _is_closed(reader, 0.3) for reader in slow[:32]]
+        assert all(ended), "no more than eight places were held"
+        assert not await _is_closed(slow[-1], 0.1), "the youngest keep theirs"
+
+
+async def test_what_is_being_worked_on_keeps_its_place(service: _Service) -> None:
+    async with service.serving(connections=4) as at:
+        working = await at.connect(ASK % b"/work/1.0")
+        await at.begun.wait()
+        for _ in range(12):
+            await at.connect(HALF_HEAD)
+        assert (await asyncio.wait_for(working.readuntil(b"done"), 10)).startswith(b"HTTP/1.1 200")
+
+
+async def test_when_every_place_is_at_work_the_new_one_is_closed(service: _Service) -> None:
+    async with service.serving(connections=2) as at:
+        working = [await at.connect(ASK % b"/work/1.0") for _ in range(2)]
+        await at.begun.wait()
+        assert await _is_closed(await at.connect(b""), 0.5)
+        for reader in working:
+            await asyncio.wait_for(reader.readuntil(b"done"), 10)
+        assert await at.livez() == 200
+
+
+@pytest.mark.parametrize("begin", [b"", HALF_HEAD, HALF_BODY], ids=["silent", "half a head", "half a body"])
+async def test_a_request_that_does_not_come_in_time_is_cut_off(service: _Service, begin: bytes) -> None:
+    async with service.serving(receive_seconds=0.3) as at:
+        assert await _is_closed(await at.connect(begin))
+
+
+async def test_a_byte_now_and_then_does_not_buy_time(service: _Service) -> None:
+    async with service.serving(receive_seconds=0.5) as at:
+        reader = await at.connect(HALF_HEAD)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                at._writers[-1].write(b"x")
+                await at._writers[-1].drain()
+                await asyncio.sleep(0.1)
+        assert await _is_closed(reader, 0.1)
+
+
+async def test_the_time_is_the_callers_neither_the_work_nor_the_pause_after_it(service: _Service) -> None:
+    async with service.serving(receive_seconds=0.3) as at:
+        reader = await at.connect(ASK % b"/work/0.6")
+        for _ in range(2):
+            await asyncio.wait_for(reader.readuntil(b"done"), 10)
+            await reader.read(1)  # the closing quotation mark
+            await asyncio.sleep(0.5)
+            at._writers[-1].write(ASK % b"/work/0.1")
+        await asyncio.wait_for(reader.readuntil(b"done"), 10)
+
+
+async def test_a_head_without_end_is_cut_off(service: _Service) -> None:
+    async with service.serving(head_bytes=10_000) as at:
+        reader = await at.connect(b"GET /livez HTTP/1.1\r\nhost: probe\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(2000):
+                at._writers[-1].write(b"x-%d: y\r\n" % number)
+                await at._writers[-1].drain()
+        with contextlib.suppress(ConnectionError):
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 400"), answer
+
+
+def test_connections_leave_files_for_the_service_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    for limits, wanted, allowed in (
+        ((1024, 4096), 1024, 1024),
+        ((100_000, 100_000), 1024, 1024),
+        ((512, 512), 1024, 256),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, now=limits: now)
+        assert within_file_limit(wanted) == allowed
+    assert asked == [(1280, 4096), (512, 512)]
+
+
+UPGRADE = (
+    b"GET /socket HTTP/1.1\r\nhost: probe\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def test_a_websocket_is_neither_cut_off_nor_closed_for_others(service: _Service) -> None:
+    async with service.serving(connections=4, receive_seconds=0.3) as at:
+        reader = await at.connect(UPGRADE)
+        socket = at._writers[-1]
+        assert b" 101 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        for _ in range(12):
+            await at.connect(HALF_HEAD)
+        await asyncio.sleep(0.5)
+        assert await at.livez() == 200
+        socket.write(b"\x81\x82\0\0\0\0hi")  # a text frame of the client's, masked with zeros (RFC 6455, section 5.2)
+        assert await asyncio.wait_for(reader.readexactly(4), 10) == b"\x81\x02hi"
