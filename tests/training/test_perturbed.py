@@ -1,4 +1,4 @@
-"""A perturbed list has one right solution; every other one ends elsewhere, and its equations follow from its mistake."""
+"""A perturbed list has one right solution; every other one ends elsewhere and follows from its mistake."""
 
 import random
 from pathlib import Path
