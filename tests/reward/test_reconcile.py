@@ -357,3 +357,59 @@ async def test_the_registry_going_away_does_not_stop_the_service(world: World) -
         await world.reconciler.round()
     assert await world.score() == str(first)
     assert world.reconciler.readiness().ready
+
+
+async def test_a_load_that_nobody_wants_any_more_keeps_its_place_until_it_has_ended(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=9)
+    world.loading.clear()
+    world.promote(world.publish(2))
+    while len(world.loaded) < 2:
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    world.promote(world.publish(3))
+    for _ in range(20):
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    assert len(world.loaded) == 2, "the first serves and the second is being loaded: a third would not fit"
+    assert world.states()[str(world.publish(2))] is S.RETIRED
+    world.loading.set()
+    await world.until(v1=S.RETIRED, v2=S.RETIRED, v3=S.ACTIVE)
+    assert len(world.loaded) == 3
+
+
+async def test_a_load_that_fails_when_nobody_wants_it_any_more_harms_nobody(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    world.gateway(generation=9)
+    world.loading.clear()
+    second, third = world.publish(2), world.publish(3)
+
+    def make(directory: Path) -> RewardModel:
+        if second.version in str(directory):
+            raise UnsupportedCheckpoint("no")
+        return ArithmeticModel()
+
+    world.make = make
+    world.promote(second)
+    while len(world.loaded) < 2:
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    world.promote(third)
+    await world.reconciler.round()
+    world.loading.set()
+    await world.until(v2=S.RETIRED, v3=S.ACTIVE)
+
+
+async def test_closing_waits_for_a_load_under_way(world: World) -> None:
+    world.promote(world.publish(1))
+    world.loading.clear()
+    while not world.loaded:
+        await world.reconciler.round()
+        await asyncio.sleep(0.01)
+    closing = asyncio.create_task(world.reconciler.close())
+    await asyncio.sleep(0.2)
+    assert not closing.done(), "the thread is still loading"
+    world.loading.set()
+    await asyncio.wait_for(closing, 10)

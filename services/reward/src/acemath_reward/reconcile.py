@@ -6,7 +6,8 @@ next step. A bad checkpoint changes nothing but a status line.
     verifying -> staging -> warming -> ready -> active -> draining -> retired
         +-----------+----------+-> rejected         +<-------+ rollback while draining
 
-At most two versions are in memory; a third waits. Of several promotions in a row only the last is brought up.
+At most two versions are in memory; a third waits, also for a load that was given up and goes on in its thread. Of
+several promotions in a row only the last is brought up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from acemath_core.errors import Conflict, ErrorCode, ServiceError, Unavailable
 from acemath_core.wire import Slot, SlotState
@@ -24,6 +26,7 @@ from acemath_prompts import TemplateError
 from acemath_registry import ModelKind, Registry, VerificationError
 from acemath_registry.following import ChannelFollower, Desired, Leases, StatusFile, prune
 from acemath_reward.batcher import Batcher
+from acemath_reward.finishing import to_its_end
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
 from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
@@ -103,7 +106,7 @@ class Reconciler:
 
     def readiness(self) -> Readiness:
         """Whether a version is active; what it runs on and what its checks found, for `?verbose`."""
-        details: dict[str, object] = {"versions": {str(slot.ref): _details(slot) for slot in self._slots}}
+        details: dict[str, object] = {"versions": {str(slot.ref): slot.details() for slot in self._slots}}
         if not self._batcher.alive:
             return Readiness(False, "the engine's thread has ended; restart this replica", details)
         if any(slot.state is SlotState.ACTIVE for slot in self._slots):
@@ -257,18 +260,17 @@ class Reconciler:
         digest = slot.member.manifest_sha256
         slot.move(SlotState.VERIFYING, slot.reason)
         with self._timed("verify"):
-            directory = await asyncio.to_thread(
-                self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest
-            )
+            copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
+            directory = await to_its_end(asyncio.to_thread(copy))
             manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, manifest_sha256=digest)
         slot.move(SlotState.STAGING, slot.reason)
         with self._timed("stage"):
-            engine, vocabulary = await asyncio.to_thread(
-                load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens
-            )
+            load_it = partial(load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens)
+            engine, vocabulary = await to_its_end(asyncio.to_thread(load_it))
         slot.move(SlotState.WARMING, slot.reason)
         with self._timed("warm"):
-            found = await check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
+            checking = check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
+            found = await to_its_end(checking, alive=lambda: self._batcher.alive)
         slot.served = Served(_alone_unless_invariant(engine, found), vocabulary, found)
         slot.move(SlotState.READY)
 
@@ -290,12 +292,3 @@ def _alone_unless_invariant(engine: Engine, found: CheckResult) -> Engine:
         return engine
     _log.error("%s: scores depend on their batch on this device; scoring one candidate at a time", engine.version)
     return Engine(engine.version, engine.model, batch_tokens=1)
-
-
-def _details(slot: VersionSlot) -> dict[str, object]:
-    details: dict[str, object] = {"state": slot.state.value, "reason": slot.reason, "calls": slot.calls}
-    if slot.served is not None:
-        details |= dict(slot.served.engine.model.facts())
-        details["batch_invariant"] = slot.served.check.batch_invariant
-        details["canary_difference"] = slot.served.check.canary_difference
-    return details

@@ -100,6 +100,15 @@ class VersionSlot:
         """As `GET /v1/slots` shows it; it has no address of its own, the service's serves every version."""
         return Slot(version=str(self.ref), state=self.state, since=self.since, reason=self.reason)
 
+    def details(self) -> dict[str, object]:
+        """As `/readyz?verbose` shows it: what it runs on, and what its checks found."""
+        details: dict[str, object] = {"state": self.state.value, "reason": self.reason, "calls": self.calls}
+        if self.served is not None:
+            details |= dict(self.served.engine.model.facts())
+            details["batch_invariant"] = self.served.check.batch_invariant
+            details["canary_difference"] = self.served.check.canary_difference
+        return details
+
 
 def load(directory: Path, version: str, load_model: ModelLoader, batch_tokens: int) -> tuple[Engine, Vocabulary]:
     """Model and tokenizer of a verified copy; blocks.
