@@ -20,6 +20,7 @@ from acemath_registry.cli_output import describe_error, print_document, print_ov
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
 from acemath_registry.durable import read_file
 from acemath_registry.errors import NotFound, RejectReason
+from acemath_registry.following import forget_gateway
 from acemath_registry.manifest import ModelKind, PublishMetadata
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
 from acemath_registry.registry import Registry
@@ -129,6 +130,22 @@ def verify(
         ]
         documents = [{"model": str(m.ref), "files": len(m.files), "bytes": m.size} for m in verified]
     print_rows("verified", documents, as_json=as_json)
+
+
+@app.command(name="forget-gateway")
+def forget(
+    instance: Annotated[str, typer.Argument(help="Name of the gateway, as the slot's reason gives it.")],
+    by: By,
+    max_age: Annotated[
+        float, typer.Option("--max-age", min=30, help="Seconds; a younger record belongs to a living gateway.")
+    ] = 60.0,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Say that a gateway was killed for good: nobody waits for its leases any more; refused while its record is fresh."""
+    with _errors(as_json):
+        record = forget_gateway(Registry(root), instance, by=by, max_age_seconds=max_age)
+    print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
 
 
 @contextmanager

@@ -121,6 +121,10 @@ class Registry:
         """What an instance reported last. Raises NotFound, VerificationError, StorageError."""
         return status.read_status(self._layout, service, instance)
 
+    def remove_status(self, service: str, instance: str) -> None:
+        """Take away what an instance reported. Raises InvalidRequest, NotFound, StorageError."""
+        status.remove_status(self._layout, service, instance)
+
     def statuses(self, service: str) -> dict[str, dict[str, Any]]:
         """Instance → what it reported last. Raises VerificationError, StorageError."""
         return status.read_statuses(self._layout, service)

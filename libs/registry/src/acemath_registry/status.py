@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
-from acemath_registry.durable import ensure_directory, read_file, replace_file
+from acemath_registry.durable import ensure_directory, read_file, replace_file, sync_directory
 from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, storage_errors
 from acemath_registry.layout import Layout
 
@@ -55,3 +55,22 @@ def read_statuses(layout: Layout, service: str) -> dict[str, dict[str, Any]]:
     with storage_errors(f"listing the status of {service}"):
         names = sorted(path.stem for path in folder.glob("[!.]*.json")) if folder.is_dir() else []
     return {name: read_status(layout, service, name) for name in names}
+
+
+def remove_status(layout: Layout, service: str, instance: str) -> None:
+    """Take away what one instance wrote, durably.
+
+    Raises:
+        InvalidRequest: a name that can not be one.
+        NotFound: it wrote nothing.
+        StorageError: it can not be removed.
+    """
+    path = layout.status(service, instance)
+    with storage_errors(f"removing the status of {service}/{instance}"):
+        try:
+            path.unlink()
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"{service}/{instance} has written no status; nothing to forget", param="instance"
+            ) from error
+        sync_directory(path.parent)

@@ -7,8 +7,8 @@ spares.py    private copies that nothing uses any more
 """
 
 from acemath_registry.following.channel import ChannelFollower, Desired
-from acemath_registry.following.leases import Leases, StatusLeases
+from acemath_registry.following.leases import Leases, StatusLeases, forget_gateway
 from acemath_registry.following.spares import prune
 from acemath_registry.following.status import StatusFile
 
-__all__ = ["ChannelFollower", "Desired", "Leases", "StatusFile", "StatusLeases", "prune"]
+__all__ = ["ChannelFollower", "Desired", "Leases", "StatusFile", "StatusLeases", "forget_gateway", "prune"]
