@@ -252,6 +252,19 @@ async def test_an_engine_that_stops_making_tokens_is_unready_and_then_restarted(
     assert agent.metrics.get_sample_value("acemath_policy_vllm_restarts_total") == 1
 
 
+async def test_an_engine_without_a_pulse_is_not_offered(
+    agents: Agents, releases: Releases, eventually: Eventually, control: Control
+) -> None:
+    releases.promote(releases.publish("a"))
+    agent = agents.start(progress_seconds=0.8, stall_restart_seconds=60.0, probe_timeout_seconds=0.3)
+    await active(agent, eventually, 1)
+    assert agent.endpoint(1)
+    control({"hang": True})
+    await eventually(lambda: not agent.reconciler.readiness().ready)
+    assert agent.states()["1"] == "active" and agent.endpoint(1) == "", "a restart is far away"
+    assert "no token for" in agent.reason(1)
+
+
 async def test_a_saturated_engine_is_ready(
     agents: Agents, releases: Releases, eventually: Eventually, control: Control
 ) -> None:

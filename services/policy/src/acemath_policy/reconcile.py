@@ -76,11 +76,9 @@ class Reconciler:
         details: dict[str, object] = {"slots": {str(slot.ref): slot.state.value for slot in self._slots}}
         if active is None or active.server is None:
             return Readiness(False, self._why_nothing_serves(), details)
-        age = active.server.pulse.age()
-        details |= {"active": str(active.ref), "seconds_since_token": round(age, 1)}
-        if active.server.dead() is None and active.server.pulse.alive():
-            return Readiness(True, details=details)
-        return Readiness(False, f"{active.ref} has made no token for {age:.0f} s", details)
+        details |= {"active": str(active.ref), "seconds_since_token": round(active.server.pulse.age(), 1)}
+        silence = active.silence()
+        return Readiness(silence is None, silence or "", details)
 
     def _why_nothing_serves(self) -> str:
         desired = self._reader.desired

@@ -69,10 +69,18 @@ class VersionSlot:
         """The base URL that may be sent requests, None when there is none."""
         if self.state not in SERVING or self.stopping or self.server is None:
             return None
-        return self.server.endpoint if self.server.dead() is None else None  # gone, but no round has seen it yet
+        return self.server.endpoint if self.silence() is None else None
+
+    def silence(self) -> str | None:
+        """Why its server should get no requests although its state says so, None while it makes tokens."""
+        if self.server is None or self.state not in SERVING:
+            return None
+        dead = self.server.dead()  # no round has seen it yet
+        if dead is None and not self.server.pulse.alive():
+            return f"{self.ref} has made no token for {self.server.pulse.age():.0f} s"
+        return dead
 
     def wire(self) -> Slot:
         """As `GET /v1/slots` shows it."""
-        return Slot(
-            version=str(self.ref), state=self.state, endpoint=self.offered(), since=self.since, reason=self.reason
-        )
+        reason = self.silence() or self.reason
+        return Slot(version=str(self.ref), state=self.state, endpoint=self.offered(), since=self.since, reason=reason)
