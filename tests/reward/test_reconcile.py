@@ -43,6 +43,7 @@ class World:
             drain_quiet_seconds=0,
             retry_max_seconds=0.05,
             spare_copies=0,
+            stuck_seconds=1.0,
         )
         metrics = RewardMetrics(CollectorRegistry())
         self.batcher = Batcher(QueueLimits(10_000, 100), metrics)
@@ -413,3 +414,22 @@ async def test_closing_waits_for_a_load_under_way(world: World) -> None:
     assert not closing.done(), "the thread is still loading"
     world.loading.set()
     await asyncio.wait_for(closing, 10)
+
+
+async def test_an_engine_that_is_stuck_says_so_until_it_goes_on(world: World) -> None:
+    world.promote(world.publish(1))
+    await world.until(v1=S.ACTIVE)
+    goes_on = threading.Event()
+    hanging = asyncio.create_task(world.batcher.call(lambda: goes_on.wait(30)))
+    deadline = time.monotonic() + 20
+    while world.reconciler.readiness().ready:
+        assert time.monotonic() < deadline
+        await world.reconciler.round()
+        await asyncio.sleep(0.02)
+    assert "the engine has been at one batch for" in world.reconciler.readiness().reason
+    (slot,) = world.reconciler.slots()
+    assert slot.state is S.ACTIVE and "at one batch" in str(slot.reason)
+    goes_on.set()
+    assert await hanging
+    await asyncio.sleep(0.1)
+    assert world.reconciler.readiness().ready and world.reconciler.slots()[0].reason is None

@@ -29,6 +29,7 @@ from acemath_reward.batcher import Batcher
 from acemath_reward.finishing import to_its_end
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
+from acemath_reward.pulse import EnginePulse
 from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
 from acemath_reward.settings import RewardSettings
 from acemath_reward.tickets import Engine
@@ -72,6 +73,7 @@ class Reconciler:
             on_error=metrics.registry_errors.labels("channel").inc,
         )
         self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
+        self._pulse = EnginePulse(batcher, settings.stuck_seconds)
         self._slots: list[VersionSlot] = []
         self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
 
@@ -79,7 +81,8 @@ class Reconciler:
 
     def slots(self) -> list[Slot]:
         """Every version, the newest last; ended ones first."""
-        return [slot.wire() for slot in (*self._ended, *self._slots)]
+        stuck = self._pulse.problem()
+        return [slot.wire(stuck) for slot in (*self._ended, *self._slots)]
 
     def choose(self, version: str | None) -> VersionSlot:
         """The slot that serves a version; None means the active one.
@@ -107,8 +110,9 @@ class Reconciler:
     def readiness(self) -> Readiness:
         """Whether a version is active; what it runs on and what its checks found, for `?verbose`."""
         details: dict[str, object] = {"versions": {str(slot.ref): slot.details() for slot in self._slots}}
-        if not self._batcher.alive:
-            return Readiness(False, "the engine's thread has ended; restart this replica", details)
+        stuck = self._pulse.problem()
+        if stuck is not None:
+            return Readiness(False, stuck, details)
         if any(slot.state is SlotState.ACTIVE for slot in self._slots):
             return Readiness(True, details=details)
         return Readiness(False, self._why_nothing_serves(), details)
@@ -135,6 +139,7 @@ class Reconciler:
 
     async def round(self) -> None:
         """One look at everything, and the next step."""
+        self._pulse.beat()
         desired = await self._reader.read()
         if self._forget_ended(desired):
             await self._prune_copies()
@@ -154,7 +159,7 @@ class Reconciler:
         works = [slot.work for slot in self._slots if slot.work is not None]
         for work in works:
             work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
+        await asyncio.gather(*works, self._pulse.close(), return_exceptions=True)
         self._slots.clear()
 
     def _find(self, desired: Desired) -> VersionSlot | None:

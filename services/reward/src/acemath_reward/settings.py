@@ -43,6 +43,9 @@ class RewardSettings(HttpServiceSettings):
         120.0, gt=0, le=3600, description="longest wait of a call; a caller's x-acemath-deadline-ms can only shorten it"
     )
 
+    stuck_seconds: float = Field(
+        120.0, gt=0, le=3600, description="one batch, or one check of a new version, that takes longer: not ready"
+    )
     poll_seconds: float = Field(1.0, ge=0.02, le=10, description="between two looks at the channel")
     load_attempts: int = Field(3, ge=1, description="failed attempts after which a new version is rejected")
     retry_max_seconds: float = Field(60.0, gt=0, description="longest pause between two attempts to load a version")

@@ -96,9 +96,14 @@ class VersionSlot:
         """Whether no call has used it for so long."""
         return self.calls == 0 and time.monotonic() - self.last_call >= seconds
 
-    def wire(self) -> Slot:
-        """As `GET /v1/slots` shows it; it has no address of its own, the service's serves every version."""
-        return Slot(version=str(self.ref), state=self.state, since=self.since, reason=self.reason)
+    def wire(self, stuck: str | None = None) -> Slot:
+        """As `GET /v1/slots` shows it; it has no address of its own, the service's serves every version.
+
+        Args:
+            stuck: why no version here is being scored with, None while the engine works.
+        """
+        reason = stuck if stuck is not None and self.state in SERVING else self.reason
+        return Slot(version=str(self.ref), state=self.state, since=self.since, reason=reason)
 
     def details(self) -> dict[str, object]:
         """As `/readyz?verbose` shows it: what it runs on, and what its checks found."""
