@@ -142,7 +142,7 @@ def forget(
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Say that a gateway was killed for good: nobody waits for its leases any more; refused while its record is fresh."""
+    """Say that a gateway was killed for good: nobody waits for it any more. Refused while its record is fresh."""
     with _errors(as_json):
         record = forget_gateway(Registry(root), instance, by=by, max_age_seconds=max_age)
     print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
