@@ -40,7 +40,7 @@ async def test_slots_targets_and_probes(agents: Agents, releases: Releases, even
         assert abs(slot["since"] - time.time()) < 30
         targets = (await client.get("/v1/targets")).json()
         assert targets == [{"targets": [slot["endpoint"].removeprefix("http://")], "labels": {"version": str(ref)}}]
-        verbose = (await client.get("/readyz?verbose")).json()
+        verbose = (await client.get("/readyz?verbose", headers=HEADERS)).json()
         assert verbose["details"]["active"] == str(ref)
 
 
