@@ -72,15 +72,15 @@ def prometheus_ready(settings: LocalSettings) -> str:
     return http_ready(port, "/-/ready")
 
 
-def http_get(port: int, path: str) -> tuple[int, str]:
-    """Status and body (64 KiB at most) of a GET on loopback.
+def http_get(port: int, path: str, key: str | None = None) -> tuple[int, str]:
+    """Status and body (64 KiB at most) of a GET on loopback, with `key` as its bearer key.
 
     Raises:
         OSError, http.client.HTTPException: no answer, or none that is HTTP.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_SECONDS)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"authorization": f"Bearer {key}"} if key else {})
         answer = connection.getresponse()
         return answer.status, answer.read(65536).decode(errors="replace").strip()
     finally:

@@ -48,7 +48,7 @@ def _service(settings: LocalSettings, service: Service, states: Mapping[str, Pro
     if why or state is None:
         log = settings.state_dir / "logs" / f"{service.name}.log"
         return Finding(service.name, why, f"{service.name} is not ready at port {port}: {why}; its log is {log}")
-    serves = _redis(port) if service.name == "redis" else _serves(port)
+    serves = _redis(port) if service.name == "redis" else _serves(port, _key(settings))
     return Finding(service.name, f"ready at port {port}, process {state.pid}{serves and ', ' + serves}")
 
 
@@ -59,10 +59,18 @@ def _extra(settings: LocalSettings, service: Service, states: Mapping[str, Proce
     return Finding(service.doing, found.seen if found.ok else f"not ready: {found.seen}")
 
 
-def _serves(port: int) -> str:
+def _key(settings: LocalSettings) -> str | None:
+    """The internal key, without which readiness has no details."""
+    try:
+        return (settings.state_dir / "keys" / "internal.key").read_text().strip()
+    except OSError:
+        return None
+
+
+def _serves(port: int, key: str | None) -> str:
     """The versions that a service names in its readiness document."""
     try:
-        details = json.loads(http_get(port, "/readyz?verbose")[1])["details"]
+        details = json.loads(http_get(port, "/readyz?verbose", key)[1])["details"]
         slots = details.get("versions", {})  # of the reward service: one active, others loading, draining or refused
         versions = [f"{slot['state']} {ref}" for ref, slot in slots.items()]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):

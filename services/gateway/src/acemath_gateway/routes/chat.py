@@ -14,11 +14,12 @@ from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neut
 from acemath_gateway.jobs import SolveJob
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
+from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
 from acemath_gateway.routes.schema import json_body
 from acemath_gateway.routes.streams import EventStream, event_bytes
-from acemath_web.context import current_request_id
+from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
 
 
@@ -35,6 +36,7 @@ def chat_router() -> APIRouter:
         parts = parts_of(request)
         body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
         job = chat_job(body, current_request_id() or "", parts.limits)
+        note_facts(n=job.n, selection=job.selection, stream=bool(body.stream))
         key = idempotency_key(request, stream=bool(body.stream))
         if body.stream:
             return _stream(parts, job, body)
@@ -68,6 +70,7 @@ async def _events(parts: Parts, job: SolveJob, body: ChatRequest) -> AsyncGenera
 
 async def _answer(parts: Parts, job: SolveJob, body: ChatRequest) -> ChatAnswer:
     solved = await parts.service.solve(job)
+    note_outcome(solved.outcome)
     return ChatAnswer(solved.outcome, n=body.n or 1, detail=body.acemath.candidates, queue_seconds=solved.queue_seconds)
 
 

@@ -14,12 +14,13 @@ from acemath_gateway.admission import Admitted
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
+from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
 from acemath_gateway.routes.schema import json_body
 from acemath_gateway.routes.streams import EventStream, event_bytes
 from acemath_gateway.solve_wire import finished_event, job_of, scored_event, solution_of
-from acemath_web.context import current_request_id
+from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
 
 
@@ -32,6 +33,7 @@ def solve_router() -> APIRouter:
         parts = parts_of(request)
         body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
         job = job_of(body, current_request_id() or "", parts.limits)
+        note_facts(n=job.n, selection=job.selection, stream=body.stream)
         key = idempotency_key(request, stream=body.stream)
         if body.stream:
             return _stream(parts, job, body.candidates)
@@ -45,6 +47,7 @@ async def _whole(parts: Parts, job: SolveJob, detail: str) -> Answer:
     with _in_words_of_solve():
         solved = await parts.service.solve(job)
     solution = solution_of(solved.outcome, detail=detail, queue_seconds=solved.queue_seconds)
+    note_outcome(solved.outcome)
     return Answer(solution.model_dump_json().encode(), release=solution.release)
 
 
@@ -71,6 +74,7 @@ async def _events(parts: Parts, job: SolveJob, detail: str) -> AsyncGenerator[by
                     case CandidateScored():
                         yield event_bytes(scored_event(event).model_dump_json(), "candidate.scored")
                     case _:
+                        note_outcome(event)
                         solution = solution_of(event, detail=detail, queue_seconds=queue_seconds)
                         yield event_bytes(solution.model_dump_json(), "solution")
 
