@@ -1,0 +1,49 @@
+"""A server that gives long-lived connections time when it is told to stop.
+
+Uvicorn closes every websocket the moment it gets the signal. Here the application's own `drain` runs before that: no
+new connections are accepted, requests in flight go on, and what is open is brought to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+
+_log = logging.getLogger(__name__)
+
+Drain = Callable[[float], Awaitable[None]]
+"""Brings an application's long-lived connections to their end within so many seconds."""
+
+
+async def nothing_to_drain(_: float) -> None:
+    """For an application whose connections are requests only, which uvicorn waits for itself."""
+
+
+class DrainingServer(uvicorn.Server):
+    """`uvicorn.Server` that drains first.
+
+    Args:
+        config: uvicorn's; its `timeout_graceful_shutdown` is what draining and the requests in flight have together.
+        drain: the application's.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, drain, and go on as uvicorn does, with the time that is left."""
+        seconds, begun = self.config.timeout_graceful_shutdown or 0, time.monotonic()
+        for server in self.servers:
+            server.close()
+        try:
+            await self._drain(seconds)
+        except Exception:
+            _log.exception("draining failed; connections are closed as they are")
+        left = seconds - int(time.monotonic() - begun)
+        self.config.timeout_graceful_shutdown = max(1, left)
+        await super().shutdown(sockets)
