@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from acemath_reward.ports import Cell, DueCell, PromptGroup, TokenIds
+from acemath_reward.ports import CandidateEnded, Cell, DueCell, PromptGroup, SequenceTooLong, TokenIds
 
 POISON = -13  # never drawn, never a real id
 
@@ -17,10 +17,12 @@ def score_of(prompt: TokenIds, own: TokenIds) -> float:
 
 @dataclass(frozen=True, eq=False)
 class ArithmeticCell:
-    """Tokens of one sequence; `whole` is what it is scored by."""
+    """Tokens of one sequence; `whole` is what it is scored by, `group` the group that it was planned for."""
 
     ids: TokenIds
     whole: tuple[TokenIds, TokenIds] | None = None
+    group: PromptGroup | None = None
+    computed: Callable[[], None] = lambda: None
 
     @property
     def tokens(self) -> int:
@@ -33,55 +35,71 @@ class ArithmeticCell:
 
 @dataclass
 class ArithmeticSession:
-    """Hands out each whole cell once a token follows it, and the last one after `finish`."""
+    """A whole cell is due once a token follows it, the last one after `finish`; each until it is computed."""
 
     prompt: TokenIds
     size: int
+    room: int
     own: dict[int, list[int]] = field(default_factory=dict)
-    handed: dict[int, int] = field(default_factory=dict)
+    done: dict[int | None, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
-    prompt_due: bool = True
+    closed: bool = False
 
     @property
     def held_bytes(self) -> int:
         return sum(map(len, self.own.values()))
 
     def extend(self, candidate: int, ids: Sequence[int]) -> None:
+        if self.closed or candidate in self.finished:
+            raise CandidateEnded("ended")
+        if len(self.prompt) + len(self.own.get(candidate, ())) + len(ids) > self.room:
+            raise SequenceTooLong(f"too long for {self.room}")
         self.own.setdefault(candidate, []).extend(ids)
 
     def finish(self, candidate: int) -> None:
+        if not self.own.get(candidate) or candidate in self.finished:
+            raise CandidateEnded("ended")
         self.finished.add(candidate)
 
     def drop(self, candidate: int) -> None:
         self.own.pop(candidate, None)
 
     def close(self) -> None:
+        self.closed = True
         self.own.clear()
 
     def due(self) -> list[DueCell]:
-        cells = [DueCell(None, ArithmeticCell(self.prompt))] if self.prompt_due and self.prompt else []
-        self.prompt_due = False
+        cells = []
+        if self.prompt and not self.done.get(None) and not self.closed:
+            cells.append(DueCell(None, self._cell(None, 0, self.prompt)))
         for candidate, own in self.own.items():
-            start = self.handed.get(candidate, 0)
             whole = (len(own) - 1) // self.size * self.size
-            cells += [
-                DueCell(candidate, ArithmeticCell(tuple(own[at : at + self.size])))
-                for at in range(start, whole, self.size)
-            ]
-            if candidate in self.finished and start <= whole:
-                scored = ArithmeticCell(tuple(own[whole:]), (self.prompt, tuple(own)))
-                cells.append(DueCell(candidate, scored))
-                whole = len(own) + 1
-            self.handed[candidate] = max(start, whole)
+            for at in range(self.done.get(candidate, 0), whole, self.size):
+                cells.append(DueCell(candidate, self._cell(candidate, at, tuple(own[at : at + self.size]))))
+            if candidate in self.finished and self.done.get(candidate, 0) < len(own):
+                last = self._cell(candidate, whole, tuple(own[whole:]), (self.prompt, tuple(own)))
+                cells.append(DueCell(candidate, last))
         return cells
+
+    def _cell(
+        self, candidate: int | None, at: int, ids: TokenIds, whole: tuple[TokenIds, TokenIds] | None = None
+    ) -> ArithmeticCell:
+        def computed() -> None:
+            assert self.done.get(candidate, 0) == at, "out of order"
+            assert candidate is None or not self.prompt or self.done.get(None), "before its prompt"
+            self.done[candidate] = at + len(ids)
+
+        return ArithmeticCell(ids, whole, None, computed)
 
 
 class ArithmeticModel:
-    """Adds ids; raises on a batch that holds `POISON`; can be held in the middle of a batch."""
+    """Adds ids; raises on a pass that holds `POISON`; can be held in the middle of a pass."""
 
     def __init__(self, max_tokens: int = 320, vocab_size: int = 384) -> None:
         self._max_tokens, self._vocab_size = max_tokens, vocab_size
         self.batches: list[list[PromptGroup]] = []
+        self.passes: list[list[TokenIds]] = []
+        self.sessions: list[ArithmeticSession] = []
         self.entered, self.hold = threading.Semaphore(0), threading.Event()
         self.hold.set()
         self.answer: Callable[[TokenIds, TokenIds], float] = score_of
@@ -101,26 +119,35 @@ class ArithmeticModel:
 
     @property
     def live_bytes(self) -> int:
-        return 0
+        return sum(session.held_bytes for session in self.sessions)
 
     def plan(self, group: PromptGroup) -> list[Cell]:
-        prompt = [ArithmeticCell(group.prompt)] if group.prompt else []
-        return [*prompt, *(ArithmeticCell(own, (group.prompt, own)) for own in group.candidates)]
+        prompt = [ArithmeticCell(group.prompt, group=group)] if group.prompt else []
+        return [*prompt, *(ArithmeticCell(own, (group.prompt, own), group) for own in group.candidates)]
 
     def open(self, prompt: TokenIds) -> ArithmeticSession:
-        return ArithmeticSession(prompt, self.cell_tokens)
+        if len(prompt) >= self._max_tokens:
+            raise SequenceTooLong("the prompt leaves no room")
+        self.sessions.append(ArithmeticSession(prompt, self.cell_tokens, self._max_tokens))
+        return self.sessions[-1]
 
     def forward(self, cells: Sequence[Cell]) -> list[float | None]:
-        return [self.answer(*cell.whole) if cell.whole else None for cell in cells]  # type: ignore[attr-defined]
+        given = [cell for cell in cells if isinstance(cell, ArithmeticCell)]
+        self.threads.add(threading.get_ident())
+        self.passes.append([cell.ids for cell in given])
+        self.batches.append(list({id(cell.group): cell.group for cell in given if cell.group}.values()))
+        self.entered.release()
+        assert self.hold.wait(30), "a test forgot to let the model go on"
+        if any(POISON in cell.ids for cell in given):
+            raise RuntimeError("poisoned")
+        for cell in given:
+            cell.computed()
+        return [self.answer(*cell.whole) if cell.whole else None for cell in given]
 
     def facts(self) -> Mapping[str, object]:
         return {"dtype": "none", "device": "none"}
 
     def score(self, groups: Sequence[PromptGroup]) -> list[list[float]]:
-        self.threads.add(threading.get_ident())
-        self.batches.append(list(groups))
-        self.entered.release()
-        assert self.hold.wait(30), "a test forgot to let the model go on"
-        if any(POISON in own for group in groups for own in group.candidates):
-            raise RuntimeError("poisoned")
-        return [[self.answer(group.prompt, own) for own in group.candidates] for group in groups]
+        values = self.forward([cell for group in groups for cell in self.plan(group)])
+        found = (value for value in values if value is not None)
+        return [[next(found) for _ in group.candidates] for group in groups]

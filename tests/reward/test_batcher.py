@@ -11,7 +11,8 @@ from reward.models import POISON, ArithmeticModel, score_of
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, ServiceError, TooLarge, Unavailable
-from acemath_reward.batcher import Batcher, QueueLimits
+from acemath_reward.admission import QueueLimits
+from acemath_reward.batcher import Batcher
 from acemath_reward.batching import Encoded
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.tickets import Engine, Ticket
@@ -184,7 +185,7 @@ async def test_a_call_that_never_fits_is_told_so(make_bench: Callable[..., Bench
 async def test_retry_after_grows_with_what_waits(bench: Bench) -> None:
     assert bench.batcher.retry_after() == 1.0
     await bench.occupy()
-    bench.batcher._speed = 1.0  # tokens per second, as if measured
+    bench.batcher.pace._tokens, bench.batcher.pace._seconds = 1.0, 1.0  # tokens per second, as if measured
     bench.batcher.submit(bench.engine, sequences(*range(20, 40)), LATER)
     assert bench.batcher.retry_after() == 23.0
     bench.batcher.submit(bench.engine, sequences(*range(40, 90)), LATER)

@@ -1,8 +1,8 @@
-"""Which waiting candidates make the next batch; pure, so that it can be read and tested by itself."""
+"""What of all that waits makes the next pass; pure, so that it can be read and tested by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from acemath_reward.ports import PromptGroup, TokenIds
@@ -38,22 +38,46 @@ def cost(sequences: Iterable[Encoded]) -> int:
     return total
 
 
-def choose(waiting: Sequence[Encoded], budget: int) -> list[int]:
-    """Positions of the sequences for one batch, given oldest first.
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Something that may go into the next pass.
+
+    Attributes:
+        tokens: rows that the engine computes for it, without `prompt`.
+        prompt: ids that a pass computes once for all that share them.
+        chain: what it comes after: what is left out keeps out all that come later under the last key of its chain.
+        hurried: it ends a live candidate, so its pass takes no `idle` ones behind it, to be short.
+        idle: nobody waits for it yet: a cell of a live candidate that is still being written.
+    """
+
+    tokens: int
+    prompt: TokenIds = ()
+    chain: tuple[Hashable, ...] = ()
+    hurried: bool = False
+    idle: bool = False
+
+
+def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
+    """Positions of the offers for one pass, given oldest first.
 
     The oldest is always among them, however long it is; behind it, by age, whatever still fits, so that what is
-    passed over comes nearer to being the oldest with every batch and nothing waits for ever.
+    passed over comes nearer to being the oldest with every pass and nothing waits for ever.
     """
     prompts: set[TokenIds] = set()
+    barred: set[Hashable] = set()
     chosen: list[int] = []
-    total = 0
-    for position, sequence in enumerate(waiting):
-        added = len(sequence.own) + (0 if sequence.prompt in prompts else len(sequence.prompt))
-        if chosen and total + added > budget:
+    total, hurry = 0, False
+    for position, offer in enumerate(waiting):
+        if (hurry and offer.idle) or not barred.isdisjoint(offer.chain):
+            barred.update(offer.chain[-1:])
             continue
-        prompts.add(sequence.prompt)
+        added = offer.tokens + (0 if offer.prompt in prompts else len(offer.prompt))
+        if chosen and total + added > budget:
+            barred.update(offer.chain[-1:])
+            continue
+        prompts.add(offer.prompt)
         chosen.append(position)
-        total += added
+        total, hurry = total + added, hurry or offer.hurried
         if total >= budget:
             break
     return chosen

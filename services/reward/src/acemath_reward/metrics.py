@@ -15,7 +15,18 @@ _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 RESULTS = ("scored", "failed", "cancelled")
-REJECTIONS = ("queue_full", "too_many_calls", "too_long", "text_too_large", "not_served", "bad_tokens", "deadline")
+LIVE_ENDS = ("closed", "idle", "deadline", "draining", "refused", "failed")
+REJECTIONS = (
+    "queue_full",
+    "too_late",
+    "live_memory",
+    "too_many_calls",
+    "too_long",
+    "text_too_large",
+    "not_served",
+    "bad_tokens",
+    "deadline",
+)
 
 
 class RewardMetrics:
@@ -38,6 +49,12 @@ class RewardMetrics:
         self.candidates = self._counter("scored_candidates", "candidates by what became of them", "result")
         self.duplicates = self._counter("duplicate_candidates", "candidates equal to another of their call")
         self.saved = self._counter("prompt_tokens_saved", "prompt tokens that sharing made unnecessary")
+        self.live_sessions = self._gauge("live_sessions", "connections on which candidates are being written")
+        self.live_pieces = self._counter("live_pieces", "pieces of candidates that came")
+        self.live_tokens = self._counter("live_tokens", "tokens computed for live sessions, their prompts among them")
+        self.live_cells = self._counter("live_cells", "cells computed for live sessions")
+        self.live_final_seconds = self._histogram("live_final_seconds", "a candidate's end to its score", _SECONDS)
+        self.live_ends = self._counter("live_ends", "connections by how they ended", "reason")
         self.failed_batches = self._counter("failed_batches", "batches that the engine did not finish")
         self.rejections = self._counter("rejections", "calls turned away", "reason")
         self.model_info = self._gauge("model_info", "1 for the active version", "version", "dtype", "device")
@@ -49,6 +66,7 @@ class RewardMetrics:
         self._versions = self._gauge("versions", "versions by state", "state")
         _touch(self.candidates, RESULTS)
         _touch(self.rejections, REJECTIONS)
+        _touch(self.live_ends, LIVE_ENDS)
         _touch(self.registry_errors, ("channel", "status"))
         _touch(self.swaps, ("activated", "rejected", "superseded"))
 
