@@ -56,6 +56,11 @@ class GrowingTurn:
         self._last = turn.head[-1:]
         self._started = self._released = False
 
+    @property
+    def held(self) -> int:
+        """Characters whose ids are not certain yet."""
+        return sum(map(len, self._held))
+
     def add(self, text: str) -> list[int]:
         """Ids that are certain now and were not before."""
         if self._turn.trims and not self._started:

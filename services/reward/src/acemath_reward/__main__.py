@@ -27,7 +27,15 @@ def main() -> None:
     placement = place(settings.device, settings.dtype, threads=settings.threads, row_tile=settings.row_tile)
     app = create_app(settings, partial(load_engine, placement=placement), key)
     limits = ConnectionLimits(settings.max_connections)
-    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits)
+    run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        drain_seconds=settings.drain_seconds,
+        limits=limits,
+        drain=app.state.drain,
+        max_message_bytes=settings.max_body_bytes,
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from pydantic import SecretStr
 
 from acemath_registry import Registry
 from acemath_registry.following import StatusLeases
+from acemath_reward.admission import QueueLimits
 from acemath_reward.basic_key import BasicKeyMiddleware
-from acemath_reward.batcher import Batcher, QueueLimits
+from acemath_reward.batcher import Batcher
+from acemath_reward.live.routes import live_router
+from acemath_reward.live.service import LiveService
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader
 from acemath_reward.reconcile import Reconciler
@@ -40,6 +43,7 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
     leases = StatusLeases(registry, settings.lease_record_max_age_seconds)
     reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics)
     service = ScoreService(settings, reconciler, batcher, metrics)
+    live = LiveService(settings, service, batcher, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,15 +58,20 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
             await reconciler.close()
             service.close()
 
-    seconds = settings.default_deadline_seconds
+    keys, seconds = KeySet([key] if key else []), settings.default_deadline_seconds
     app = create_service(
         name="reward",
-        routers=[reward_router(service, reconciler.slots, seconds), *shape_routers(service, seconds)],
+        routers=[
+            reward_router(service, reconciler.slots, seconds),
+            live_router(live, keys, settings.live_idle_seconds, metrics),
+            *shape_routers(service, seconds),
+        ],
         readiness=reconciler.readiness,
         registry=instruments,
-        keys=KeySet([key] if key else []),
+        keys=keys,
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(BasicKeyMiddleware)  # outermost: what it makes of the header is checked inside
+    app.state.drain = live.drain  # what serves the application calls it when it is told to stop
     return app

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, TooLarge, Unavailable
@@ -18,7 +19,9 @@ from acemath_reward.encoding import EncodedCall, Vocabulary, check_sizes, encode
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.settings import RewardSettings
 from acemath_reward.tickets import Engine, Ticket
-from acemath_reward.versions import VersionSlot
+from acemath_reward.versions import Served, VersionSlot
+
+_T = TypeVar("_T")
 
 
 class Versions(Protocol):
@@ -161,19 +164,38 @@ class ScoreService:
             DeadlineExceeded: it passed while the call waited to be tokenised.
         """
         started = time.monotonic()
-        slot = self._versions.choose(work.model)
-        assert slot.served is not None, "choose gives serving slots only"
-        served = slot.served
-        with slot.in_use(), self._admitted():
+        with self.serving(work.model) as (model, served):
             call = await self._encode(work, served.vocabulary, deadline)
             tokenized = time.monotonic() - started
             self._metrics.tokenize_seconds.observe(tokenized)
             self._metrics.duplicates.inc(call.duplicates)
             ticket = self._submit(work, served.engine, call, deadline)
             try:
-                yield Scoring(str(slot.ref), served.vocabulary, call, ticket, self._metrics, (started, tokenized))
+                yield Scoring(model, served.vocabulary, call, ticket, self._metrics, (started, tokenized))
             finally:
                 self._batcher.cancel(ticket)
+
+    @contextmanager
+    def serving(self, model: str | None) -> Iterator[tuple[str, Served]]:
+        """The version that serves a call, name@version first; it is kept, and the call counted, for the block.
+
+        Raises:
+            Conflict: (`model_not_served`).
+            Unavailable: (`reward_overloaded`, `not_ready`).
+        """
+        slot = self._versions.choose(model)
+        assert slot.served is not None, "choose gives serving slots only"
+        with slot.in_use(), self._admitted():
+            yield str(slot.ref), slot.served
+
+    async def off_loop(self, work: Callable[[], _T], deadline: Deadline) -> _T:
+        """The result of `work`, run on a tokeniser's thread. Raises `DeadlineExceeded`."""
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                return await asyncio.get_running_loop().run_in_executor(self._encoders, work)
+        except TimeoutError as error:
+            self._metrics.rejections.labels("deadline").inc()
+            raise DeadlineExceeded("the call's deadline passed while it waited to be tokenised") from error
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -199,12 +221,7 @@ class ScoreService:
     async def _encode(self, work: Work, vocabulary: Vocabulary, deadline: Deadline) -> EncodedCall:
         try:
             work.check(self._settings.max_text_chars)
-            encoding = asyncio.get_running_loop().run_in_executor(self._encoders, work.encode, vocabulary)
-            async with asyncio.timeout(deadline.remaining()):
-                return await encoding
-        except TimeoutError as error:
-            self._metrics.rejections.labels("deadline").inc()
-            raise DeadlineExceeded("the call's deadline passed while it waited to be tokenised") from error
+            return await self.off_loop(partial(work.encode, vocabulary), deadline)
         except TooLarge:
             self._metrics.rejections.labels("text_too_large").inc()
             raise

@@ -43,6 +43,13 @@ class RewardSettings(HttpServiceSettings):
         120.0, gt=0, le=3600, description="longest wait of a call; a caller's x-acemath-deadline-ms can only shorten it"
     )
 
+    live_candidates: int = Field(256, ge=1, le=4096, description="candidates of one live connection")
+    live_content_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of candidates on one live connection")
+    live_idle_seconds: float = Field(30.0, gt=0, le=3600, description="a live connection on which nothing moves ends")
+    live_deadline_seconds: float = Field(
+        600.0, gt=0, le=3600, description="longest life of a live connection; its deadline can only shorten it"
+    )
+
     stuck_seconds: float = Field(
         120.0, gt=0, le=3600, description="one batch, or one check of a new version, that takes longer: not ready"
     )

@@ -1,0 +1,182 @@
+"""`WS /v1/score/live`.
+
+The client opens, hands candidates over in pieces, ends each, and closes when it has what it wants; closing cancels.
+
+    ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null}    first, once
+    ->  {"type": "piece", "index": 0, "text": "…"}    or    {"type": "piece", "index": 0, "token_ids": […]}
+    ->  {"type": "end", "index": 0}
+    <-  {"type": "score", "index": 0, "score": …, "tokens": …}
+    <-  {"type": "error", "index": 0 | null, "code": "…", "message": "…", "param": … | null, "retry_after": … | null}
+
+An error with an index is one candidate's, and the others go on. Without one it is the last frame, and the connection is
+closed: 1008 for what the client did, or did not do in time, 1001 when the service stops, 1013 when it is full or not
+ready, 1011 when it failed. Without the internal key the handshake is answered with 403.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+from fastapi import APIRouter
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, InvalidRequest, ServiceError
+from acemath_reward.live.frames import Error, Open, Piece, Score, read_frame
+from acemath_reward.live.service import LiveService
+from acemath_reward.live.session import LiveScoring, error_frame
+from acemath_reward.metrics import RewardMetrics
+from acemath_web.auth import KeySet
+
+_log = logging.getLogger(__name__)
+_SEND_SECONDS = 10.0  # a client that does not read so long is gone
+_IDLE = "idle_timeout"
+_CLOSE = {500: 1011, 503: 1013}
+_ENDS = {ErrorCode.DEADLINE_EXCEEDED: "deadline", ErrorCode.DRAINING: "draining", ErrorCode.INTERNAL: "failed"}
+
+
+class _Idle(InvalidRequest):
+    """Nothing came, and nothing was owed, for too long."""
+
+
+def live_router(service: LiveService, keys: KeySet, idle_seconds: float, metrics: RewardMetrics) -> APIRouter:
+    """The route.
+
+    Args:
+        service: opens connections.
+        keys: who may connect; an empty set admits everybody.
+        idle_seconds: how long a connection may neither send nor be owed anything.
+        metrics: counts how connections end.
+    """
+    router = APIRouter()
+
+    @router.websocket("/v1/score/live")
+    async def live(websocket: WebSocket) -> None:
+        if not _admitted(websocket, keys):
+            await websocket.close(1008)  # before it is accepted: the handshake's answer is 403
+            return
+        await websocket.accept()
+        await _Exchange(websocket, service, idle_seconds, metrics).run()
+
+    return router
+
+
+def _admitted(websocket: WebSocket, keys: KeySet) -> bool:
+    scheme, _, key = websocket.headers.get("authorization", "").partition(" ")
+    return not keys or (scheme.lower() == "bearer" and keys.admits(key.strip()))
+
+
+class _Exchange:
+    """One connection from its handshake to its end."""
+
+    def __init__(self, websocket: WebSocket, service: LiveService, idle_seconds: float, metrics: RewardMetrics) -> None:
+        self._websocket, self._service, self._idle, self._metrics = websocket, service, idle_seconds, metrics
+        # At most one frame for each candidate and one for the end: bounded by the number of candidates.
+        self._outgoing: asyncio.Queue[Score | Error | ServiceError] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Serve the connection; whatever ends it is told to the client and counted."""
+        reason = "closed"
+        try:
+            await self._serve()
+        except WebSocketDisconnect:
+            pass
+        except ServiceError as error:
+            reason = await self._end(error)
+        except Exception:
+            _log.exception("a live connection failed")
+            reason = await self._end(InternalError("the reward service failed on this connection"))
+        self._metrics.live_ends.labels(reason).inc()
+
+    async def _serve(self) -> None:
+        opening = await self._first_frame()
+        deadline = self._service.deadline(opening)
+        async with self._service.opened(opening, deadline, self._outgoing.put_nowait) as scoring:
+            parts = [self._read(scoring, deadline), self._write(), self._stop()]
+            running = [asyncio.ensure_future(part) for part in parts]
+            try:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for part in done:
+                    part.result()
+            finally:
+                for part in running:
+                    part.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+
+    async def _first_frame(self) -> Open:
+        try:
+            async with asyncio.timeout(self._idle):
+                frame = read_frame(await self._receive())
+        except TimeoutError:
+            raise _Idle(f"no open came in {self._idle:g} s") from None
+        if not isinstance(frame, Open):
+            raise InvalidRequest("the first frame must be open", param="type")
+        return frame
+
+    async def _read(self, scoring: LiveScoring, deadline: Deadline) -> None:
+        while True:
+            text = await self._next(scoring, deadline)
+            if text is None:
+                continue
+            frame = read_frame(text)
+            if isinstance(frame, Open):
+                raise InvalidRequest("a connection is opened once", param="type")
+            await (scoring.piece(frame) if isinstance(frame, Piece) else scoring.end(frame))
+
+    async def _next(self, scoring: LiveScoring, deadline: Deadline) -> str | None:
+        """The next message; None when it is time to look at the clock again."""
+        if deadline.expired():
+            raise DeadlineExceeded("the connection's deadline passed")
+        quiet = time.monotonic() - scoring.active
+        if quiet >= self._idle and not scoring.owes:
+            raise _Idle(f"nothing came for {self._idle:g} s")
+        wait = self._idle if scoring.owes else self._idle - quiet
+        try:
+            async with asyncio.timeout(min(wait, deadline.remaining())):
+                return await self._receive()
+        except TimeoutError:
+            return None
+
+    async def _receive(self) -> str:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1006))
+        text: str | None = message.get("text")
+        if text is None:
+            raise InvalidRequest("frames are JSON in text messages")
+        return text
+
+    async def _write(self) -> None:
+        while True:
+            frame = await self._outgoing.get()
+            if isinstance(frame, ServiceError):
+                raise frame
+            await self._send(frame)
+
+    async def _stop(self) -> None:
+        await self._service.stopping.wait()
+        raise self._service.draining()
+
+    async def _end(self, error: ServiceError) -> str:
+        """Tell the client what ends the connection; gives the reason as it is counted."""
+        idle = isinstance(error, _Idle)
+        code = 1001 if error.code is ErrorCode.DRAINING else _CLOSE.get(error.status, 1008)
+        with suppress(WebSocketDisconnect, RuntimeError):  # it is gone already
+            while not self._outgoing.empty():  # scores that are ready still go out
+                frame = self._outgoing.get_nowait()
+                if not isinstance(frame, ServiceError):
+                    await self._send(frame)
+            await self._send(error_frame(error, code=_IDLE if idle else None))
+            if self._websocket.application_state is WebSocketState.CONNECTED:
+                await self._websocket.close(code)
+        return "idle" if idle else _ENDS.get(error.code, "refused")
+
+    async def _send(self, frame: Score | Error) -> None:
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._websocket.send_text(frame.model_dump_json())
+        except TimeoutError:
+            raise WebSocketDisconnect(1006) from None
