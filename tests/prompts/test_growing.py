@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,10 +17,14 @@ from acemath_prompts import ChatTemplate, PromptEncoder
 from acemath_prompts.growing import _NEVER, _SPLIT, cuts_of
 
 CORPUS = [
-    "Tom has 3 apples and buys 4 more.\n\nHow many? \\boxed{7}\nuser assistant Thus $x = \\frac{12}{345}$, so we're done.",
+    "Tom has 3 apples and buys 4 more.\n\nHow many? \\boxed{7}\nuser assistant",
+    "Thus $x = \\frac{12}{345}$, so we're done.",
     "été naïve  don't   ... \r\n\t\n 中文 数学 ١٢٣ \u0301",
 ]
-PLAIN = "{% for m in messages %}\n{{ m['role'] }}: {{ m['content'] }} .{% endfor %}{% if add_generation_prompt %}\nassistant: {% endif %}"
+PLAIN = (
+    "{% for m in messages %}\n{{ m['role'] }}: {{ m['content'] }} .{% endfor %}"
+    "{% if add_generation_prompt %}\nassistant: {% endif %}"
+)
 TRIMMED = CHATML.replace("message['content']", "message['content'] | trim")
 BARE = CHATML.replace("'<|im_end|>' + ", "")
 TEMPLATES = {"chatml": CHATML, "no control tokens": PLAIN, "trimming": TRIMMED, "no end token": BARE}
@@ -80,7 +84,7 @@ def test_pieces_have_the_ids_of_the_whole(kind: str, template: str, text: str, b
     encoder = encoder_of(kind, template)
     places = sorted({0, len(text), *(border % (len(text) + 1) for border in borders)})
     turn = encoder.growing(encoder.open_turn(CONTEXT))
-    ids = [i for start, stop in zip(places, places[1:], strict=False) for i in turn.add(text[start:stop])]
+    ids = [i for start, stop in itertools.pairwise(places) for i in turn.add(text[start:stop])]
     expected = encoder.encode_conversation([*CONTEXT, {"role": "assistant", "content": text}])
     assert ids == expected[: len(ids)], "nothing is taken back"
     assert ids + turn.end() == expected
@@ -119,12 +123,10 @@ def test_a_tokenizer_is_proven_by_every_part_of_it() -> None:
         assert cuts_of(document | change, ()) is _NEVER, change
 
 
-def test_the_embedded_tokenizer_is_proven(checkpoint: Path) -> None:
-    """Digits one by one, then GPT-2's expression: SmolLM2's, and so the embedded models'."""
-    steps = [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-    ]
-    document = json.loads((checkpoint / "tokenizer.json").read_text())
-    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
-    assert cuts_of(document, ()) is not _NEVER
+def test_digits_before_the_expression_are_proven_too() -> None:
+    """Digits one by one, then GPT-2's expression, as SmolLM2 has it."""
+    digits = {"type": "Digits", "individual_digits": True}
+    document = json.loads(make_tokenizer().to_str())
+    steps = [digits, document["pre_tokenizer"]]
+    assert cuts_of(document | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}, ()) is not _NEVER
+    assert cuts_of(document | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps[::-1]}}, ()) is _NEVER

@@ -6,16 +6,19 @@ new connections are accepted, requests in flight go on, and what is open is brou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
 
 import uvicorn
 
 _log = logging.getLogger(__name__)
 
-Drain = Callable[[float], Awaitable[None]]
+Drain = Callable[[float], Coroutine[Any, Any, None]]
 """Brings an application's long-lived connections to their end within so many seconds."""
 
 
@@ -34,16 +37,23 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self._drain = drain
+        self._draining: asyncio.Future[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn: the second SIGINT waits for nothing, draining included."""
+        super().handle_exit(sig, frame)
+        if self.force_exit and self._draining is not None:
+            self._draining.get_loop().call_soon_threadsafe(self._draining.cancel)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, and go on as uvicorn does, with the time that is left."""
         seconds, begun = self.config.timeout_graceful_shutdown or 0, time.monotonic()
         for server in self.servers:
             server.close()
-        try:
-            await self._drain(seconds)
-        except Exception:
-            _log.exception("draining failed; connections are closed as they are")
+        self._draining = asyncio.ensure_future(self._drain(seconds))
+        await asyncio.wait({self._draining})
+        if not self._draining.cancelled() and (error := self._draining.exception()):
+            _log.error("draining failed; connections are closed as they are", exc_info=error)
         left = seconds - int(time.monotonic() - begun)
         self.config.timeout_graceful_shutdown = max(1, left)
         await super().shutdown(sockets)
