@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 
 from acemath_core.errors import InvalidRequest
 from acemath_core.wire import Text, Turn, Wire
+from acemath_web.errors import from_validation
 
 
 class _Frame(Wire):
@@ -75,8 +76,7 @@ def read_frame(text: str) -> ClientFrame:
         return _FRAMES.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or None
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        raise InvalidRequest(message, param=where) from error
-    except ValueError as error:  # text that UTF-8 cannot spell
-        raise InvalidRequest("the message is no JSON") from error
+        if first["type"] == "json_invalid":
+            raise InvalidRequest("the message is not valid JSON") from error
+        field = first["loc"][1:]  # behind the frame's type
+        raise from_validation([{**first, "loc": field}]) from error
