@@ -11,6 +11,11 @@ from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import Pace
 
 _LONGEST_RETRY_AFTER = 60.0
+_SPLITTING = 1.25
+
+
+SPREAD = 2
+"""A call's later candidates count as due as if the engine worked on it alone, at one part in so many of its speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +79,10 @@ class Admission:
     def _seconds(self, tokens: int, before: int) -> float:
         """Predicted time until a call is done.
 
-        Younger calls can step in before its later candidates, for about as long as it takes itself (see `waiting`),
-        and only while it waits.
+        Younger calls step in before its later candidates while these count as not due yet, and only while it waits;
+        a call that is split over passes has its prompt computed in each.
         """
-        return self._pace.seconds(before + tokens + min(before, tokens))
+        return self._pace.seconds(tokens) + _SPLITTING * self._pace.seconds(before + min(before, SPREAD * tokens))
 
     def _overloaded(self, reason: str, what: str, tokens: int) -> Unavailable:
         self._metrics.rejections.labels(reason).inc()

@@ -1,7 +1,7 @@
 """Candidates that came whole and wait for a pass, oldest first; used under the batcher's lock only.
 
-A candidate's age is the time at which it would be due if the engine worked at `1 / _SPREAD` of its speed on its call
-alone. So of calls that came together each gets its turn, and the many candidates of one do not hold up another's few;
+A candidate's age is the time at which it would be due if the engine worked on its call alone, at `1 / SPREAD` of its
+speed. So of calls that came together each gets its turn, and the many candidates of one do not hold up another's few;
 and since an age never changes and time goes on, nothing waits for ever.
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from acemath_reward.admission import SPREAD
 from acemath_reward.batching import Encoded, Offer, cost
 from acemath_reward.pace import Pace
 from acemath_reward.tickets import Ticket
 
-_SPREAD = 2.0
 _age = attrgetter("age")
 
 
@@ -48,7 +48,7 @@ def items_of(ticket: Ticket, now: float, pace: Pace) -> list[Item]:
     """A call's candidates with their ages, when it comes at `now`."""
     items, before = [], 0
     for position, sequence in enumerate(ticket.sequences):
-        items.append(Item(ticket, position, now + _SPREAD * pace.seconds(before)))
+        items.append(Item(ticket, position, now + SPREAD * pace.seconds(before)))
         before += len(sequence.own)
     return items
 
