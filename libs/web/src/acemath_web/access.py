@@ -7,7 +7,7 @@ import logging
 from acemath_web.context import Fact
 
 _log = logging.getLogger(__name__)
-PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics", "/v1/slots", "/v1/targets"})
 """Asked every few seconds by machines; their lines are for debugging."""
 
 
