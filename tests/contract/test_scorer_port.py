@@ -32,7 +32,8 @@ class Subject:
     target: ReleaseTarget
 
     async def score(self, text: str, *, context: list[ChatMessage] = CONTEXT, seconds: float = 30.0) -> float:
-        return await self.port.score(self.target, context, text, Deadline.after(seconds))
+        async with self.port.session(self.target, context, Deadline.after(seconds)) as session:
+            return await session.score(0, text)
 
 
 @pytest.fixture(params=["double", "adapter", pytest.param("service", marks=REAL)])

@@ -124,6 +124,8 @@ class ScriptedScorer:
         failing: the calls that raise `error` instead, where only some do.
         calls: the candidates that were asked for, in order.
         contexts: the turns that came with them.
+        sessions: those that are open.
+        told: the pieces of the last session's candidates, joined.
         running: scores being made now.
         cancelled: calls that were cancelled.
     """
@@ -140,6 +142,20 @@ class ScriptedScorer:
     running: int = 0
     most_running: int = 0
     cancelled: int = 0
+    sessions: int = 0
+    told: dict[int, str] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def session(
+        self, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
+    ) -> AsyncIterator[ScriptedSession]:
+        self.sessions += 1
+        session = ScriptedSession(self, release, context, deadline)
+        self.told = session.told
+        try:
+            yield session
+        finally:
+            self.sessions -= 1
 
     async def score(
         self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
@@ -163,6 +179,27 @@ class ScriptedScorer:
         if self.unscorable and self.unscorable in candidate:
             raise self.refusal
         return self.rule(candidate)
+
+
+@dataclass
+class ScriptedSession:
+    """`ScriptedScorer`'s session; holds its user to what `ScoringSession` says of pieces."""
+
+    scorer: ScriptedScorer
+    release: ReleaseTarget
+    context: Sequence[ChatMessage]
+    deadline: Deadline
+    told: dict[int, str] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+
+    def piece(self, index: int, text: str) -> None:
+        assert index not in self.asked, "a piece of a complete candidate"
+        self.told[index] = self.told.get(index, "") + text
+
+    async def score(self, index: int, candidate: str) -> float:
+        assert index not in self.asked and candidate.startswith(self.told.get(index, ""))
+        self.asked.add(index)
+        return await self.scorer.score(self.release, self.context, candidate, self.deadline)
 
 
 @dataclass

@@ -129,6 +129,13 @@ async def test_candidates_are_scored_while_others_are_still_generated() -> None:
     assert outcome.timings.last_score_seconds == scored[1].seconds
 
 
+async def test_the_scorer_is_told_of_candidates_while_they_are_written() -> None:
+    bench = Bench()
+    outcome = await bench.solve()
+    assert bench.scorer.told == {c.index: c.text for c in outcome.candidates}
+    assert bench.scorer.sessions == 0
+
+
 async def test_votes_use_classes_of_answers() -> None:
     bench = Bench()
     outcome = await bench.solve(selection=Selection.MAJORITY)
@@ -388,7 +395,7 @@ async def test_closing_a_run_leaves_nothing(stage: str) -> None:
     reading.cancel()
     await asyncio.wait({reading})
     assert asyncio.all_tasks() == before
-    assert (bench.releases.held, bench.policy.running, bench.scorer.running) == (0, 0, 0)
+    assert (bench.releases.held, bench.policy.running, bench.scorer.running, bench.scorer.sessions) == (0, 0, 0, 0)
     assert bench.metric("requests_total", outcome="cancelled", selection="best_of_n") == 1
     assert bench.metric("inflight_sequences") == bench.metric("inflight_requests") == 0
     assert bench.metric("scoring_queue") == 0

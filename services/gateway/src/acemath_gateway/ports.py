@@ -1,7 +1,7 @@
 """What the gateway needs from the world, in its own words; met by `adapters/` and, in tests, by doubles.
 
 PolicyPort        candidates of one prompt, as events per candidate index
-ScorerPort        the score of one candidate
+ScorerPort        the scores of one job's candidates
 SequenceLimit     the shared bound on sequences in flight
 IdempotencyStore  one answer for one key, however often it is asked for
 LeaseStore        who still uses which release
@@ -82,17 +82,37 @@ class PolicyPort(Protocol):
         ...
 
 
-class ScorerPort(Protocol):
-    """Scores candidates. Cancelling the call takes it out of the scorer's queue."""
+class ScoringSession(Protocol):
+    """Scores the candidates of one job, told of each while it is being written."""
 
-    async def score(
-        self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
-    ) -> float:
-        """The raw score of one candidate given the turns before it (without any system text).
+    def piece(self, index: int, text: str) -> None:
+        """What candidate `index` goes on with. Never waits and never fails; a scorer may have no use for it."""
+        ...
+
+    async def score(self, index: int, candidate: str) -> float:
+        """The raw score of candidate `index`, which is complete; asked for once.
+
+        Its pieces, in order, are how the candidate begins; there need not be any. Cancelling the call takes the
+        candidate out of the scorer's queue.
 
         Raises:
             Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica could score it in time.
+            DeadlineExceeded: none did before the deadline.
             InvalidRequest: the candidate cannot be scored, e.g. it is too long for the reward model.
+        """
+        ...
+
+
+class ScorerPort(Protocol):
+    """Scores candidates."""
+
+    def session(
+        self, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
+    ) -> AbstractAsyncContextManager[ScoringSession]:
+        """Score candidates that answer the same turns (without any system text) for the length of the block.
+
+        Entering and leaving wait for no other service and raise nothing of their own; leaving gives up what is not
+        scored.
         """
         ...
 

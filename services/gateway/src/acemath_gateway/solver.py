@@ -1,7 +1,7 @@
 """Best-of-N: one lease, one prompt, N candidates, each scored the moment it ends, one choice.
 
     lease ─► prompt as token ids ─► policy: one streaming call with n=N
-                                        │ each finished candidate
+                                        │ each piece as it comes, each finished candidate
                                         ▼
                                     scorer (bounded concurrency) ─► classes of answers, selection ─► Outcome
 
@@ -36,7 +36,7 @@ from acemath_gateway.board import Board
 from acemath_gateway.choosing import Judge, choose, may_vote
 from acemath_gateway.jobs import CandidateDone, Outcome, SolveEvent, SolveJob
 from acemath_gateway.metrics import GatewayMetrics, JobOutcome
-from acemath_gateway.ports import PolicyPort, ReleaseTarget, Sampling, ScorerPort
+from acemath_gateway.ports import PolicyPort, ReleaseTarget, Sampling, ScorerPort, ScoringSession, TokensGenerated
 from acemath_gateway.prompts import Encoders
 from acemath_gateway.selection import margin
 
@@ -174,27 +174,29 @@ class Solver:
         try:
             async with (
                 asyncio.timeout(at_the_latest.remaining()),
+                self._scorer.session(target, _scored_turns(job), cutoff) as session,
                 asyncio.TaskGroup() as scoring,
                 aclosing(self._policy.generate(target, prompt, sampling, cutoff)) as events,
             ):
                 async for event in events:
+                    if isinstance(event, TokensGenerated):
+                        session.piece(event.index, event.text)
                     done = None if board.left_over(event, cutoff) else board.take(event)
                     if done is not None:
-                        scoring.create_task(self._score(job, target, done, board, cutoff), name=f"score {job.id}")
+                        scoring.create_task(self._score(job, session, done, board, cutoff), name=f"score {job.id}")
         except TimeoutError:
             board.cut = True
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
     async def _score(
-        self, job: SolveJob, target: ReleaseTarget, done: CandidateDone, board: Board, cutoff: Deadline
+        self, job: SolveJob, session: ScoringSession, done: CandidateDone, board: Board, cutoff: Deadline
     ) -> None:
         with self._metrics.scoring_queue.track_inprogress():
             await self._scoring.acquire()
         try:
             if not board.scorer_away:
-                context: list[ChatMessage] = [turn for turn in job.turns if turn["role"] != "system"]
-                board.give_score(done.index, await self._scorer.score(target, context, done.text, cutoff))
+                board.give_score(done.index, await session.score(done.index, done.text))
         except InvalidRequest as error:
             board.refusals.append(error)
             _log.info("a candidate cannot be scored: %s", error.message)
@@ -217,6 +219,11 @@ class Solver:
         gap = margin(outcome.candidates)
         if gap is not None:
             metrics.score_margin.observe(gap)
+
+
+def _scored_turns(job: SolveJob) -> list[ChatMessage]:
+    """The turns that the reward model sees: it has a system text of its own."""
+    return [turn for turn in job.turns if turn["role"] != "system"]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

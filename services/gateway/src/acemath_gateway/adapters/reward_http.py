@@ -11,7 +11,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from pydantic import ValidationError
 
@@ -41,10 +42,17 @@ class HttpScorer:
     def __init__(self, upstream: Upstream, *, patience_seconds: float = 30.0) -> None:
         self._upstream, self._patience = upstream, patience_seconds
 
+    @asynccontextmanager
+    async def session(
+        self, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
+    ) -> AsyncIterator[HttpSession]:
+        """See `ScorerPort`."""
+        yield HttpSession(self, release, context, deadline)
+
     async def score(
         self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
     ) -> float:
-        """The raw score of one candidate; see `ScorerPort`.
+        """The raw score of one candidate.
 
         Raises:
             Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica gave a score.
@@ -140,6 +148,22 @@ class HttpScorer:
             raise _declared(failure, deadline)
         await asyncio.sleep(seconds)
         self._count_retry()
+
+
+class HttpSession:
+    """`ScoringSession` of calls that have nothing to do with each other."""
+
+    def __init__(
+        self, scorer: HttpScorer, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
+    ) -> None:
+        self._scorer, self._release, self._context, self._deadline = scorer, release, context, deadline
+
+    def piece(self, index: int, text: str) -> None:
+        """Nothing: the whole candidate is sent when it is complete."""
+
+    async def score(self, index: int, candidate: str) -> float:
+        """See `ScoringSession`."""
+        return await self._scorer.score(self._release, self._context, candidate, self._deadline)
 
 
 def _score_in(answer: bytes, version: str) -> float:
