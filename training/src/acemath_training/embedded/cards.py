@@ -121,7 +121,7 @@ Adapter sha256: `{card.adapter_sha256}`; parent: `{card.parent_sha256}`.
 ## Data
 {_bullets(card.data)}
 
-Held out by a draw made before their kind was first trained on; never trained or sampled on, never used to stop or to choose:
+Held out by a draw before their kind was trained on; never trained or sampled on, never used to stop or to choose:
 {held}
 
 ## Measured
