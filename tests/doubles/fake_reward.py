@@ -3,7 +3,8 @@
     fake = FakeReward()                         # in a test: httpx.AsyncClient(transport=ASGITransport(fake.app)) …
     python tests/doubles/fake_reward.py --port 8201 --model r@s0-0123456789ab      # … or as a process
 
-`POST /v1/score` (plain and `stream=true`), `GET /v1/slots`, `/livez`, `/readyz`, `/health`, `/metrics`.
+`POST /v1/score` (plain and `stream=true`), `WS /v1/score/live` (in `fake_live`), `GET /v1/slots`, `/livez`, `/readyz`,
+`/health`, `/metrics`.
 `tests/reward/test_contract.py` runs one suite on this and on the real service, so what both do is what is written
 there. A score is a fixed function of the candidate alone (`score_of`), unless a test puts another into `score`.
 
@@ -27,7 +28,7 @@ from pydantic import SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
@@ -46,6 +47,7 @@ from acemath_web.auth import BearerMiddleware, KeySet
 from acemath_web.context import RequestIdMiddleware, current_request_id
 from acemath_web.errors import error_body, error_response, from_validation
 from acemath_web.limits import BodyLimitMiddleware
+from doubles.fake_live import FakeLive
 
 MODEL = "acemath-embedded-reward@s0-0123456789ab"
 SERVING = (SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING)
@@ -81,11 +83,13 @@ class FakeReward:
         self.deadlines: list[str | None] = []
         self.request_ids: list[str | None] = []
         self.cancelled = 0
+        self.live = FakeLive(self)
         self.app = self._build(KeySet([SecretStr(key)] if key else []))
 
     def _build(self, keys: KeySet) -> ASGIApp:
         routes = [
             Route("/v1/score", self._score, methods=["POST"]),
+            WebSocketRoute("/v1/score/live", self.live.serve),
             Route("/v1/slots", self._slots),
             Route("/livez", self._ok),
             Route("/readyz", self._ready),
@@ -117,7 +121,7 @@ class FakeReward:
         self.request_ids.append(current_request_id())
         if self.failure is not None:
             raise self.failure
-        model, lengths = self._model(body.model), self._lengths(body)
+        model, lengths = self.check(body)
         if body.stream:
             return StreamingResponse(self._events(body, model, lengths, deadline), media_type="text/event-stream")
         gone = asyncio.ensure_future(_disconnected(request))
@@ -168,6 +172,14 @@ class FakeReward:
             await asyncio.wait_for(waiting, deadline.remaining())
         except TimeoutError as error:
             raise DeadlineExceeded("the request's deadline passed before its candidates were scored") from error
+
+    def check(self, body: ScoreRequest) -> tuple[str, list[int]]:
+        """The version that scores a request and its candidates' lengths; raises what refuses it."""
+        return self._model(body.model), self._lengths(body)
+
+    async def scored(self, body: ScoreRequest, deadline: Deadline) -> ScoreItem:
+        """The first candidate's score, when it is time for it."""
+        return await anext(self._items(body, self._lengths(body), deadline))
 
     def _model(self, wanted: str | None) -> str:
         served = [slot.version for slot in self.slots if slot.state in SERVING]

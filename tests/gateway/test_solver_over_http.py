@@ -19,6 +19,7 @@ from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.jobs import Outcome, SolveJob
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.solver import Solver
@@ -41,6 +42,10 @@ class Stack:
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
+
+    def asked(self) -> int:
+        """Candidates that the reward service was asked for, either way."""
+        return len(self.reward.requests) + sum(len(session.ended) for session in self.reward.live.sessions)
 
     def faults(self, **faults: Any) -> None:
         self.control.write_text(json.dumps(faults))
@@ -70,7 +75,7 @@ def a_job(*, seconds: float = 30.0, **changes: Any) -> SolveJob:
 
 
 @asynccontextmanager
-async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[Stack]:
+async def stack_of(tmp_path: Path, *, live: bool = False, reward_up: bool = True) -> AsyncIterator[Stack]:
     control = tmp_path / "control.json"
     vllm = FakeServer(TARGET.policy, TARGET.policy, 2048, Tokens.of(Path("/nonexistent")), control=control)
     reward = FakeReward(TARGET.reward)
@@ -81,9 +86,10 @@ async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[S
     async with served(vllm.app()) as vllm_url, served(reward.app) as reward_url:
         endpoints = {"policy_endpoints": (vllm_url,), "reward_endpoints": (reward_url if reward_up else unused_url(),)}
         releases = FixedRelease(replace(TARGET, **endpoints))
+        posts = HttpScorer(reward_upstream)
         solver = Solver(
             policy=VllmPolicy(policy_upstream),
-            scorer=HttpScorer(reward_upstream),
+            scorer=LiveScorer(reward_upstream, posts) if live else posts,
             judge=TextJudge(),
             releases=releases,
             encoders=BytePrompts(),
@@ -94,9 +100,9 @@ async def stack_of(tmp_path: Path, *, reward_up: bool = True) -> AsyncIterator[S
         await reward_upstream.close()
 
 
-@pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    async with stack_of(tmp_path) as made:
+@pytest.fixture(params=["posts", "live"])
+async def stack(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
+    async with stack_of(tmp_path, live=request.param == "live") as made:
         yield made
     await settled()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -107,7 +113,9 @@ async def test_a_solve(stack: Stack) -> None:
     assert (outcome.n_generated, outcome.n_scored, outcome.degraded_reason) == (6, 6, None)
     assert outcome.best.score == max(c.score for c in outcome.candidates if c.score is not None)
     assert {c.answer for c in outcome.candidates} == {"19", "6"}
-    assert all(request.model == TARGET.reward for request in stack.reward.requests)
+    asked = [request.model for request in stack.reward.requests]
+    asked += [session.opening["model"] for session in stack.reward.live.sessions]
+    assert set(asked) == {TARGET.reward}
     assert (await stack.solve(selection=Selection.MAJORITY)).best.answer == "19"
 
 
@@ -121,8 +129,22 @@ async def test_a_stream_reset_in_the_middle_keeps_what_was_scored(stack: Stack) 
     )
 
 
-async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path) -> None:
-    async with stack_of(tmp_path, reward_up=False) as stack:
+async def test_live_scoring_gives_the_same_answer(tmp_path: Path) -> None:
+    outcomes = []
+    for live in (False, True):
+        async with stack_of(tmp_path, live=live) as stack:
+            outcomes.append([await stack.solve(selection=one) for one in Selection])
+            posted, sessions = len(stack.reward.requests), stack.reward.live.sessions
+            assert (posted, [len(session.ended) for session in sessions]) == ((0, [6] * 3) if live else (18, []))
+            assert stack.metric("upstream_calls_total", role="reward", result="ok") == 18
+            assert all(session.pieces > 6 for session in sessions)
+    for posted, live in zip(*outcomes, strict=True):
+        assert (live.candidates, live.best) == (posted.candidates, posted.best)
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path, live: bool) -> None:
+    async with stack_of(tmp_path, live=live, reward_up=False) as stack:
         stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.05)
         with pytest.raises(Unavailable) as caught:
             await stack.solve()
@@ -153,7 +175,8 @@ async def test_a_hang_until_the_deadline_is_a_time_out_and_no_failure(stack: Sta
     stack.reward.gate = asyncio.Event()
     with pytest.raises(DeadlineExceeded):
         await stack.solve(seconds=1.0)
-    assert stack.metric("upstream_calls_total", role="reward", result="timeout") >= 3
+    calls = {kind: stack.metric("upstream_calls_total", role="reward", result=kind) for kind in ("timeout", "late")}
+    assert sum(calls.values()) >= 3
 
 
 @pytest.mark.parametrize("stage", ["generating", "scoring"])
@@ -163,7 +186,7 @@ async def test_a_closed_run_leaves_nothing_at_either_service(stack: Stack, stage
         reached = lambda: stack.vllm.generated > 6  # noqa: E731
     else:
         stack.reward.gate = asyncio.Event()
-        reached = lambda: len(stack.reward.requests) == 6  # noqa: E731
+        reached = lambda: stack.asked() == 6  # noqa: E731
 
     async def read() -> None:
         async with aclosing(stack.solver.run(a_job())) as run:

@@ -10,12 +10,14 @@ from acemath_gateway.adapters.addresses import DnsAddresses
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.adapters.slots_http import HttpSlots
 from acemath_gateway.adapters.status_file import StatusFileLeases
 from acemath_gateway.app import Backends
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch
+from acemath_gateway.ports import ScorerPort
 from acemath_gateway.prompts import RegistryEncoders
 from acemath_gateway.releases import ReleaseTracker
 from acemath_gateway.settings import GatewaySettings
@@ -59,13 +61,18 @@ async def open_backends(
                 first_token_seconds=settings.policy_first_token_seconds,
                 between_tokens_seconds=settings.policy_between_tokens_seconds,
             ),
-            scorer=HttpScorer(reward, patience_seconds=settings.reward_answer_seconds),
+            scorer=_scorer(settings, reward),
             judge=judge,
             releases=tracker,
             encoders=encoders,
             metrics=metrics,
         )
         yield Backends(solver, shared.limit, shared.idempotency, tracker.current, tracker.readiness)
+
+
+def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:
+    posts = HttpScorer(reward, patience_seconds=settings.reward_answer_seconds)
+    return LiveScorer(reward, posts) if settings.live_scoring else posts
 
 
 def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:

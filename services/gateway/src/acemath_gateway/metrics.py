@@ -3,9 +3,9 @@
 Label values come from enums and fixed tuples, never from a request; every set exists from the start with the value 0,
 so that a rate over the first failure is right. `model_info` and the version labels follow releases, which are few.
 
-Who writes what: the solver all that concerns a job (`requests` ... `overhead`), the adapters `upstream_*` and
-`version_mismatch`, the release tracker `model_info`, `release_generation` and `leases`, the routes and limits
-`rejections` and `disconnects`.
+Who writes what: the solver all that concerns a job (`requests` ... `overhead`), the adapters `upstream_*`,
+`live_fallbacks` and `version_mismatch`, the release tracker `model_info`, `release_generation` and `leases`, the routes
+and limits `rejections` and `disconnects`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,17 @@ class CallResult(StrEnum):
     CANCELLED = "cancelled"
 
 
+class LiveFallback(StrEnum):
+    """Why a candidate was posted although it was to be scored while it was being written."""
+
+    NOT_OPEN = "not_open"  # there was no connection
+    CLOSED = "closed"  # it ended before the score came
+    REFUSED = "refused"  # an error of this candidate
+    SLOW = "slow"  # pieces came faster than they could be sent
+    TIMEOUT = "timeout"  # the score did not come in time
+    MISFIT = "misfit"  # the pieces are not how the candidate begins
+
+
 class RejectionReason(StrEnum):
     """Why a request was not started."""
 
@@ -100,6 +111,7 @@ class GatewayMetrics:
         upstream_calls: calls to a replica, by role and result.
         upstream_seconds: seconds of such a call, by role.
         upstream_retries: calls that were tried at another replica or again.
+        live_fallbacks: candidates that were posted although they were to be scored live, by reason.
         version_mismatch: answers of another version than the leased one, by role.
         model_info: 1 for each version that new jobs use, by role and version.
         release_generation: the channel's generation that new jobs use.
@@ -129,6 +141,7 @@ class GatewayMetrics:
     upstream_calls: Counter
     upstream_seconds: Histogram
     upstream_retries: Counter
+    live_fallbacks: Counter
     version_mismatch: Counter
     model_info: Gauge
     release_generation: Gauge
@@ -164,6 +177,7 @@ class GatewayMetrics:
             upstream_calls=make.counter("upstream_calls", "calls to a replica", "role", "result"),
             upstream_seconds=make.histogram("upstream_seconds", "duration of a call to a replica", _SECONDS, "role"),
             upstream_retries=make.counter("upstream_retries", "calls that were tried again", "role"),
+            live_fallbacks=make.counter("live_fallbacks", "candidates to be scored live that were posted", "reason"),
             version_mismatch=make.counter("version_mismatch", "answers of another version than leased", "role"),
             model_info=make.gauge("model_info", "1 for each version that new jobs use", "role", "version"),
             release_generation=make.gauge("release_generation", "the channel's generation that new jobs use"),
@@ -182,6 +196,7 @@ class GatewayMetrics:
         _touch(self.upstream_calls, ROLES, CallResult)
         _touch(self.upstream_seconds, ROLES)
         _touch(self.upstream_retries, ROLES)
+        _touch(self.live_fallbacks, LiveFallback)
         _touch(self.version_mismatch, ROLES)
         _touch(self.leases, ("current", "old"))
 

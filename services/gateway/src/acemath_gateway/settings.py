@@ -76,6 +76,11 @@ class GatewaySettings(HttpServiceSettings):
     reward_answer_seconds: float = Field(
         30.0, gt=0, le=600, description="longest wait for one reward service while there is another one"
     )
+    live_scoring: bool = Field(
+        False,
+        description="hand candidates to the reward service while they are written (WS /v1/score/live); what that does "
+        "not score is posted",
+    )
     idempotency_ttl_seconds: int = Field(
         86_400, ge=1, le=604_800, description="how long an answer is kept under its key"
     )

@@ -81,13 +81,18 @@ class Upstream:
         limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=_KEEPALIVE_SECONDS
         )
+        self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._client = httpx.AsyncClient(
             limits=limits,
             transport=transport,
             trust_env=False,  # a proxy of the environment has no place between two services
             follow_redirects=False,
-            headers={"authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+            headers=self._authorization,
         )
+
+    def opening_headers(self) -> dict[str, str]:
+        """What a connection shows that is not opened here: the key, and the id of the request that it is for."""
+        return self._authorization | _request_id()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -133,8 +138,7 @@ class Upstream:
     def _request(self, method: str, url: str, deadline: Deadline, body: dict[str, Any] | None) -> httpx.Request:
         left = deadline.remaining()
         timeout = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left), write=min(_WRITE_SECONDS, left))
-        request_id = current_request_id()
-        headers = deadline.header() | ({REQUEST_ID_HEADER: request_id} if request_id else {})
+        headers = deadline.header() | _request_id()
         name = self.host_names.get(origin_of(httpx.URL(url)))
         extensions = {}
         if name is not None:
@@ -154,6 +158,11 @@ class Upstream:
             raise _refusal(response, await _whole(response, deadline))
         finally:
             await response.aclose()
+
+
+def _request_id() -> dict[str, str]:
+    request_id = current_request_id()
+    return {REQUEST_ID_HEADER: request_id} if request_id else {}
 
 
 class _RefusalInfo(BaseModel):

@@ -72,6 +72,12 @@ class HttpScorer:
                 await self._wait(error, round_, deadline)
                 round_ += 1
 
+    def give_up(self, deadline: Deadline, *, others: int) -> Deadline:
+        """When to leave a replica that says nothing: in time to ask another one, where there is one."""
+        if others <= 0:
+            return deadline
+        return Deadline.after(min(self._patience, deadline.remaining() / 2))
+
     async def _any_replica(self, release: ReleaseTarget, request: ScoreRequest, deadline: Deadline) -> float:
         failure = CallFailed(CallResult.UNREACHABLE, "is nowhere to be found")
         replicas = self._upstream.replicas
@@ -79,7 +85,7 @@ class HttpScorer:
         for attempt, endpoint in enumerate(ordered * 2 if len(ordered) == 1 else ordered):
             if attempt and not self._try_again(failure, deadline, alone=len(ordered) == 1):
                 break
-            give_up = self._give_up(deadline, others=len(ordered) - attempt - 1)
+            give_up = self.give_up(deadline, others=len(ordered) - attempt - 1)
             try:
                 score = await self._one(endpoint, release.reward, request, deadline, give_up)
             except CallFailed as error:
@@ -90,12 +96,6 @@ class HttpScorer:
                 replicas.well(endpoint)
                 return score
         raise failure
-
-    def _give_up(self, deadline: Deadline, *, others: int) -> Deadline:
-        """When to leave a replica that says nothing: in time to ask another one, where there is one."""
-        if others <= 0:
-            return deadline
-        return Deadline.after(min(self._patience, deadline.remaining() / 2))
 
     def _try_again(self, failure: CallFailed, deadline: Deadline, *, alone: bool) -> bool:
         """Whether another attempt makes sense: a single replica only when it cut a connection, e.g. an idle one."""

@@ -1,0 +1,38 @@
+"""What waits to be sent on a connection, bounded, so that who writes it never waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class Outbox:
+    """Frames in order.
+
+    Args:
+        max_chars: of all waiting frames together.
+    """
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars, self._chars = max_chars, 0
+        self._frames: deque[str] = deque()
+        self._some = asyncio.Event()
+
+    def put(self, *frames: str) -> bool:
+        """Add frames, all of them or, when there is no room, none; says which."""
+        chars = sum(map(len, frames))
+        if self._chars + chars > self._max_chars:
+            return False
+        self._frames.extend(frames)
+        self._chars += chars
+        self._some.set()
+        return True
+
+    async def take(self) -> str:
+        """The next frame; waits for it."""
+        while not self._frames:
+            self._some.clear()
+            await self._some.wait()
+        frame = self._frames.popleft()
+        self._chars -= len(frame)
+        return frame

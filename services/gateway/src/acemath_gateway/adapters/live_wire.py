@@ -1,0 +1,83 @@
+"""The frames of the reward service's `WS /v1/score/live` (docs/reward-api.md), as its client writes and reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from acemath_core.errors import ErrorCode, InvalidRequest
+from acemath_core.prompts import ChatMessage
+from acemath_gateway.adapters.http import CallFailed
+from acemath_gateway.metrics import CallResult
+
+
+class ScoreFrame(BaseModel):
+    """A candidate's score."""
+
+    type: Literal["score"]
+    index: int
+    score: FiniteFloat
+
+
+class ErrorFrame(BaseModel):
+    """What went wrong: with one candidate or, without `index`, with the connection, which then ends."""
+
+    type: Literal["error"]
+    index: int | None = None
+    code: str
+    message: str
+    param: str | None = None
+
+
+_FRAMES: TypeAdapter[ScoreFrame | ErrorFrame] = TypeAdapter(
+    Annotated[ScoreFrame | ErrorFrame, Field(discriminator="type")]
+)
+_RESULTS = {
+    ErrorCode.REWARD_OVERLOADED: CallResult.OVERLOADED,
+    ErrorCode.NOT_READY: CallResult.OVERLOADED,
+    ErrorCode.MODEL_NOT_SERVED: CallResult.NOT_SERVED,
+    ErrorCode.INVALID_REQUEST: CallResult.REFUSED,
+    ErrorCode.DEADLINE_EXCEEDED: CallResult.LATE,
+    "idle_timeout": CallResult.LATE,  # the policy was silent for longer than a connection may be
+}
+
+
+def open_frame(context: Sequence[ChatMessage], model: str, seconds: float) -> str:
+    """The first frame: the turns that candidates answer, who is to score them, and in how many seconds from now."""
+    return _json(type="open", messages=list(context), model=model, deadline=seconds)
+
+
+def piece_frame(index: int, text: str) -> str:
+    """What comes next of a candidate."""
+    return _json(type="piece", index=index, text=text)
+
+
+def end_frame(index: int) -> str:
+    """A candidate is complete."""
+    return _json(type="end", index=index)
+
+
+def read_frame(message: str | bytes) -> ScoreFrame | ErrorFrame:
+    """The frame in a message; raises `CallFailed` when it is none."""
+    try:
+        return _FRAMES.validate_json(message)
+    except ValidationError as error:
+        raise CallFailed(CallResult.BROKEN, "sent a frame that is neither a score nor an error") from error
+
+
+def failure(frame: ErrorFrame) -> CallFailed | InvalidRequest:
+    """What an error means to us: `InvalidRequest` only where a POST of the same candidate would be refused too.
+
+    Other refusals can be the connection's own (e.g. too many candidates that begin in odd ways), so that a POST is to
+    decide.
+    """
+    if frame.index is not None and frame.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+        return InvalidRequest(frame.message[:500], param=frame.param, code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
+    return CallFailed(_RESULTS.get(frame.code, CallResult.BROKEN), f"says {frame.code!r}: {frame.message[:500]}")
+
+
+def _json(**frame: Any) -> str:
+    return json.dumps(frame)

@@ -1,0 +1,134 @@
+"""`WS /v1/score/live` of the reward service's double; `FakeReward.live` is one.
+
+It scores with `FakeReward`'s rule and fails as that is told to (`failure` ends a connection at once, an unscorable
+candidate has an error of its own). What a test may set besides: `handshake_status`, `answers` (index → a message that
+is sent as it is at the candidate's first piece), `die_after` (frames after which the connection is cut), `deaf` (it
+takes the opening and reads nothing more), `silent` (it never sends a score). What it may read: `sessions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import InvalidRequest, ServiceError
+from acemath_core.wire import ScoreItem, ScoreRequest
+
+
+class Scores(Protocol):
+    """What `FakeReward` has that is needed here."""
+
+    failure: ServiceError | None
+    cancelled: int
+
+    def check(self, body: ScoreRequest) -> tuple[str, list[int]]: ...
+
+    async def scored(self, body: ScoreRequest, deadline: Deadline) -> ScoreItem: ...
+
+
+@dataclass
+class LiveRecord:
+    """One connection: how it was opened, and what has come on it."""
+
+    opening: dict[str, Any]
+    headers: dict[str, str]
+    texts: dict[int, str] = field(default_factory=dict)
+    pieces: int = 0
+    ended: list[int] = field(default_factory=list)
+    scored: int = 0
+    closed: bool = False
+
+
+class FakeLive:
+    """The route's double."""
+
+    def __init__(self, reward: Scores) -> None:
+        self._reward = reward
+        self.handshake_status: int | None = None
+        self.answers: dict[int, str | dict[str, Any]] = {}
+        self.die_after: int | None = None
+        self.deaf = self.silent = False
+        self.sessions: list[LiveRecord] = []
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One connection."""
+        if self.handshake_status is not None:
+            await websocket.send_denial_response(Response(status_code=self.handshake_status))
+            return
+        await websocket.accept()
+        record = LiveRecord(json.loads(await websocket.receive_text()), dict(websocket.headers))
+        self.sessions.append(record)
+        scoring: set[asyncio.Task[None]] = set()
+        try:
+            await self._exchange(websocket, record, scoring)
+        except WebSocketDisconnect:
+            self._reward.cancelled += len(record.ended) - record.scored
+        except ServiceError as error:
+            await websocket.send_text(json.dumps(_error(error)))
+            await websocket.close(1013)
+        finally:
+            record.closed = True
+            for task in scoring:
+                task.cancel()
+
+    async def _exchange(self, websocket: WebSocket, record: LiveRecord, scoring: set[asyncio.Task[None]]) -> None:
+        self._check(record, "")
+        if self.deaf:
+            await asyncio.sleep(3600)
+        frames = 0
+        while True:
+            frame = json.loads(await websocket.receive_text())
+            frames += 1
+            if self.die_after is not None and frames > self.die_after:
+                await websocket.close(1011)
+                return
+            index = frame["index"]
+            if frame["type"] == "end":
+                record.ended.append(index)
+                scoring.add(asyncio.create_task(self._score(websocket, record, index)))
+            else:
+                await self._take(websocket, record, index, frame["text"])
+
+    async def _take(self, websocket: WebSocket, record: LiveRecord, index: int, text: str) -> None:
+        assert index not in record.ended, "a piece of an ended candidate"
+        record.pieces += 1
+        if index not in record.texts and index in self.answers:
+            answer = self.answers[index]
+            await websocket.send_text(answer if isinstance(answer, str) else json.dumps(answer))
+        record.texts[index] = record.texts.get(index, "") + text
+
+    async def _score(self, websocket: WebSocket, record: LiveRecord, index: int) -> None:
+        if self.silent or index in self.answers:
+            return
+        if index not in record.texts:
+            raise AssertionError("an end of a candidate without pieces ends the real service's connection")
+        try:
+            request = self._check(record, record.texts[index])
+            item = await self._reward.scored(request, Deadline.after(float(record.opening["deadline"])))
+        except ServiceError as error:
+            await websocket.send_text(json.dumps(_error(error, index)))
+        else:
+            frame = {"type": "score", "index": index, "score": item.score, "tokens": item.tokens}
+            await websocket.send_text(json.dumps(frame))
+        record.scored += 1
+
+    def _check(self, record: LiveRecord, text: str) -> ScoreRequest:
+        opening = record.opening
+        if self._reward.failure is not None:
+            raise self._reward.failure
+        if set(opening) != {"type", "messages", "model", "deadline"}:
+            raise InvalidRequest("not an opening")
+        request = ScoreRequest(messages=opening["messages"], candidates=[text], model=opening["model"])
+        self._reward.check(request)
+        return request
+
+
+def _error(error: ServiceError, index: int | None = None) -> dict[str, Any]:
+    said = {"code": error.code.value, "message": error.message, "param": error.param}
+    return {"type": "error", "index": index, "retry_after": error.retry_after, **said}
