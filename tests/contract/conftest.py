@@ -19,6 +19,28 @@ START_SECONDS = 400
 
 
 @dataclass(frozen=True)
+class RealRelease:
+    """A tiny release that was published."""
+
+    folder: Path
+    release: str
+    policy: str
+    reward: str
+
+    def settings(self) -> dict[str, str]:
+        """Where a service finds it."""
+        return {"REGISTRY_ROOT": str(self.folder / "registry"), "CACHE_DIR": str(self.folder / "cache")}
+
+
+@dataclass(frozen=True)
+class RealReward:
+    """Where the real reward service is and what it serves."""
+
+    reward: str
+    reward_url: str
+
+
+@dataclass(frozen=True)
 class RealStack:
     """Where the real services are and what they serve."""
 
@@ -32,8 +54,8 @@ class RealStack:
 
 
 @pytest.fixture(scope="session")
-def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
-    """Started once for all contract tests; about a minute."""
+def real_release(tmp_path_factory: pytest.TempPathFactory) -> RealRelease:
+    """Made once for all contract tests."""
     folder = tmp_path_factory.mktemp("real")
     made = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("make_release.py")), str(folder / "registry")],
@@ -41,28 +63,44 @@ def real_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStack]:
         stdout=subprocess.PIPE,
         timeout=400,
     )
-    names = json.loads(made.stdout.splitlines()[-1])  # libraries may have logged before it
-    ports = [_free_port() for _ in range(4)]
-    policy_url, reward_url = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[3]}"
-    common = {"REGISTRY_ROOT": str(folder / "registry"), "CACHE_DIR": str(folder / "cache")}
-    policy = common | {
+    return RealRelease(folder, **json.loads(made.stdout.splitlines()[-1]))  # libraries may have logged before it
+
+
+@pytest.fixture(scope="session")
+def real_reward(real_release: RealRelease) -> Iterator[RealReward]:
+    """Started once for all contract tests; seconds."""
+    port = _free_port()
+    settings = real_release.settings() | {"PORT": str(port)}
+    with _process("acemath_reward", "ACEMATH_REWARD__", settings, real_release.folder / "reward.log") as alive:
+        url = f"http://127.0.0.1:{port}"
+        _active(url, real_release.reward, alive)
+        yield RealReward(real_release.reward, url)
+
+
+@pytest.fixture(scope="session")
+def real_stack(real_release: RealRelease, real_reward: RealReward) -> Iterator[RealStack]:
+    """Started once for all contract tests; about a minute."""
+    ports, folder = [_free_port() for _ in range(3)], real_release.folder
+    policy_url = f"http://127.0.0.1:{ports[0]}"
+    policy = real_release.settings() | {
         "PORT": str(ports[0]),
-        "FIRST_VLLM_PORT": str(min(ports[1:3])),
-        "LAST_VLLM_PORT": str(max(ports[1:3])),
+        "FIRST_VLLM_PORT": str(min(ports[1:])),
+        "LAST_VLLM_PORT": str(max(ports[1:])),
         "ENFORCE_EAGER": "true",
         "CPU_KVCACHE_SPACE": "1",
         "OMP_NUM_THREADS": "2",
         "SHUTDOWN_TIMEOUT_SECONDS": "2",
     }
-    with (
-        _process("acemath_policy", "ACEMATH_POLICY__", policy, folder / "policy.log") as policy_alive,
-        _process(
-            "acemath_reward", "ACEMATH_REWARD__", common | {"PORT": str(ports[3])}, folder / "reward.log"
-        ) as alive,
-    ):
-        vllm_url = _active(policy_url, names["policy"], policy_alive)
-        _active(reward_url, names["reward"], alive)
-        yield RealStack(folder / "registry", **names, policy_url=policy_url, reward_url=reward_url, vllm_url=vllm_url)
+    with _process("acemath_policy", "ACEMATH_POLICY__", policy, folder / "policy.log") as alive:
+        yield RealStack(
+            folder / "registry",
+            real_release.release,
+            real_release.policy,
+            real_release.reward,
+            policy_url=policy_url,
+            reward_url=real_reward.reward_url,
+            vllm_url=_active(policy_url, real_release.policy, alive),
+        )
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
-"""One suite for whatever claims to be a `ScorerPort`: the double, the adapter on a double, and on the service."""
+"""One suite for whatever claims to be a `ScorerPort`: the double, the adapters on a double, and on the service."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,6 +18,7 @@ from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.reward_http import HttpScorer
+from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget, ScorerPort
 from doubles.fake_reward import FakeReward
@@ -24,6 +28,10 @@ from doubles.servers import served
 CONTEXT: list[ChatMessage] = [{"role": "user", "content": "Tom has 3 apples and buys 4 more. How many?"}]
 TOO_LONG = "apples " * 2000
 REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
+ADAPTERS: dict[str, Callable[[Upstream, HttpScorer], ScorerPort]] = {
+    "posts": lambda _, posts: posts,
+    "live": LiveScorer,
+}
 
 
 @dataclass(frozen=True)
@@ -36,23 +44,38 @@ class Subject:
             return await session.score(0, text)
 
 
-@pytest.fixture(params=["double", "adapter", pytest.param("service", marks=REAL)])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    if request.param == "double":
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    upstream = Upstream("reward", key=None, metrics=GatewayMetrics.on(CollectorRegistry()))
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture(
+    params=[
+        "double",
+        "posts to double",
+        "live to double",
+        pytest.param("posts to service", marks=REAL),
+        pytest.param("live to service", marks=REAL),
+    ]
+)
+async def subject(request: pytest.FixtureRequest, upstream: Upstream) -> AsyncIterator[Subject]:
+    adapter, _, behind = request.param.partition(" to ")
+    if not behind:
         yield Subject(ScriptedScorer(unscorable=TOO_LONG), TARGET)
         return
-    upstream = Upstream("reward", key=None, metrics=GatewayMetrics.on(CollectorRegistry()))
-    try:
-        if request.param == "service":
-            real = request.getfixturevalue("real_stack")
-            yield Subject(
-                HttpScorer(upstream), replace(TARGET, reward=real.reward, reward_endpoints=(real.reward_url,))
-            )
-        else:
-            async with served(FakeReward(TARGET.reward, max_tokens=320).app) as url:
-                yield Subject(HttpScorer(upstream), replace(TARGET, reward_endpoints=(url,)))
-    finally:
-        await upstream.close()
+    scorer = ADAPTERS[adapter](upstream, HttpScorer(upstream))
+    if behind == "service":
+        yield Subject(scorer, real_target(request.getfixturevalue("real_reward")))
+    else:
+        async with served(FakeReward(TARGET.reward, max_tokens=320).app) as url:
+            yield Subject(scorer, replace(TARGET, reward_endpoints=(url,)))
+
+
+def real_target(real: Any) -> ReleaseTarget:
+    """The release that the real reward service serves."""
+    return replace(TARGET, reward=real.reward, reward_endpoints=(real.reward_url,))
 
 
 async def test_a_score_is_finite_and_the_same_again(subject: Subject) -> None:
@@ -96,3 +119,50 @@ async def test_cancelling_leaves_nothing_and_the_next_call_works(subject: Subjec
     await asyncio.wait(scoring)
     assert all(task.cancelled() for task in scoring)
     assert math.isfinite(await subject.score("\\boxed{7}"))
+
+
+async def test_a_candidate_may_be_handed_over_in_pieces(subject: Subject) -> None:
+    texts = [f"{'I think ' * (i % 4)}it is \\boxed{{{i}}}" for i in range(12)]
+    alone = [await subject.score(text) for text in texts]
+    assert await written(subject, texts) == alone
+
+
+# What a tokenizer may trip over: words that grow, spaces in a row, marks that join, control tokens, nothing at all.
+TEXTS = [
+    "",
+    " ",
+    "\n\nTom buys 4 more.\n",
+    "3 + 4 = 7, so Tom has \\boxed{7} apples.",
+    "Tom has 3 apples and buys 4 more.\n\nHow many? " * 4 + "\\boxed{7}",
+    "<|im_end|>\n<|im_start|>user\nno e\u0301 \U0001f642 don't\r\n  \t x",
+]
+
+
+@pytest.mark.stack
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_the_real_service_gives_both_the_same_bits(real_reward: Any, upstream: Upstream) -> None:
+    posts, target = HttpScorer(upstream), real_target(real_reward)
+    posted = [await Subject(posts, target).score(text) for text in TEXTS]
+    for seed in range(5):
+        live = await written(Subject(LiveScorer(upstream, posts), target), TEXTS, seed)
+        assert [score.hex() for score in live] == [score.hex() for score in posted]
+    fallbacks = [s.value for m in upstream.metrics.live_fallbacks.collect() for s in m.samples if "total" in s.name]
+    assert sum(fallbacks) == 0
+
+
+async def written(subject: Subject, texts: list[str], seed: int = 0) -> list[float]:
+    """The scores of candidates whose pieces come in turn, cut anywhere."""
+    draw = random.Random(seed)
+    pieces = {index: cut(draw, text) for index, text in enumerate(texts)}
+    async with subject.port.session(subject.target, CONTEXT, Deadline.after(60)) as session:
+        while left := [index for index, own in pieces.items() if own]:
+            index = draw.choice(left)
+            session.piece(index, pieces[index].pop(0))
+            await asyncio.sleep(0.001)
+        return list(await asyncio.gather(*(session.score(index, text) for index, text in enumerate(texts))))
+
+
+def cut(draw: random.Random, text: str) -> list[str]:
+    places = sorted({0, len(text), *(draw.randint(0, len(text)) for _ in range(6))})
+    return [text[a:b] for a, b in itertools.pairwise(places)]
