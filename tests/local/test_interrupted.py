@@ -127,7 +127,13 @@ def test_an_interrupt_while_pip_works_ends_pip_and_is_one_sentence(checkout, eve
     checkout.python.write_text(f"#!/bin/sh\necho $$ > '{checkout.root}/pid'\nexec sleep 60\n")
     command = [sys.executable, "-m", "acemath_local.install", "cpu"]
     with subprocess.Popen(
-        command, cwd=checkout.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=checkout.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background job ignores the interrupt, and so would whatever it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as setup:
         eventually(lambda: (checkout.root / "pid").exists() and (checkout.root / "pid").read_text() != "", 20)
         setup.send_signal(signal.SIGINT)  # only to the set-up: pip must not go on alone
