@@ -2,14 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from acemath_training.errors import TrainingError
+from acemath_training.cli_jobs import check_environment, errors_in_one_sentence, load_job, mixture_of
+from acemath_training.errors import ConfigError
 
 data = typer.Typer(no_args_is_help=True, help="Training problems: look at them, prepare them.")
 train = typer.Typer(no_args_is_help=True, help="Training jobs and the embedded checkpoints.")
@@ -42,13 +41,12 @@ def show_problems(
     work_dir: Annotated[Path, typer.Option(help="Where the configuration's files are.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Rows of an SFT job's stream, as it would be trained on."""
-    from acemath_training.data.mixture import Mixture  # noqa: PLC0415
-    from acemath_training.jobs import config as configs  # noqa: PLC0415
+    """Rows of a job's mixture, as it would be trained on."""
+    with errors_in_one_sentence():
+        from acemath_training.data.mixture import Mixture  # noqa: PLC0415
 
-    with _errors_in_one_sentence():
-        job = configs.load(config, configs.SftConfig)
-        stream = Mixture(list(job.data.mixture), job.data.seed, work_dir)
+        chosen = mixture_of(config)
+        stream = Mixture(list(chosen.mixture), chosen.seed, work_dir)
         rows = [stream[index] for index in range(first, first + count)]
     if as_json:
         typer.echo(json.dumps([_document(row) for row in rows], ensure_ascii=False))
@@ -76,7 +74,8 @@ def write_held_out(
     if source not in makers:
         typer.echo(f"error: no source {source!r}; there are: {', '.join(makers)}", err=True)
         raise typer.Exit(1)
-    rows = list(makers[source](per_family))
+    with errors_in_one_sentence():
+        rows = list(makers[source](per_family))
     out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     families = len({row["meta"]["template"] for row in rows})
     found = {"rows": len(rows), "families": families, "file": str(out)}
@@ -93,7 +92,7 @@ def drop_overlap(
     from acemath_training.data import gsm8k  # noqa: PLC0415
     from acemath_training.data.overlap import TemplateOverlap  # noqa: PLC0415
 
-    with _errors_in_one_sentence():
+    with errors_in_one_sentence():
         overlap = TemplateOverlap()
         every = list(gsm8k.rows(benchmark))
         kept = [row for row in every if not overlap.touches(row["problem"])]
@@ -116,7 +115,7 @@ def prepare_gsm8k(
     from acemath_training.data import gsm8k  # noqa: PLC0415
     from acemath_training.data.decontaminate import Decontaminator  # noqa: PLC0415
 
-    with _errors_in_one_sentence():
+    with errors_in_one_sentence():
         tests = [row["problem"] for path in against or [] for row in gsm8k.rows(path)]
         keep_out = Decontaminator(tests, hashes.read_text().split() if hashes else ())
         problems = gsm8k.prepare(source, keep_out, max_lines=max_lines, max_characters=max_characters)
@@ -141,7 +140,7 @@ def show_cards(as_json: AsJson = False) -> None:
     """The committed adapters and what was measured of them."""
     from acemath_training.embedded import cards  # noqa: PLC0415
 
-    with _errors_in_one_sentence():
+    with errors_in_one_sentence():
         found = [cards.read(path) for kind in ("policy", "reward") for path in cards.stages(cards.DEFAULT_ROOT, kind)]
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in found]))
@@ -151,6 +150,11 @@ def show_cards(as_json: AsJson = False) -> None:
 
 
 def _launch(job: str, config: Path, base: Path, output: Path, ranks: int, as_json: bool) -> None:
+    with errors_in_one_sentence():
+        check_environment()
+        found = load_job(config).job
+        if found != job:
+            raise ConfigError(f"{config.name} is a job of kind {found}, not {job}")
     from acemath_training.jobs import launch  # noqa: PLC0415
 
     status = launch.main([job, str(config), "--base", str(base), "--output", str(output), "--ranks", str(ranks)])
@@ -161,12 +165,3 @@ def _launch(job: str, config: Path, base: Path, output: Path, ranks: int, as_jso
 
 def _document(row: Any) -> dict[str, str]:
     return {"source": row.source, "family": row.family, "problem": row.problem, "solution": row.solution}
-
-
-@contextmanager
-def _errors_in_one_sentence() -> Iterator[None]:
-    try:
-        yield
-    except TrainingError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error

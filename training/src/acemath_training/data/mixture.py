@@ -44,8 +44,10 @@ class Mixture:
         """Take the parts, the seed of the stream, and the folder that relative `file` names start from.
 
         Raises:
-            ConfigError: when a part names a held-out or unknown family, or lacks its file.
+            ConfigError: there is no part, or one names a held-out or unknown family, or lacks its file.
         """
+        if not sources:
+            raise ConfigError("a mixture needs at least one source")
         self._seed = seed
         self._weights = [source.weight for source in sources]
         self._draws = [_DRAWS[source.kind](source, work_dir) for source in sources]
@@ -98,11 +100,11 @@ def _arithmetic(source: Source, work_dir: Path) -> Draw:
 def _gsm8k(source: Source, work_dir: Path) -> Draw:
     if source.file is None:
         raise ConfigError("gsm8k needs `file`, made by `acemath data gsm8k`")
-    problems = [
-        item
-        for item in gsm8k.read(work_dir / source.file)
-        if len(item.problem) + len(item.solution) <= source.max_characters
-    ]
+    path = work_dir / source.file
+    if not path.is_file():
+        made = "`acemath data gsm8k TRAIN.jsonl` makes it from GSM8K's train file"
+        raise ConfigError(f"there is no {path}: {made}; --work-dir names the folder where it is")
+    problems = [item for item in gsm8k.read(path) if len(item.problem) + len(item.solution) <= source.max_characters]
     return partial(_choice, problems)
 
 
