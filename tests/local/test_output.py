@@ -11,6 +11,7 @@ import pytest
 
 from acemath_local.console import Console
 from acemath_local.logs import LogFollower, readable
+from acemath_local.run import acemath_command, serving
 
 
 class Terminal(io.StringIO):
@@ -68,3 +69,12 @@ def test_on_a_terminal_lines_stand_above_the_live_one():
         console.line("a log line")
     text = stream.getvalue()
     assert text.index("a log line") < text.index("… starting (policy)") < text.index("✓ starting")
+
+
+def test_the_last_line_names_the_command_as_one_types_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("acemath_local.run.sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    said = serving("http://127.0.0.1:8080", acemath_command())
+    assert "Serving at http://127.0.0.1:8080" in said and " .venv/bin/acemath doctor" in said
+    monkeypatch.chdir("/")
+    assert acemath_command() == Path(str(tmp_path)[1:]) / ".venv" / "bin" / "acemath"

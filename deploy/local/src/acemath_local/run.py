@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import FrameType
 
@@ -83,6 +84,21 @@ def gateway_url(settings: LocalSettings) -> str:
     return f"http://127.0.0.1:{settings.ports.gateway}"
 
 
+def serving(url: str, command: Path) -> str:
+    """The last thing that is said: where the stack is, how to ask it and look after it, how to end it."""
+    return (
+        f"Serving at {url} (page at /, API at /v1/solve and /v1/chat/completions). "
+        f'Another problem: make solve PROBLEM="…". How it is: {command} doctor '
+        "Ctrl-C stops everything."
+    )
+
+
+def acemath_command() -> Path:
+    """The `acemath` of this environment, as a person in this folder would type it."""
+    command, here = Path(sys.executable).with_name("acemath"), Path.cwd()
+    return command.relative_to(here) if command.is_relative_to(here) else command
+
+
 def _serve(
     stack: Stack, settings: LocalSettings, env: dict[str, str], arguments: argparse.Namespace, console: Console
 ) -> int:
@@ -91,8 +107,7 @@ def _serve(
     solved = 0 if arguments.no_sample else _solve(url, arguments.problem, env, console)
     if arguments.once:
         return solved
-    console.line(f"\nServing at {url} (page at /, API at /v1/solve and /v1/chat/completions). "
-                 f'Another problem: make solve PROBLEM="…". Ctrl-C stops everything.')  # fmt: skip
+    console.line(f"\n{serving(url, acemath_command())}")
     known = stack.watch(0.0, {})
     while True:
         known = stack.watch(1.0, known)
