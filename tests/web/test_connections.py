@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import resource
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -176,7 +177,39 @@ async def test_a_head_without_end_is_cut_off(service: _Service) -> None:
                 await at._writers[-1].drain()
         with contextlib.suppress(ConnectionError):
             answer = await asyncio.wait_for(reader.read(), 10)
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 400"), answer
+            assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")), answer
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b""], ids=["ended", "not ended"])
+@pytest.mark.parametrize("size", [70_000, 200_000, 2_000_000])
+async def test_a_head_over_the_limit_is_answered(size: int, end: bytes) -> None:
+    async with _Service(HttpToolsProtocol).serving() as at:
+        reader = await at.connect(b"GET /livez HTTP/1.1\r\nhost: probe\r\nx-a: " + b"b" * size + end)
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 ") and b"connection: close" in head
+        assert json.loads(body)["error"]["code"] == "headers_too_large"
+        assert await at.livez() == 200
+
+
+async def test_a_refused_head_does_not_hold_its_place_for_ever(
+    service: _Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acemath_web.connections.TOTAL_SECONDS", 0.3)
+    async with service.serving(head_bytes=10_000) as at:
+        reader = await at.connect(HALF_HEAD + b"x" * 20_000)
+        assert b" 431 " in await asyncio.wait_for(reader.read(), 10)
+        with pytest.raises(ConnectionError):
+            for _ in range(100):
+                at._writers[-1].write(b"x")
+                await at._writers[-1].drain()
+                await asyncio.sleep(0.05)
+
+
+async def test_the_limit_is_of_the_head_not_of_what_comes_with_it(service: _Service) -> None:
+    async with service.serving(head_bytes=10_000) as at:
+        fits = b"POST /echo HTTP/1.1\r\nhost: probe\r\nx-a: " + b"b" * 9_000
+        reader = await at.connect(fits + b"\r\ncontent-length: 900\r\n\r\n" + b"x" * 900)
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
 
 
 def test_connections_leave_files_for_the_service_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@
       + Forbidden           a known key without the scope                          403
       + NotFound            nothing under that name                                404
       + Conflict            contradicts what is stored or served                   409
-      + TooLarge            a body over the limit                                  413
+      + TooLarge            a body over the limit; 431 of headers                  413
       + QuotaExceeded       only the caller's own quota                            429
       + ClientGone          nobody waits for the answer (log only)                 499
       + InternalError       a broken invariant of ours                             500
@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     MODEL_NOT_SERVED = "model_not_served"
     REQUEST_TOO_LARGE = "request_too_large"
+    HEADERS_TOO_LARGE = "headers_too_large"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     CLIENT_GONE = "client_gone"
     INTERNAL = "internal_error"
@@ -65,6 +66,7 @@ _STATUS: dict[ErrorCode, int] = {
     ErrorCode.IDEMPOTENCY_CONFLICT: 409,
     ErrorCode.MODEL_NOT_SERVED: 409,
     ErrorCode.REQUEST_TOO_LARGE: 413,
+    ErrorCode.HEADERS_TOO_LARGE: 431,
     ErrorCode.RATE_LIMIT_EXCEEDED: 429,
     ErrorCode.CLIENT_GONE: 499,
     ErrorCode.INTERNAL: 500,

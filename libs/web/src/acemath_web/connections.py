@@ -17,6 +17,10 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from acemath_core.errors import ErrorCode, TooLarge
+from acemath_web.errors import error_response
+from acemath_web.linger import MAX_BYTES, TOTAL_SECONDS
+
 _log = logging.getLogger(__name__)
 _SPARE_FILES = 256  # for what the service opens itself: files, Redis, other services
 _SAY_AGAIN_SECONDS = 10.0
@@ -63,6 +67,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._refused = False
 
     @property
     def at_work(self) -> bool:
@@ -84,18 +89,35 @@ class GuardedProtocol(asyncio.Protocol):
         self._others[self] = None
         self._arm()
 
+    @property
+    def in_head(self) -> bool:
+        """Whether the request that comes next, or is coming, has not all of its headers here."""
+        return self.fresh or bool(self._inner.cycle.response_complete)
+
     def data_received(self, data: bytes) -> None:
-        """Pass it on; see whether the request is complete now."""
+        """Pass it on; of a head no more than its limit."""
+        if self._refused:
+            self._discard(len(data))
+            return
+        room = max(0, self._limits.head_bytes - self._head_bytes) if self.in_head else len(data)
+        self._take(data[:room])
+        if data[room:] and self._reads():
+            if self.in_head:
+                self._refuse_head()
+            else:
+                self._take(data[room:])
+
+    def _take(self, data: bytes) -> None:
+        """Hand data to the parser; see whether the request is complete now."""
         assert self._transport is not None
-        in_head = self.fresh or self._inner.cycle.response_complete
+        was_head = self.in_head
         self._inner.data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if was_head and self.in_head else 0
         if self._transport.get_protocol() is not self:
             self._let_go()  # a websocket from here on
         elif self.at_work:
             self._disarm()
-            self._head_bytes = 0
         else:
-            self._count_head(len(data) if in_head else 0)
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,10 +149,23 @@ class GuardedProtocol(asyncio.Protocol):
         (next((other for other in idle if other.fresh), None) or next(iter(idle), self)).end()
         _say_full(self._limits.connections, self._inner.server_state)
 
-    def _count_head(self, size: int) -> None:
-        still = self.fresh or self._inner.cycle.response_complete
-        self._head_bytes = self._head_bytes + size if still else 0
-        if self._head_bytes > self._limits.head_bytes:
+    def _reads(self) -> bool:
+        """Whether what comes next is for the HTTP parser."""
+        assert self._transport is not None
+        return self._transport.get_protocol() is self and not self._transport.is_closing()
+
+    def _refuse_head(self) -> None:
+        """Answer, and go on reading for a while: a socket closed with unread bytes makes the caller lose the answer."""
+        assert self._transport is not None
+        self._refused, self._head_bytes = True, 0
+        self._transport.write(_head_refusal(self._limits.head_bytes))
+        self._transport.write_eof()
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(TOTAL_SECONDS, self.end)
+
+    def _discard(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_BYTES:
             self.end()
 
     def _arm(self) -> None:
@@ -170,6 +205,17 @@ def within_file_limit(wanted: int) -> int:
     if allowed < wanted:
         _log.warning("at most %d connections instead of %d: the limit on open files is %d", allowed, wanted, soft)
     return allowed
+
+
+def _head_refusal(limit: int) -> bytes:
+    """The whole 431 (RFC 6585, section 5), which no application sends: there is no request yet to answer."""
+    error = TooLarge(
+        f"the request line and headers are over {limit} bytes; send shorter ones", code=ErrorCode.HEADERS_TOO_LARGE
+    )
+    response = error_response(error)
+    lines = [b"%b: %b\r\n" % pair for pair in response.raw_headers]
+    status = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    return b"".join([status, *lines, b"connection: close\r\n\r\n", bytes(response.body)])
 
 
 def _say_full(limit: int, server_state: Any) -> None:
