@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acemath_answers import MAX_ANSWER_CHARS, extract_answer, extract_boxed, extract_choice
+from acemath_answers import MAX_ANSWER_CHARS, ends_in_box, extract_answer, extract_boxed, extract_choice
 
 BALANCED = st.recursive(
     st.text(alphabet="0123456789abcxyz+-*/^_=()", min_size=1, max_size=8),
@@ -132,3 +132,22 @@ def test_a_megabyte_takes_milliseconds(piece: str) -> None:
     extract_boxed(text)
     extract_choice(text)
     assert time.process_time() - start < 1.0  # about 0.03 s; a quadratic rule would take minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("it is \\bo", True),
+        ("it is \\boxed", True),
+        ("it is \\boxed{", True),
+        ("it is \\boxed{\\frac{1}{2}", True),
+        ("\\boxed{1} and \\boxed{2", True),
+        ("it is \\boxed{2}", False),
+        ("it is \\boxed 5", False),
+        ("it is 5 \\", False),
+        ("it is \\frac", False),
+        ("", False),
+    ],
+)
+def test_a_text_that_ends_inside_its_box(text, inside):
+    assert ends_in_box(text) is inside

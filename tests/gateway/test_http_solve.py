@@ -267,3 +267,23 @@ async def test_too_long_for_the_reward_model_is_a_400_that_names_the_problem(gat
         reply = await http.post("/v1/solve", json=SOLVE)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "problem")
+
+
+# -------------------------------------------------------------------------------------------------------- cut off
+
+
+@pytest.mark.parametrize(
+    ("script", "max_tokens", "answer", "reason"),
+    [
+        ("2 + 2 = 4. \\boxed{4}", 3, "2", "truncated"),
+        ("So it is \\boxed{2 4}", 4, None, "truncated"),
+        ("The final answer is \\bo", 100, None, None),
+        ("2 + 2 = 4. \\boxed{4}", 100, "4", None),
+    ],
+)
+async def test_a_solution_that_was_cut_off_says_so(gateway, script, max_tokens, answer, reason):
+    gateway.policy.script = (script,)
+    async with gateway_client(gateway) as http:
+        body = {"problem": "What is 2+2?", "n": 1, "max_tokens": max_tokens}
+        done = (await http.post("/v1/solve", json=body)).json()
+    assert (done["answer"], done["degraded_reason"], done["degraded"]) == (answer, reason, reason is not None)

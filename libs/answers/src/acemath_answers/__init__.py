@@ -5,7 +5,7 @@ needs computer algebra runs in worker processes that can be killed (`pool`), beh
 """
 
 from acemath_answers.compare import Verdict, compare_cheaply
-from acemath_answers.extract import extract_answer, extract_boxed, extract_choice
+from acemath_answers.extract import ends_in_box, extract_answer, extract_boxed, extract_choice
 from acemath_answers.judge import AnswerJudge
 from acemath_answers.normalise import MAX_ANSWER_CHARS, NormalisedAnswer, normalise
 from acemath_answers.pool import WorkerLimits, WorkerPool
@@ -18,6 +18,7 @@ __all__ = [
     "WorkerLimits",
     "WorkerPool",
     "compare_cheaply",
+    "ends_in_box",
     "extract_answer",
     "extract_boxed",
     "extract_choice",

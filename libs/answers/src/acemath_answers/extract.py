@@ -40,6 +40,19 @@ def extract_answer(text: str) -> str | None:
     return None
 
 
+def ends_in_box(text: str) -> bool:
+    r"""Whether the text ends inside its last box, or inside the very command of one (`\bo`).
+
+    So does a text that was cut off, by a length or a stop text. `extract_answer` takes what such a box holds, as the
+    toolkit does; who knows that half an answer is worse than none asks this first.
+    """
+    command = text[text.rfind("\\") :] if "\\" in text else ""
+    if len(command) > 1 and any(name.startswith(command) for name in _BOX_COMMANDS):
+        return True
+    _, opening = _last_box(text, len(text))
+    return opening >= 0 and text[opening : opening + 1] in ("{", "") and _braced(text, opening) is None
+
+
 def extract_boxed(text: str) -> str | None:
     r"""Return the tidied content of the last *closed* `\boxed{}` or `\fbox{}`, or None (the strict mode).
 

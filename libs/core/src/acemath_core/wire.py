@@ -163,6 +163,7 @@ class StopReason(StrEnum):
 class DegradedReason(StrEnum):
     """Why an answer is less than what was asked for."""
 
+    TRUNCATED = "truncated"  # the chosen solution was cut off at max_tokens
     SCORER_FAILED = "scorer_failed"  # chosen by majority, because the caller allowed it
     PARTLY_SCORED = "partly_scored"  # some candidates have no score
     UNDECIDED_ANSWERS = "undecided_answers"  # a vote in which answers that could not be compared might have won

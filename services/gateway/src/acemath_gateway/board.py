@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from acemath_answers import extract_answer
+from acemath_answers import ends_in_box, extract_answer
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import FinishReason
@@ -130,7 +130,7 @@ class Board:
             metrics.straggler_wait.observe(max(times) - statistics.median(times))
 
     def _finish(self, event: CandidateFinished) -> CandidateDone:
-        answer = extract_answer(event.text)
+        answer = None if ends_in_box(event.text) else extract_answer(event.text)
         done = CandidateDone(event.index, event.text, answer, event.finish_reason, len(event.token_ids), self._now())
         self._done[event.index] = done
         self._emit(done)

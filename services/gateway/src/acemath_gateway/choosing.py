@@ -8,7 +8,7 @@ from typing import Protocol
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
-from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReason
 from acemath_gateway.board import Board
 from acemath_gateway.jobs import Outcome, SolvedItem, SolveJob
 from acemath_gateway.ports import ReleaseTarget
@@ -47,7 +47,7 @@ async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board
         chosen=items.index(chosen),
         selection=selection,
         stop_reason=_stop_reason(job, board),
-        degraded_reason=_degraded(board, doubts),
+        degraded_reason=_degraded(board, chosen, doubts),
         undecided=doubts,
         prompt_tokens=prompt_tokens,
         discarded_tokens=board.discarded_tokens,
@@ -112,8 +112,10 @@ def _stop_reason(job: SolveJob, board: Board) -> StopReason:
     return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
 
 
-def _degraded(board: Board, doubts: int) -> DegradedReason | None:
+def _degraded(board: Board, chosen: SolvedItem, doubts: int) -> DegradedReason | None:
     """The gravest of what is missing."""
+    if chosen.finish_reason is FinishReason.LENGTH:
+        return DegradedReason.TRUNCATED
     if not board.scored:
         return DegradedReason.SCORER_FAILED
     if doubts:
