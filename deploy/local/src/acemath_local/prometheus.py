@@ -7,9 +7,15 @@ from pathlib import Path
 
 from acemath_local.settings import LocalSettings
 
+RULES = Path(__file__).resolve().parents[3] / "prometheus" / "rules.yml"
+"""What pages; the compose stack's Prometheus reads the same file."""
+
 
 def config(settings: LocalSettings) -> str:
-    """A Prometheus configuration (JSON, which is YAML) that scrapes every part; vLLM's servers come from the agent."""
+    """A Prometheus configuration (JSON, which is YAML) that scrapes every part and knows what pages.
+
+    vLLM's servers come from the agent.
+    """
     ports, key = settings.ports, str(settings.state_dir / "keys" / "internal.key")
     authorization = {"credentials_file": key}
     jobs = [
@@ -18,7 +24,8 @@ def config(settings: LocalSettings) -> str:
     ]
     found = [{"url": f"http://127.0.0.1:{ports.policy}/v1/targets", "authorization": authorization}]
     jobs.append({"job_name": "vllm", "authorization": authorization, "http_sd_configs": found})
-    document = {"global": {"scrape_interval": "15s"}, "scrape_configs": jobs}
+    often = {"scrape_interval": "15s", "evaluation_interval": "15s"}
+    document = {"global": often, "rule_files": [str(RULES)], "scrape_configs": jobs}
     return json.dumps(document, indent=2)
 
 
