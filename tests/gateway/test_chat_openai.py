@@ -236,3 +236,17 @@ async def test_stop_texts_seed_and_user_are_taken(gateway):
         )
     sampling = gateway.policy.calls[0][1]
     assert (sampling.stop, sampling.seed, sampling.max_tokens, sampling.top_p) == (("END",), 5, 7, 0.5)
+
+
+async def test_a_key_makes_a_repeated_chat_the_same_answer(gateway):
+    keyed = {"model": "acemath", "messages": MESSAGES, "extra_headers": {"Idempotency-Key": "chat-1"}}
+    async with client_of(gateway) as client:
+        first = await client.chat.completions.with_raw_response.create(**keyed)
+        again = await client.chat.completions.with_raw_response.create(**keyed)
+        with pytest.raises(openai.ConflictError) as other:
+            await client.chat.completions.create(**keyed, n=2)
+        with pytest.raises(openai.BadRequestError) as streamed:
+            await client.chat.completions.create(**keyed, stream=True)
+    assert again.content == first.content and again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers and len(gateway.policy.calls) == 1
+    assert other.value.code == "idempotency_conflict" and streamed.value.param == "Idempotency-Key"
