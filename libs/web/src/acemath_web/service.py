@@ -16,6 +16,7 @@ from acemath_web.limits import BodyLimitMiddleware
 from acemath_web.linger import LingeringCloseMiddleware
 from acemath_web.metrics import HttpMetrics, metrics_router
 from acemath_web.outcomes import OutcomeMiddleware
+from acemath_web.published import publish
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -50,6 +51,7 @@ def create_service(
     for router in (*routers, health_router(readiness), metrics_router(registry)):
         app.include_router(router)
     install_error_handlers(app)
+    publish(app, keyed=bool(keys), open_paths=open_paths)
     # The last one added is the outermost: the id is there for whatever the others refuse, every refusal is counted, and
     # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)

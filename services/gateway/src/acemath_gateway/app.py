@@ -68,7 +68,7 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
     """
     registry, state = CollectorRegistry(), ReadyState()
     internal = settings.internal_key()
-    metrics, door = GatewayMetrics.on(registry), DoorMetrics.on(registry)
+    metrics, door, limits = GatewayMetrics.on(registry), DoorMetrics.on(registry), _limits(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,7 +80,7 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
 
     app = create_service(
         name="gateway",
-        routers=(solve_router(), chat_router(), models_router(), page_router()),
+        routers=(solve_router(limits), chat_router(limits), models_router(), page_router()),
         readiness=state.verdict,
         registry=registry,
         keys=KeySet(settings.api_keys()),
@@ -106,12 +106,16 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
     return Parts(
         service=SolveService(admission, backends.solver),
         once=Once(backends.idempotency, door.idempotency),
-        limits=Limits(
-            max_problem_chars=settings.max_problem_chars,
-            default_deadline_seconds=settings.default_deadline_seconds,
-            max_deadline_seconds=settings.max_deadline_seconds,
-        ),
+        limits=_limits(settings),
         metrics=metrics,
         door=door,
         serving=backends.serving,
+    )
+
+
+def _limits(settings: GatewaySettings) -> Limits:
+    return Limits(
+        max_problem_chars=settings.max_problem_chars,
+        default_deadline_seconds=settings.default_deadline_seconds,
+        max_deadline_seconds=settings.max_deadline_seconds,
     )

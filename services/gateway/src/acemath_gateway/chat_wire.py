@@ -54,7 +54,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 # What OpenAI's own answers carry in a message, so that a client may send back what it was given.
-_NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
+NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
     "annotations": ([],),
     "audio": (),
     "function_call": (),
@@ -70,6 +70,10 @@ class TextPart(Wire):
 
     type: Literal["text"]
     text: str
+
+
+_Parts = Annotated[list[TextPart], Field(min_length=1, max_length=256)]
+_Stops = Annotated[list[_Stop], Field(max_length=4)]
 
 
 def _as_parts(value: object) -> object:
@@ -88,7 +92,7 @@ class Message(Wire):
     """One turn. `developer` is OpenAI's newer word for `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts), Field(min_length=1, max_length=256)]
+    content: Annotated[_Parts, BeforeValidator(_as_parts, json_schema_input_type=str | _Parts)]
 
     def turn(self) -> ChatMessage:
         """The turn with its text in one piece; parts are joined by line breaks."""
@@ -125,7 +129,7 @@ class ChatRequest(Wire):
     max_tokens: Annotated[int, Field(ge=1, le=32768)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=32768)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    stop: Annotated[list[_Stop] | None, BeforeValidator(_as_list), Field(max_length=4)] = None
+    stop: Annotated[_Stops, BeforeValidator(_as_list, json_schema_input_type=_Stop | _Stops)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -151,7 +155,7 @@ def without_neutral(fields: dict[str, object]) -> dict[str, object]:
     messages = kept.get("messages")
     if isinstance(messages, list):
         kept["messages"] = [
-            _drop_neutral(message, _NEUTRAL_IN_MESSAGE, f"messages.{place}.") if isinstance(message, dict) else message
+            _drop_neutral(message, NEUTRAL_IN_MESSAGE, f"messages.{place}.") if isinstance(message, dict) else message
             for place, message in enumerate(messages)
         ]
     return kept

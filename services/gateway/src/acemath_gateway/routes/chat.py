@@ -17,20 +17,21 @@ from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
-from acemath_gateway.routes.schema import json_body
+from acemath_gateway.routes.schema import chat_schema, json_body
 from acemath_gateway.routes.streams import EventStream, event_bytes
+from acemath_gateway.solve_wire import Limits
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
 
 
-def chat_router() -> APIRouter:
-    """`POST /v1/chat/completions`."""
+def chat_router(limits: Limits) -> APIRouter:
+    """`POST /v1/chat/completions`; the limits are for its schema."""
     router = APIRouter(tags=["chat"])
 
     @router.post(
         "/v1/chat/completions",
         summary="Solve the last turn of a chat",
-        openapi_extra=json_body(ChatRequest, ChatCompletion),
+        openapi_extra=json_body(chat_schema(limits), ChatCompletion),
     )
     async def chat(request: Request) -> Response:
         parts = parts_of(request)

@@ -6,15 +6,66 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from acemath_core.wire import ErrorBody
+from acemath_core.wire import ErrorBody, SolveRequest
+from acemath_gateway.chat_wire import MODEL, NEUTRAL, NEUTRAL_IN_MESSAGE, ChatRequest
+from acemath_gateway.solve_wire import Limits
+
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "the same key with the same body gets the first one's answer; refused with stream=true",
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+}
+_TOKENS = "prompt and max_tokens together must fit into the model's context, else 400 context_length_exceeded"
 
 
-def json_body(request: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route that takes and gives JSON, or gives server-sent events with `stream=true`."""
+def solve_schema(limits: Limits) -> dict[str, Any]:
+    """The JSON schema of a body of `/v1/solve` at a gateway with these limits."""
+    schema = inlined(SolveRequest)
+    fields = schema["properties"]
+    fields["problem"] |= {"maxLength": limits.max_problem_chars, "pattern": "\\S"}
+    fields["max_tokens"]["description"] = _TOKENS
+    _limit_deadline(fields["deadline_seconds"], limits)
+    fields["deadline_seconds"]["default"] = limits.default_deadline_seconds
+    return schema
+
+
+def chat_schema(limits: Limits) -> dict[str, Any]:
+    """The JSON schema of a chat: the fields that are taken, and those that are accepted where they change nothing."""
+    schema = inlined(ChatRequest)
+    fields = schema["properties"]
+    fields["model"]["enum"] = [MODEL]
+    fields["messages"]["description"] = f"at most {limits.max_problem_chars} characters together; the last is a user's"
+    fields["max_completion_tokens"]["description"] = fields["max_tokens"]["description"] = _TOKENS
+    _limit_deadline(fields["acemath"]["properties"]["deadline_seconds"]["anyOf"][0], limits)
+    fields |= _neutral_fields(NEUTRAL)
+    fields["messages"]["items"]["properties"] |= _neutral_fields(NEUTRAL_IN_MESSAGE)
+    return schema
+
+
+def _limit_deadline(field: dict[str, Any], limits: Limits) -> None:
+    field["maximum"] = limits.max_deadline_seconds
+    field["description"] = f"{limits.default_deadline_seconds:g} when left out"
+
+
+def _neutral_fields(neutral: dict[str, tuple[object, ...]]) -> dict[str, Any]:
+    said = "accepted only at these values, which change nothing"
+    return {name: {"enum": [None, *values], "description": said} for name, values in neutral.items()}
+
+
+def json_body(request: dict[str, Any], answer: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes and gives JSON, or gives server-sent events with `stream=true`.
+
+    Args:
+        request: the schema of the body.
+        answer: what a whole answer is.
+    """
     ok = {"application/json": {"schema": inlined(answer)}, "text/event-stream": {"schema": {"type": "string"}}}
     failed = {"application/json": {"schema": inlined(ErrorBody)}}
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": inlined(request)}}},
+        "parameters": [_KEY],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {
             "200": {"description": "the answer", "content": ok},
             "4XX": {"description": "the request is at fault", "content": failed},

@@ -17,18 +17,22 @@ from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
-from acemath_gateway.routes.schema import json_body
+from acemath_gateway.routes.schema import json_body, solve_schema
 from acemath_gateway.routes.streams import EventStream, event_bytes
-from acemath_gateway.solve_wire import finished_event, job_of, scored_event, solution_of
+from acemath_gateway.solve_wire import Limits, finished_event, job_of, scored_event, solution_of
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
 
 
-def solve_router() -> APIRouter:
-    """`POST /v1/solve`."""
+def solve_router(limits: Limits) -> APIRouter:
+    """`POST /v1/solve`; the limits are for its schema."""
     router = APIRouter(tags=["solve"])
 
-    @router.post("/v1/solve", summary="Solve a problem by best-of-N", openapi_extra=json_body(SolveRequest, Solution))
+    @router.post(
+        "/v1/solve",
+        summary="Solve a problem by best-of-N",
+        openapi_extra=json_body(solve_schema(limits), Solution),
+    )
     async def solve(request: Request) -> Response:
         parts = parts_of(request)
         body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))

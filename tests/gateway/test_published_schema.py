@@ -1,0 +1,99 @@
+"""`/openapi.json` and the routes agree: a body that one takes the other takes, a body that it refuses is refused."""
+
+import httpx
+import jsonschema
+import pytest
+
+from acemath_gateway.chat_wire import NEUTRAL, NEUTRAL_IN_MESSAGE
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
+from doubles.hostile import ANSWERED
+
+SOLVE, CHAT = "/v1/solve", "/v1/chat/completions"
+USER = {"role": "user", "content": PROBLEM}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "text", "text": "3 * 8?"}]}
+SOLVE_TAKEN = [
+    {},
+    {"n": 3, "seed": 0, "temperature": 0, "top_p": 1, "max_tokens": 7},
+    {"selection": "majority", "on_scorer_failure": "majority", "candidates": "full", "adaptive": False},
+    {"deadline_seconds": 599.5, "stream": True},
+]
+SOLVE_REFUSED = [
+    {"problem": ""},
+    {"problem": " "},
+    {"problem": "x" * 40_000},
+    {"n": 65},
+    {"deadline_seconds": 601},
+    {"extra": 1},
+]
+CHAT_TAKEN = [
+    {"messages": [PARTS]},
+    {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "4"}, USER]},
+    {"stop": "END", "seed": 5, "user": "u-1", "max_completion_tokens": 7},
+    {"stop": ["a", "b"], "temperature": None, "n": 2, "best_of": 3},
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"acemath": {"selection": "weighted_vote", "candidates": "scores", "deadline_seconds": 60}},
+    *({name: value} for name, values in NEUTRAL.items() for value in (None, *values)),
+    *({"messages": [USER | {name: None}]} for name in NEUTRAL_IN_MESSAGE),
+]
+CHAT_REFUSED = [
+    {"model": "gpt-4o"},
+    {"messages": []},
+    {"messages": [{"role": "user", "content": []}]},
+    {"messages": [{"role": "user", "content": 5}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+    {"messages": [USER | {"name": "bob"}]},
+    {"stop": ["a", "b", "c", "d", "e"]},
+    {"stop": ""},
+    {"store": True},
+    {"logprobs": 0},
+    {"acemath": {"deadline_seconds": 601}},
+    {"top_k": 5},
+]
+BODIES = {
+    SOLVE: ({"problem": PROBLEM}, SOLVE_TAKEN, SOLVE_REFUSED),
+    CHAT: ({"model": "acemath", "messages": [USER]}, CHAT_TAKEN, CHAT_REFUSED),
+}
+
+
+async def _published(http: httpx.AsyncClient) -> dict:
+    return (await http.get("/openapi.json")).json()
+
+
+def _schema(document: dict, path: str) -> jsonschema.Draft202012Validator:
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_is_taken_fits_the_schema_and_what_is_refused_does_not(path):
+    least, taken, refused = BODIES[path]
+    async with gateway_client(GatewayOnDoubles()) as http:
+        schema = _schema(await _published(http), path)
+        for fields in taken:
+            reply = await http.post(path, json=least | fields)
+            assert reply.status_code == 200, (fields, reply.text)
+            schema.validate(least | fields)
+        for fields in refused:
+            assert (await http.post(path, json=least | fields)).status_code in (400, 404), fields
+            assert not schema.is_valid(least | fields), fields
+
+
+async def test_odd_texts_fit_the_schema_too():
+    async with gateway_client(GatewayOnDoubles()) as http:
+        document = await _published(http)
+    for hostile in ANSWERED:
+        _schema(document, hostile.path).validate(httpx.Response(200, content=hostile.body).json())
+
+
+async def test_the_document_says_what_this_server_does():
+    async with gateway_client(
+        GatewayOnDoubles(settings={"max_problem_chars": 100, "max_deadline_seconds": 200})
+    ) as http:
+        document = await _published(http)
+    fields = _schema(document, SOLVE).schema["properties"]
+    assert fields["problem"]["maxLength"] == 100 and fields["deadline_seconds"]["maximum"] == 200
+    assert "422" not in str(document) and "HTTPValidationError" not in str(document)
+    assert [one["name"] for one in document["paths"][CHAT]["post"]["parameters"]] == ["Idempotency-Key"]
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["paths"]["/livez"]["get"]["security"] == [] and "security" in document
