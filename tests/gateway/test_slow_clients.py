@@ -9,7 +9,7 @@ from acemath_gateway.routes import body, streams
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, served
 from doubles.ports import ScriptedPolicy
 
-HEAD = b"POST /v1/solve HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+HEAD = b"POST /v1/solve HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 LONG = "x" * 8_000_000 + "\\boxed{24}"  # more than the buffers of two sockets hold
 
 

@@ -12,6 +12,7 @@ from acemath_web.auth import BearerMiddleware, KeySet
 from acemath_web.context import RequestIdMiddleware
 from acemath_web.errors import LastResortMiddleware, install_error_handlers
 from acemath_web.health import Readiness, health_router
+from acemath_web.hosts import LoopbackHostMiddleware
 from acemath_web.limits import BodyLimitMiddleware
 from acemath_web.linger import LingeringCloseMiddleware
 from acemath_web.metrics import HttpMetrics, metrics_router
@@ -32,6 +33,7 @@ def create_service(
     max_body_bytes: int,
     internal_keys: KeySet | None = None,
     open_paths: frozenset[str] = frozenset(),
+    loopback_only: bool = False,
 ) -> FastAPI:
     """A service's ASGI application: its routes inside what stands around each of them.
 
@@ -46,8 +48,9 @@ def create_service(
         internal_keys: what `/metrics` asks for where callers have keys; None where only the internal network reaches
             the port. Both kinds of keys open `/readyz?verbose`.
         open_paths: paths that need no key, besides the probes.
+        loopback_only: refuse every `Host` but loopback's.
     """
-    app = FastAPI(title=f"AceMath {name}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=f"AceMath {name}", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     for router in (*routers, health_router(readiness), metrics_router(registry)):
         app.include_router(router)
     install_error_handlers(app)
@@ -55,6 +58,8 @@ def create_service(
     # The last one added is the outermost: the id is there for whatever the others refuse, every refusal is counted, and
     # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
+    if loopback_only:
+        app.add_middleware(LoopbackHostMiddleware)
     app.add_middleware(BearerMiddleware, keys=keys, internal_keys=internal_keys, open_paths=open_paths)
     app.add_middleware(LastResortMiddleware)
     app.add_middleware(OutcomeMiddleware, metrics=HttpMetrics(name, registry))

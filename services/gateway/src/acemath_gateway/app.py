@@ -78,18 +78,20 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
             with during(state):
                 yield
 
+    keys = KeySet(settings.api_keys())
     app = create_service(
         name="gateway",
         routers=(solve_router(limits), chat_router(limits), models_router(), page_router()),
         readiness=state.verdict,
         registry=registry,
-        keys=KeySet(settings.api_keys()),
+        keys=keys,
         internal_keys=KeySet(
             [internal] if internal else []
         ),  # this port may be published; a caller's key is no key to it
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
         open_paths=_OPEN_PATHS,
+        loopback_only=not keys,  # without keys there is only loopback, and a page from elsewhere must not get in
     )
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
     return app
