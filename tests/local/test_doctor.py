@@ -16,6 +16,7 @@ import pytest
 
 from acemath_local.environment import prepare_state, socket_path
 from acemath_local.lock import StackLock
+from acemath_local.preflight import check_port
 from acemath_local.settings import LocalSettings, Ports
 
 
@@ -103,9 +104,28 @@ def test_a_stack_that_is_still_starting_is_said_to(settings):
     assert f"process {os.getpid()}" in done.stdout and "starting or stopping" in done.stdout
 
 
-def test_without_a_stack_it_is_the_preflight(settings):
-    done = doctor("--json")
-    assert "disk" in checks(done) and f"port {Ports().gateway}" in checks(done) and "Prometheus" in checks(done)
+def test_without_a_stack_it_is_the_preflight_and_says_where_it_looked(settings, monkeypatch):
+    monkeypatch.setenv("ACEMATH_LOCAL__PORT_BASE", "39300")
+    found = checks(doctor("--json"))
+    assert "disk" in found and "port 39300" in found and "Prometheus" in found
+    assert str(settings.state_dir) in found["looks at"]["seen"]
+
+
+def test_the_stack_of_another_checkout_is_recognised_and_left_alone(settings, monkeypatch, eventually):
+    port = settings.ports.gateway
+    monkeypatch.setenv("ACEMATH_GATEWAY__PORT", str(port))
+    command = [sys.executable, str(Path(__file__).with_name("tiny_service.py")), "theirs", str(port), os.devnull]
+    with subprocess.Popen(command) as theirs:
+        try:
+            eventually(lambda: not check_port("gateway", port).ok, 15)
+            done = doctor("--json")
+        finally:
+            theirs.kill()
+    found = checks(done)
+    assert done.returncode == 1 and not any(name.startswith("port ") for name in found)
+    assert f"an AceMath gateway answers at port {port}" in found["another stack"]["seen"]
+    assert "leave it running" in found["another stack"]["advice"]
+    assert str(settings.state_dir) in found["another stack"]["advice"]
 
 
 def test_make_doctor_beside_a_running_stack_takes_no_port_for_taken(settings):

@@ -149,7 +149,7 @@ def test_a_second_run_of_the_same_state_is_refused_and_hurts_nothing(running):
 def test_another_stack_on_taken_ports_is_refused_before_it_starts_anything(running, tmp_path):
     env = running.env | {"ACEMATH_LOCAL__STATE_DIR": str(tmp_path / "other")}
     second = run_to_its_end(env)
-    assert second.returncode == 1 and "for gateway cannot be used" in second.stdout
+    assert second.returncode == 1 and "an AceMath gateway answers at port" in second.stdout
     assert not (tmp_path / "other" / "registry").exists()
 
 

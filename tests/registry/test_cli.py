@@ -125,3 +125,28 @@ def test_progress_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_no_registry(tmp_path: Path) -> None:
     assert "there is no registry" in Cli(tmp_path / "absent").error("list")["message"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "pol@s1-0123456789ab"),
+        ("verify", "pol@s1-0123456789ab"),
+        ("verify", "default"),
+        ("rollback", "default"),
+        ("forget-gateway", "gw"),
+        ("promote", "default", "--release", "r-0123456789ab"),
+    ],
+)
+def test_where_there_is_no_registry_every_command_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert "there is no registry at" in Cli(tmp_path / "absent").error(*command)["message"]
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_model_without_its_version_is_told_the_newest(cli: Cli, policy: ModelRef) -> None:
+    for command in ("show", "verify"):
+        assert f"NAME@VERSION, for instance {policy}" in cli.error(command, policy.name)["message"]
+
+
+def test_who_forgets_a_gateway_changes_no_channel(cli: Cli) -> None:
+    assert "the gateway has ended" in " ".join(cli.runner.invoke(app, ["forget-gateway", "--help"]).stdout.split())

@@ -47,4 +47,5 @@ def _checks(settings: LocalSettings) -> tuple[list[Finding], list[Finding]]:
     if is_running(settings.state_dir):
         return running_checks(settings)
     need = 0.5 if Path(".venv").exists() else SETUP_GIB
-    return [*machine_checks(), *stack_checks(settings, need)], [check_prometheus(settings), check_compiler()]
+    looked = Finding("looks at", f"{settings.state_dir}: no stack of it runs")
+    return [looked, *machine_checks(), *stack_checks(settings, need)], [check_prometheus(settings), check_compiler()]

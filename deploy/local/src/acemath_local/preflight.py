@@ -6,7 +6,9 @@ Standard library only: `python -m acemath_local.preflight` works on a fresh clon
 from __future__ import annotations
 
 import ctypes
+import http.client
 import importlib.util
+import json
 import platform
 import shutil
 import socket
@@ -23,6 +25,10 @@ STACK_MEMORY_GIB = 3.5
 
 SETUP_GIB = 6.0
 """Space that an environment, the embedded checkpoints and logs take, in GiB, with some to spare."""
+
+
+_MOVE = "ACEMATH_LOCAL__PORT_BASE=18000"
+_ANSWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +113,8 @@ def check_port(service: str, port: int) -> Finding:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             advice = (
-                f"port {port} for {service} cannot be used ({error.strerror}): stop what listens there, or move the "
-                f"stack with ACEMATH_LOCAL__PORT_BASE=18000"
+                f"port {port} for {service} cannot be used ({error.strerror}): find out what listens there, or move "
+                f"the stack with {_MOVE}"
             )
             return Finding(f"port {port}", f"{service}: taken", advice)
     return Finding(f"port {port}", f"{service}: free")
@@ -157,8 +163,37 @@ def port_checks(ports: Ports) -> list[Finding]:
 
 def stack_checks(settings: LocalSettings, disk_gib: float) -> list[Finding]:
     """What must be free before the stack starts: disk, memory, ports."""
-    room = [check_disk(settings.state_dir, disk_gib), check_memory(STACK_MEMORY_GIB)]
-    return [*room, *port_checks(settings.ports)]
+    disk, other = check_disk(settings.state_dir, disk_gib), another_stack(settings)
+    if other is not None:  # its ports and memory are in use, as they should be
+        return [disk, other]
+    return [disk, check_memory(STACK_MEMORY_GIB), *port_checks(settings.ports)]
+
+
+def another_stack(settings: LocalSettings) -> Finding | None:
+    """An AceMath service that answers at a port of ours while no stack of our state folder runs; None without one."""
+    ports = settings.ports
+    for name, port in (("gateway", ports.gateway), ("policy agent", ports.policy), ("reward service", ports.reward)):
+        if not check_port(name, port).ok and _is_acemath(port):
+            seen = f"an AceMath {name} answers at port {port}"
+            advice = (
+                f"{seen}, and it is not of {settings.state_dir}: leave it running and call doctor in its own checkout "
+                f"(or with its ACEMATH_LOCAL__STATE_DIR); to start another one here, use {_MOVE}"
+            )
+            return Finding("another stack", seen, advice)
+    return None
+
+
+def _is_acemath(port: int) -> bool:
+    """Whether `/readyz` is the document that every service of ours answers with, ready or not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        document = json.loads(connection.getresponse().read(65536))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return isinstance(document, dict) and {"ready", "reason"} <= document.keys()
 
 
 def main() -> int:

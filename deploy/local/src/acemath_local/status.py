@@ -26,7 +26,7 @@ def running_checks(settings: LocalSettings) -> tuple[list[Finding], list[Finding
     lock = lock_path(settings.state_dir)
     settings = dataclasses.replace(settings, ports=holder_ports(lock) or settings.ports)
     runner, gateway = holder(lock)
-    known = [Finding("stack", f"process {runner}, {gateway}"), _software(), check_memory(0.0)]
+    known = [Finding("stack", f"process {runner}, {gateway}, of {settings.state_dir}"), _software(), check_memory(0.0)]
     disk = check_disk(settings.state_dir, 0.5)
     try:
         states = Supervisor(Path(), socket_path(settings), {}, Path()).states()

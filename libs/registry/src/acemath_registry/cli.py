@@ -36,6 +36,9 @@ Expect = Annotated[
     int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")
 ]
 By = Annotated[str, typer.Option("--by", help="Who changes the channel.", default_factory=getpass.getuser)]
+Witness = Annotated[
+    str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=getpass.getuser)
+]
 Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]
 DEFAULT_ROOT = Path(".local/registry")
 
@@ -76,7 +79,7 @@ def promote(
 ) -> None:
     """Point a channel at a release; replicas that follow it verify, load and switch."""
     with _errors(as_json):
-        registry = Registry(root)
+        registry = _existing(root)
         chosen = _chosen_release(registry, release, policy, reward)
         changed = registry.promote(channel, chosen, expected_generation=expect, by=by)
     print_document(_channel_document(channel, changed), as_json=as_json)
@@ -92,7 +95,7 @@ def rollback(
 ) -> None:
     """Promote the release that the channel had before."""
     with _errors(as_json):
-        changed = Registry(root).rollback(channel, by=by, expected_generation=expect)
+        changed = _existing(root).rollback(channel, by=by, expected_generation=expect)
     print_document(_channel_document(channel, changed), as_json=as_json)
 
 
@@ -100,7 +103,7 @@ def rollback(
 def list_all(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """List every version, release and channel; one that can not be read is shown with what is wrong."""
     with _errors(as_json):
-        overview = _overview(Registry(root))
+        overview = _overview(_existing(root))
     print_overview(overview, as_json=as_json)
 
 
@@ -108,7 +111,7 @@ def list_all(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
 def show(target: Target, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Show a version's manifest, a release's two versions, or where a channel points."""
     with _errors(as_json):
-        document = _show(Registry(root), target)
+        document = _show(_existing(root), target)
     print_document(document, as_json=as_json)
 
 
@@ -121,7 +124,7 @@ def verify(
 ) -> None:
     """Check every byte of a version, or of both versions of a release or channel."""
     with _errors(as_json), progress_bar(quiet=as_json) as progress:
-        registry = Registry(root)
+        registry = _existing(root) if directory is None else Registry(root)  # a copy is checked without a registry too
         if directory is not None and "@" not in target:
             raise InvalidRequest("--directory holds one version; name it as name@version", param="directory")
         verified = [
@@ -135,7 +138,7 @@ def verify(
 @app.command(name="forget-gateway")
 def forget(
     instance: Annotated[str, typer.Argument(help="Name of the gateway, as the slot's reason gives it.")],
-    by: By,
+    by: Witness,
     max_age: Annotated[
         float, typer.Option("--max-age", min=30, help="Seconds; a younger record belongs to a living gateway.")
     ] = 60.0,
@@ -144,7 +147,7 @@ def forget(
 ) -> None:
     """Say that a gateway was killed for good: nobody waits for it any more. Refused while its record is fresh."""
     with _errors(as_json):
-        record = forget_gateway(Registry(root), instance, by=by, max_age_seconds=max_age)
+        record = forget_gateway(_existing(root), instance, by=by, max_age_seconds=max_age)
     print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
 
 
@@ -155,6 +158,13 @@ def _errors(as_json: bool) -> Iterator[None]:
     except ServiceError as error:
         describe_error(Console(stderr=True), error, as_json=as_json)
         raise typer.Exit(1) from error
+
+
+def _existing(root: Path) -> Registry:
+    registry = Registry(root)
+    if not registry.root.is_dir():
+        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
+    return registry
 
 
 def _metadata(path: Path | None, options: dict[str, Any]) -> PublishMetadata:
@@ -197,22 +207,31 @@ def _show(registry: Registry, target: str) -> dict[str, Any]:
         return registry.manifest(ModelRef.parse(target)).model_dump(mode="json")
     if RELEASE_PATTERN.fullmatch(target):
         return _release_document(registry.release(target))
-    channel = registry.channel(target)
+    channel = _channel(registry, target)
     return {**_release_document(registry.release(channel.release)), **_channel_document(target, channel)}
+
+
+def _channel(registry: Registry, name: str) -> Channel:
+    try:
+        return registry.channel(name)
+    except NotFound as error:
+        versions = [str(ref) for ref in registry.versions() if ref.name == name]
+        if not versions:
+            raise
+        said = f"{name} is a model, not a channel; name a version of it as NAME@VERSION, for instance {versions[-1]}"
+        raise NotFound(said) from error
 
 
 def _versions_of(registry: Registry, target: str) -> list[tuple[ModelRef, str | None]]:
     if "@" in target:
         return [(ModelRef.parse(target), None)]
-    release_id = target if RELEASE_PATTERN.fullmatch(target) else registry.channel(target).release
+    release_id = target if RELEASE_PATTERN.fullmatch(target) else _channel(registry, target).release
     release = registry.release(release_id)
     members: tuple[ReleaseMember, ...] = (release.policy, release.reward)
     return [(member.ref, member.manifest_sha256) for member in members]
 
 
 def _overview(registry: Registry) -> dict[str, list[dict[str, Any]]]:
-    if not registry.root.is_dir():
-        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
     return {
         "versions": [_row("model", str(ref), registry, _summary) for ref in registry.versions()],
         "releases": [_row("release", one, registry, _show) for one in registry.release_ids()],
