@@ -71,3 +71,33 @@ async def test_the_place_of_a_bad_text_is_written_out():
 async def test_an_ordinary_long_chat_is_read():
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "1,2,3," * 5}] * 10}] * 250}
     assert await read_fields(request_with(json.dumps(body).encode())) == body
+
+
+def request_saying(**headers: str) -> Request:
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    given = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    return Request({"type": "http", "headers": raw}, receive)
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "says"),
+    [
+        ("content_encoding", "gzip", "gzip"),
+        ("content_encoding", "identity, br", "br"),
+        ("content_type", "application/json; charset=utf-16", "utf-16"),
+        ("content_type", 'application/json;v=1 ; CHARSET = "Latin-1"', "latin-1"),
+        ("content_type", "text/plain; charset=utf-8", "application/json"),
+    ],
+)
+async def test_another_coding_of_the_body_is_refused_by_name(header, value, says):
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        await read_fields(request_saying(**{header: value}))
+    assert refused.value.param == header.replace("_", "-")
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", 'Application/JSON;charset="utf8"'])
+async def test_utf_8_by_any_of_its_names_is_read(kind):
+    assert await read_fields(request_saying(content_type=kind, content_encoding="Identity")) == {}

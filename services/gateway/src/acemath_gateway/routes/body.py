@@ -1,14 +1,15 @@
 """Reads a JSON body strictly: what one JSON parser would read otherwise than another is refused, not guessed at.
 
-Refused with a 400: another content type, invalid UTF-8, duplicate names, NaN and infinities, deep nesting, lone
-surrogates and null characters in strings, numbers that no field could hold, anything after the value, every field
-that the schema does not have, and more values or longer names than any request can need.
+Refused with a 400: another content type or charset, a compressed body, invalid UTF-8, duplicate names, NaN and
+infinities, deep nesting, lone surrogates and null characters in strings, numbers that no field could hold, anything
+after the value, every field that the schema does not have, and more values or longer names than any request can need.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -27,6 +28,8 @@ _MAX_DEPTH = 16  # the deepest body that we know is messages → turn → parts 
 _MAX_VALUES = 10_000  # a chat of 256 turns, each in ten pieces
 _MAX_COMMAS = 100_000  # with those inside texts, which are a few ten thousand characters; counting them costs nothing
 _MAX_NAME_CHARS = 128
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)")
+_UTF_8 = frozenset({"utf-8", "utf8"})
 
 
 class _DuplicateName(ValueError):
@@ -66,11 +69,7 @@ async def read_fields(request: Request, known: Collection[str] | None = None) ->
         TooLarge: the body is over the service's limit.
         ClientGone: the caller left before the body was here.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise InvalidRequest(
-            "the content-type must be application/json; send the body as UTF-8 JSON", param="content-type"
-        )
+    _check_kind(request)
     fields = _parse(await _whole(request))
     if not isinstance(fields, dict):
         raise InvalidRequest('the body must be a JSON object such as {"problem": "…"}', param="body")
@@ -90,6 +89,23 @@ def validated(model: type[Model], fields: Fields) -> Model:
         return model.model_validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_input=False)) from error
+
+
+def _check_kind(request: Request) -> None:
+    """Refuse what says of itself that it is something else than plain JSON in UTF-8."""
+    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    if kind.strip() != "application/json":
+        raise InvalidRequest(
+            "the content-type must be application/json; send the body as UTF-8 JSON", param="content-type"
+        )
+    charset = _CHARSET.search(f";{parameters}")
+    if charset is not None and charset[1] not in _UTF_8:
+        raise InvalidRequest(f"charset {_printable(charset[1])!r} is not read; send UTF-8", param="content-type")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise InvalidRequest(
+            f"content-encoding {_printable(coding)!r} is not read; send the body as it is", param="content-encoding"
+        )
 
 
 async def _whole(request: Request) -> bytes:
