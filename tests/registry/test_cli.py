@@ -150,3 +150,26 @@ def test_a_model_without_its_version_is_told_the_newest(cli: Cli, policy: ModelR
 
 def test_who_forgets_a_gateway_changes_no_channel(cli: Cli) -> None:
     assert "the gateway has ended" in " ".join(cli.runner.invoke(app, ["forget-gateway", "--help"]).stdout.split())
+
+
+def test_outside_a_terminal_a_row_is_a_line(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    lines = [line.split("\t") for line in cli.run("list").stdout.splitlines()]
+    assert [policy.name, reward.name] == [line[0].partition("@")[0] for line in lines[1:3]]
+    assert lines[0][:2] == ["# model", "kind"] and lines[1][0] == str(policy)
+    assert [str(policy), str(reward)] in [line[1:3] for line in lines]
+    shown = dict(line.split("\t", 1) for line in cli.run("show", "default").stdout.splitlines())
+    assert shown["policy"] == str(policy)
+
+
+@pytest.mark.parametrize("width", [40, 80, 250])
+def test_names_are_whole_in_a_terminal_of_any_width(
+    cli: Cli, policy: ModelRef, reward: ModelRef, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    drawn = io.StringIO()
+    monkeypatch.setattr(cli_output, "Console", partial(Console, file=drawn, force_terminal=True, width=width))
+    cli.run("list")
+    text = drawn.getvalue()
+    assert text.count(str(policy)) == text.count(str(reward)) == 2  # as a version and in the release
+    assert ("┃" in text) == (width > 80)  # a table where it fits, one cell a line where it does not

@@ -18,6 +18,7 @@ from acemath_registry.errors import VerificationError
 from acemath_registry.progress import Progress as ProgressCallback
 from acemath_registry.progress import no_progress
 
+_ANY_WIDTH = 10_000  # columns: what a table would take if it could
 _COLUMNS = {
     "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
     "releases": ("release", "policy", "reward"),
@@ -27,19 +28,24 @@ _COLUMNS = {
 
 
 def print_document(document: dict[str, Any], *, as_json: bool) -> None:
-    """One document, as JSON or as a table of two columns."""
+    """One document, as JSON, as a table of two columns, or outside a terminal as lines of key, tab, value."""
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, sort_keys=True))
+        return
+    console = Console()
+    if not console.is_terminal:
+        for key, value in document.items():
+            typer.echo(f"{key}\t{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
         return
     table = Table(show_header=False)
     for key, value in document.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
         table.add_row(escape(key), escape(text))
-    Console().print(table)
+    console.print(table)
 
 
 def print_overview(overview: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
-    """The whole registry, as JSON or as three tables."""
+    """The whole registry, as JSON, as three tables, or outside a terminal as lines of cells with tabs between."""
     if as_json:
         typer.echo(json.dumps(overview, ensure_ascii=False, sort_keys=True))
         return
@@ -85,16 +91,41 @@ def progress_bar(*, quiet: bool) -> Iterator[ProgressCallback]:
 
 
 def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Names are there to be copied: never cut and never on two lines, whatever the width."""
+    console = Console()
+    if not console.is_terminal:
+        _print_lines(title, rows)
+        return
     table = Table(title=title, title_justify="left")
     for column in _COLUMNS[title]:
-        # Names are there to be copied: they are folded where there is no room, never cut.
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(_COLUMNS[title], row))
-    Console().print(table)
+        table.add_row(*(escape(cell) for cell in _cells(title, row)), style="red" if "error" in row else None)
+    if console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_list(console, title, rows)
 
 
-def _cells(columns: tuple[str, ...], row: dict[str, Any]) -> list[str]:
+def _print_lines(title: str, rows: list[dict[str, Any]]) -> None:
+    typer.echo("# " + "\t".join(_COLUMNS[title]))
+    for row in rows:
+        typer.echo("\t".join(_cells(title, row)))
+
+
+def _print_list(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    """One cell a line, below the row's name."""
+    console.print(title, style="italic", highlight=False)
+    for row in rows:
+        name, *cells = _cells(title, row)
+        console.print(f"  {escape(name)}", style="bold", highlight=False, soft_wrap=True)
+        labels = ("error",) if "error" in row else _COLUMNS[title][1:]
+        for label, cell in zip(labels, cells, strict=True):
+            console.print(f"    {label:12} {escape(cell)}", highlight=False, soft_wrap=True)
+
+
+def _cells(title: str, row: dict[str, Any]) -> list[str]:
+    columns = _COLUMNS[title]
     if "error" in row:
-        return [escape(str(row[columns[0]])), f"[red]{escape(row['error'])}[/]"]
-    return [escape("" if row[column] is None else str(row[column])) for column in columns]
+        return [str(row[columns[0]]), str(row["error"])]
+    return ["" if row[column] is None else str(row[column]) for column in columns]
