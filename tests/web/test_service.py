@@ -166,6 +166,22 @@ async def test_probes_and_metrics_need_no_key(client: httpx.AsyncClient) -> None
     assert statuses == [200, 503, 503, 200]
 
 
+@pytest.mark.parametrize(
+    ("query", "verbose"),
+    [
+        ("verbose=1", True),
+        ("verbose=True", True),
+        ("verbose=", True),
+        ("verbose=false", False),
+        ("verbose=0", False),
+        ("verbose=garbage", False),
+        ("", False),
+    ],
+)
+async def test_verbose_is_what_its_value_says(client: httpx.AsyncClient, query: str, verbose: bool) -> None:
+    assert ("details" in (await client.get(f"/readyz?{query}")).json()) is verbose
+
+
 async def test_readyz_says_why_and_verbose_says_more(client: httpx.AsyncClient) -> None:
     assert (await client.get("/readyz")).json() == {"ready": False, "reason": "still loading"}
     assert (await client.get("/readyz?verbose")).json()["details"] == {"version": "m@1"}

@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from acemath_web.auth import is_stranger
 
+_YES = frozenset({"", "1", "true", "yes", "on"})
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
@@ -43,7 +45,7 @@ def health_router(readiness: Callable[[], Readiness]) -> APIRouter:
     async def readyz(request: Request, verbose: str | None = None) -> Response:
         verdict = readiness()
         body: dict[str, object] = {"ready": verdict.ready, "reason": verdict.reason}
-        if verbose is not None and not is_stranger(request.scope):
+        if verbose is not None and verbose.lower() in _YES and not is_stranger(request.scope):
             body["details"] = dict(verdict.details)
         return JSONResponse(body, status_code=200 if verdict.ready else 503)
 
