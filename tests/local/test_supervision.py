@@ -72,7 +72,7 @@ def test_a_second_interrupt_ends_a_service_that_does_not_want_to_stop(tiny_stack
     tiny_stack.said_until_ready()
     supervisor = tiny_stack.supervisor_pid()
     tiny_stack.runner.send_signal(signal.SIGINT)
-    eventually(lambda: ("slow", "stopping") in [event[:2] for event in tiny_stack.events()], 10)
+    eventually(lambda: ("slow", "stopping") in [event[:2] for event in tiny_stack.events()], 30)
     tiny_stack.runner.send_signal(signal.SIGINT)
     tiny_stack.runner.wait(8)  # supervisor alone would have waited 10 s (stopwaitsecs) before it killed
     assert gone(tiny_stack.pid("slow")) and gone(supervisor)

@@ -93,7 +93,7 @@ class ArithmeticSession:
 
 
 class ArithmeticModel:
-    """Adds ids; raises on a pass that holds `POISON`; can be held in the middle of a pass."""
+    """Adds ids; raises on a pass that holds `poison`; can be held in the middle of a pass."""
 
     def __init__(self, max_tokens: int = 320, vocab_size: int = 384) -> None:
         self._max_tokens, self._vocab_size = max_tokens, vocab_size
@@ -104,6 +104,7 @@ class ArithmeticModel:
         self.hold.set()
         self.answer: Callable[[TokenIds, TokenIds], float] = score_of
         self.threads: set[int] = set()
+        self.poison = POISON
 
     @property
     def max_tokens(self) -> int:
@@ -138,7 +139,7 @@ class ArithmeticModel:
         self.batches.append(list({id(cell.group): cell.group for cell in given if cell.group}.values()))
         self.entered.release()
         assert self.hold.wait(30), "a test forgot to let the model go on"
-        if any(POISON in cell.ids for cell in given):
+        if any(self.poison in cell.ids for cell in given):
             raise RuntimeError("poisoned")
         for cell in given:
             cell.computed()

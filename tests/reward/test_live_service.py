@@ -15,11 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 from reward.live_client import MESSAGES, Live
-from reward.models import POISON, ArithmeticModel
+from reward.models import ArithmeticModel
 from reward.publishing import promote, publish_reward
 from reward.serving import serve, wait_for, wait_until_ready
 from websockets.exceptions import InvalidStatus
 
+from acemath_prompts import PromptEncoder
 from acemath_registry import Registry
 from acemath_reward.app import create_app
 from acemath_reward.settings import RewardSettings
@@ -204,18 +205,24 @@ def test_a_reader_that_does_not_read_harms_nobody(service: Service) -> None:
         assert len(slow.scores(200)) == 200, "bounded, and there when they are read"
 
 
-def test_a_failing_pass_takes_only_its_own_connection(service: Service) -> None:
+def test_a_failing_pass_takes_only_its_own_connection(service: Service, llama: Path) -> None:
+    seven, eight = (ids_of(llama, text) for text in ("7", "8"))
+    (service.model.poison,) = eight - seven
     service.model.hold.clear()
     with Live(service.url) as good, Live(service.url) as bad:
         good.write(0, ["7"])
         bad.write(0, ["8"])
         wait_for(lambda: service.metric("live_pieces_total") == 2)
-        poisoned = service.model.sessions[-1] if service.model.sessions[-1].own else service.model.sessions[-2]
-        poisoned.own[0].insert(1, POISON)
         service.model.hold.set()
-        outcomes = {frame["type"]: frame for frame in (good.receive(), bad.receive())}
-    assert outcomes["error"]["code"] == "internal_error" and outcomes["error"]["index"] is None
-    assert outcomes["score"]["index"] == 0
+        scored, failed = good.receive(), bad.receive()
+    assert (failed["type"], failed["code"], failed["index"]) == ("error", "internal_error", None)
+    assert (scored["type"], scored["index"]) == ("score", 0)
+
+
+def ids_of(checkpoint: Path, text: str) -> set[int]:
+    """The ids of a conversation that ends in this answer."""
+    encoder = PromptEncoder.from_directory(checkpoint)
+    return set(encoder.encode_conversation([{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]))
 
 
 def test_a_stopping_server_gives_connections_time_and_then_tells_them(service: Service) -> None:
