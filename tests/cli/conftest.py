@@ -56,6 +56,7 @@ class FakeGateway:
     body: str = GOOD_STREAM
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def gateway() -> Iterator[FakeGateway]:
         def do_POST(self) -> None:
             fake.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             fake.keys.append(self.headers.get("authorization"))
+            fake.paths.append(self.path)
             self.send_response(fake.status)
             self.send_header("content-type", "text/event-stream" if fake.status == 200 else "application/json")
             self.end_headers()

@@ -89,3 +89,36 @@ def test_events_with_comments_several_data_lines_and_no_name():
 def test_a_problem_that_begins_with_a_minus_is_a_problem(acemath, gateway):
     result = acemath("solve", "--url", gateway.url, "--", "-3 + 5 = ?")
     assert result.exit_code == 0 and gateway.asked[0]["problem"] == "-3 + 5 = ?"
+
+
+@pytest.mark.parametrize("problem", ["-5 + 3", "-5", "-x + n = 3", "-n is 4. What is n?", "-(2)"])
+def test_a_minus_in_front_needs_no_dashes(acemath, gateway, problem):
+    result = acemath("solve", problem, "-n", "2", "--url", gateway.url, "--seed", "7")
+    assert result.exit_code == 0, result.output
+    assert gateway.asked[0]["problem"] == problem and gateway.asked[0]["n"] == 2
+
+
+def test_options_with_a_minus_are_still_options(acemath, gateway):
+    assert acemath("solve", "x", "-n2", "--json", "--url", gateway.url).exit_code == 0
+    assert gateway.asked[0]["n"] == 2
+    assert "seed" in acemath("solve", "x", "--seed", "-5", "--url", gateway.url).stderr
+    assert acemath("solve", "x", "--sede", "5").exit_code == 2
+    assert acemath("solve", "-", "--url", gateway.url, stdin="piped").exit_code == 0
+
+
+@pytest.mark.parametrize("url", ["garbage", "", "ftp://x", "http://", "localhost:8080", "http://x:port"])
+def test_what_is_no_url_is_said_to_be_none(acemath, url):
+    result = acemath("solve", "x", "--url", url)
+    assert result.exit_code == 1 and f"{url!r} is not a URL" in result.stderr and "make run" not in result.stderr
+
+
+@pytest.mark.parametrize("end", ["/", "/v1", "/v1/"])
+def test_the_url_of_an_openai_client_is_understood(acemath, gateway, end):
+    assert acemath("solve", "x", "--url", gateway.url + end).exit_code == 0
+    assert gateway.paths == ["/v1/solve"]
+
+
+def test_the_variable_of_the_key_is_named_where_one_looks_for_it(acemath, gateway):
+    assert "ACEMATH_CLI__API_KEY" in acemath("solve", "--help").stdout
+    gateway.status, gateway.body = 401, '{"error": {"message": "no key", "type": "x", "param": null, "code": "key"}}'
+    assert "ACEMATH_CLI__API_KEY" in acemath("solve", "x", "--url", gateway.url).stderr

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
+from acemath_cli.arguments import ProblemCommand
 from acemath_cli.solve import solve
 
 GROUP = "acemath.commands"
@@ -24,7 +25,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    app.command("solve")(solve)
+    app.command("solve", cls=ProblemCommand)(solve)
     for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
         _add(app, entry)
     return app

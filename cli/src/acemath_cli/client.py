@@ -44,7 +44,7 @@ def solve_stream(url: str, key: SecretStr | None, request: SolveRequest) -> Iter
         ):
             if response.status_code != httpx.codes.OK:
                 response.read()
-                raise AskError(_message(response))
+                raise AskError(_message(response) + _hint(response.status_code))
             yield from _until_solution(response)
     except httpx.HTTPError as error:
         raise AskError(f"{url}: {error or type(error).__name__}; is the stack running? (make run)") from error
@@ -77,6 +77,10 @@ def _until_solution(response: httpx.Response) -> Iterator[Event]:
         if event.name == "solution":
             return
     raise AskError("the gateway closed the stream before its answer")
+
+
+def _hint(status: int) -> str:
+    return " (acemath takes your key from ACEMATH_CLI__API_KEY)" if status == httpx.codes.UNAUTHORIZED else ""
 
 
 def _message(response: httpx.Response) -> str:

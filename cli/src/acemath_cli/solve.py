@@ -9,6 +9,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
+from acemath_cli.arguments import gateway_url
 from acemath_cli.client import AskError, solution_of, solve_stream
 from acemath_cli.render import CandidateProgress, show
 from acemath_cli.settings import CliSettings
@@ -24,10 +25,12 @@ def solve(
     max_tokens: Annotated[int, typer.Option(help="longest candidate, in tokens")] = 1024,
     seed: Annotated[int | None, typer.Option(help="candidate i is sampled with seed + i")] = None,
     deadline: Annotated[float, typer.Option(help="seconds until the best so far is taken")] = 120.0,
-    url: Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else local")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")] = False,
 ) -> None:
-    """Solve a problem by best-of-N on a running gateway."""
+    """Solve a problem by best-of-N on a running gateway; where it asks for a key, set ACEMATH_CLI__API_KEY to yours."""
     try:
         settings = CliSettings.from_env()
         request = SolveRequest(
@@ -35,7 +38,7 @@ def solve(
             n=n, selection=selection, temperature=temperature, max_tokens=max_tokens, seed=seed,
             deadline_seconds=deadline, candidates="full",
         )  # fmt: skip
-        solution = _ask(url or settings.url, settings.api_key, request, quiet=as_json)
+        solution = _ask(gateway_url(settings.url if url is None else url), settings.api_key, request, quiet=as_json)
     except (AskError, SettingsError) as error:
         raise _failed(str(error)) from error
     except ValidationError as error:

@@ -1,0 +1,48 @@
+"""What a person types: a problem that begins with a minus, the address of a gateway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from typer.core import TyperCommand
+
+from acemath_cli.client import AskError
+
+
+class ProblemCommand(TyperCommand):
+    """A command whose one argument may begin with a minus, as `-5 + 3` does.
+
+    An argument with one minus in front that is neither an option nor the value of one is taken as after `--`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put such arguments behind a `--`, then parse as every command does."""
+        if "--" not in args:
+            known = {name for param in self.params for name in param.opts}
+            takes = {name for param in self.params if not getattr(param, "is_flag", False) for name in param.opts}
+            pairs = list(zip(["", *args], args, strict=False))
+            problems = [arg for before, arg in pairs if before not in takes and _is_problem(arg, known)]
+            rest = [arg for before, arg in pairs if before in takes or not _is_problem(arg, known)]
+            args = [*rest, "--", *problems] if problems else args
+        return super().parse_args(ctx, args)
+
+
+def _is_problem(arg: str, known: set[str]) -> bool:
+    one_minus = len(arg) > 1 and arg[0] == "-" and arg[1] != "-"
+    return one_minus and (arg[:2] not in known or " " in arg)
+
+
+def gateway_url(text: str) -> str:
+    """The base URL of a gateway, without the `/v1` that OpenAI clients want.
+
+    Raises:
+        AskError: it is no http:// or https:// URL with a host.
+    """
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL as error:
+        raise AskError(f"{text!r} is not a URL ({error}); one looks like http://127.0.0.1:8080") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise AskError(f"{text!r} is not a URL of a gateway; one looks like http://127.0.0.1:8080")
+    return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
