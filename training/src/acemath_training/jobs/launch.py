@@ -48,11 +48,25 @@ def _work(options: argparse.Namespace) -> None:
 
         config = configs.load(options.config, configs.SftConfig)
         sft.run(config, base, options.output, encoder, _end_of_turn(base))
-        return
-    from acemath_training.jobs import reward_model  # noqa: PLC0415
+    else:
+        from acemath_training.jobs import reward_model  # noqa: PLC0415
 
-    reward = configs.load(options.config, configs.RewardConfig)
-    reward_model.run(reward, base, options.output, encoder)
+        reward = configs.load(options.config, configs.RewardConfig)
+        reward_model.run(reward, base, options.output, encoder)
+    _leave_together()
+
+
+def _leave_together() -> None:
+    """Wait for the rank that still writes, then end the process group.
+
+    A rank that leaves alone takes the group's threads down while they run, and gloo ends it with SIGABRT at times; the
+    launcher then kills the rank that writes.
+    """
+    from torch import distributed  # noqa: PLC0415
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _end_of_turn(base: Path) -> int:
