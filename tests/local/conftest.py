@@ -85,6 +85,8 @@ class TinyStack:
         self.runner = subprocess.Popen(
             [sys.executable, str(HERE / "tiny_runner.py"), str(self.directory / "spec.json")],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            # A shell's background job ignores the interrupt, and so would whatever it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def said_until_ready(self) -> str:
