@@ -36,7 +36,7 @@ async def _no_lifespan(_: FastAPI) -> AsyncIterator[None]:
 def _routes(begun: asyncio.Event) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/work/{seconds}")
+    @router.get("/busy/{seconds}")
     async def work(seconds: float) -> str:
         begun.set()
         await asyncio.sleep(seconds)
@@ -123,7 +123,7 @@ async def test_a_probe_is_answered_while_many_dawdle(service: _Service, begin: b
 
 async def test_what_is_being_worked_on_keeps_its_place(service: _Service) -> None:
     async with service.serving(connections=4) as at:
-        working = await at.connect(ASK % b"/work/1.0")
+        working = await at.connect(ASK % b"/busy/1.0")
         await at.begun.wait()
         for _ in range(12):
             await at.connect(HALF_HEAD)
@@ -132,7 +132,7 @@ async def test_what_is_being_worked_on_keeps_its_place(service: _Service) -> Non
 
 async def test_when_every_place_is_at_work_the_new_one_is_closed(service: _Service) -> None:
     async with service.serving(connections=2) as at:
-        working = [await at.connect(ASK % b"/work/1.0") for _ in range(2)]
+        working = [await at.connect(ASK % b"/busy/1.0") for _ in range(2)]
         await at.begun.wait()
         assert await _is_closed(await at.connect(b""), 0.5)
         for reader in working:
@@ -159,12 +159,12 @@ async def test_a_byte_now_and_then_does_not_buy_time(service: _Service) -> None:
 
 async def test_the_time_is_the_callers_neither_the_work_nor_the_pause_after_it(service: _Service) -> None:
     async with service.serving(receive_seconds=0.3) as at:
-        reader = await at.connect(ASK % b"/work/0.6")
+        reader = await at.connect(ASK % b"/busy/0.6")
         for _ in range(2):
             await asyncio.wait_for(reader.readuntil(b"done"), 10)
             await reader.read(1)  # the closing quotation mark
             await asyncio.sleep(0.5)
-            at._writers[-1].write(ASK % b"/work/0.1")
+            at._writers[-1].write(ASK % b"/busy/0.1")
         await asyncio.wait_for(reader.readuntil(b"done"), 10)
 
 

@@ -121,7 +121,8 @@ Adapter sha256: `{card.adapter_sha256}`; parent: `{card.parent_sha256}`.
 ## Data
 {_bullets(card.data)}
 
-Held out by a draw before their kind was trained on; never trained or sampled on, never used to stop or to choose:
+Held out by a draw before their kind was trained on; never trained or sampled on, never used to stop or to choose a
+checkpoint. The fourteen word-problem families of the first draw had been measured when the stories were added:
 {held}
 
 ## Measured

@@ -83,7 +83,7 @@ class _Exchange:
         try:
             await self._serve()
         except WebSocketDisconnect:
-            pass
+            pass  # how most connections end: counted below as "closed", and nobody is left to be told
         except ServiceError as error:
             reason = await self._end(error)
         except Exception:
