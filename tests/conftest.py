@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 
 import pytest
+from loopback_ports import free_run
 
 # Nothing in a test may ask a hub; a test of vLLM or transformers works on files that it made or that were published.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -41,15 +41,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """A function that returns a loopback port nobody listens on now; a different one at each call."""
-    given: set[int] = set()
-
-    def find() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            if port not in given:
-                given.add(port)
-                return port
-
-    return find
+    return free_run

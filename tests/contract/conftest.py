@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from loopback_ports import free_run
 
 START_SECONDS = 400
 
@@ -69,7 +70,7 @@ def real_release(tmp_path_factory: pytest.TempPathFactory) -> RealRelease:
 @pytest.fixture(scope="session")
 def real_reward(real_release: RealRelease) -> Iterator[RealReward]:
     """Started once for all contract tests; seconds."""
-    port = _free_port()
+    port = free_run()
     settings = real_release.settings() | {"PORT": str(port)}
     with _process("acemath_reward", "ACEMATH_REWARD__", settings, real_release.folder / "reward.log") as alive:
         url = f"http://127.0.0.1:{port}"
@@ -80,12 +81,12 @@ def real_reward(real_release: RealRelease) -> Iterator[RealReward]:
 @pytest.fixture(scope="session")
 def real_stack(real_release: RealRelease, real_reward: RealReward) -> Iterator[RealStack]:
     """Started once for all contract tests; about a minute."""
-    ports, folder = [_free_port() for _ in range(3)], real_release.folder
-    policy_url = f"http://127.0.0.1:{ports[0]}"
+    port, folder = free_run(3), real_release.folder
+    policy_url = f"http://127.0.0.1:{port}"
     policy = real_release.settings() | {
-        "PORT": str(ports[0]),
-        "FIRST_VLLM_PORT": str(min(ports[1:])),
-        "LAST_VLLM_PORT": str(max(ports[1:])),
+        "PORT": str(port),
+        "FIRST_VLLM_PORT": str(port + 1),
+        "LAST_VLLM_PORT": str(port + 2),
         "ENFORCE_EAGER": "true",
         "CPU_KVCACHE_SPACE": "1",
         "OMP_NUM_THREADS": "2",
@@ -135,11 +136,3 @@ def _active(url: str, version: str, dead: Callable[[], str | None]) -> str:
                     return str(slot["endpoint"] or url)
         time.sleep(0.5)
     raise AssertionError(f"{url} did not serve {version} in {START_SECONDS} s; last seen: {seen}")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_ports import free_run
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from registry.tiny import write_checkpoint
@@ -27,12 +28,10 @@ KEY = SecretStr("the internal key")
 
 
 @pytest.fixture
-def port_range(free_port: Callable[[], int]) -> tuple[int, int]:
-    """Some free ports in a row."""
-    while True:
-        first = free_port()
-        if first < 65000:
-            return first, first + 5
+def port_range() -> tuple[int, int]:
+    """Some free ports in a row; the one before them is the agent's."""
+    agent = free_run(7)
+    return agent + 1, agent + 6
 
 
 @pytest.fixture

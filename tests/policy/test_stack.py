@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from loopback_ports import free_run
 from policy.test_shim import alive, chain_of, wait_until
 from registry.tiny import write_checkpoint
 
@@ -77,18 +78,10 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     reward = registry.publish(write_checkpoint(folder / "rew", "reward"), name="rew", kind="reward", metadata=metadata)
     release = registry.create_release(policy, reward)
     registry.promote("default", release.id, expected_generation=None, by="test")
-    running = Agent(folder, _free_port())
+    running = Agent(folder, free_run(10))
     yield running
     running.process.terminate()
     running.process.wait(timeout=60)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(int(probe.getsockname()[1]), 65000)
 
 
 def test_it_serves_its_version_and_is_ready(agent: Agent) -> None:

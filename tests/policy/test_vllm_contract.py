@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from loopback_ports import free_run
 from policy.conftest import FAKE_VLLM, KEY
 
 from acemath_policy import shim
@@ -68,7 +69,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         shutdown_timeout_seconds=2,
         **double,
     )
-    port = _free_port()
+    port = free_run()
     log, url = folder / "log", f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {KEY.get_secret_value()}"}
     (folder / "control").write_text('{"token_seconds": 0.005}')  # a small model's pace
@@ -90,14 +91,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     text = log.read_text()
     assert "internal key" not in text
     assert "a secret problem" not in text
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _healthy(http: httpx.Client) -> bool:

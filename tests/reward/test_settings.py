@@ -9,8 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from loopback_ports import free_run
 from reward.publishing import promote, publish_reward
-from reward.serving import free_port, wait_for, wait_until_ready
+from reward.serving import wait_for, wait_until_ready
 
 from acemath_core.settings import SettingsError
 from acemath_registry import Registry
@@ -66,7 +67,7 @@ def test_the_process_serves_a_checkpoint_and_ends_on_term(llama: Path, tmp_path:
     registry = Registry(tmp_path / "registry")
     version = publish_reward(registry, llama)
     promote(registry, version, tmp_path)
-    port = free_port()
+    port = free_run()
     environment = {**os.environ, "ACEMATH_REWARD__PORT": str(port), "ACEMATH_REWARD__POLL_SECONDS": "0.1"}
     process = subprocess.Popen([sys.executable, "-m", "acemath_reward"], env=environment, stderr=subprocess.DEVNULL)
     try:

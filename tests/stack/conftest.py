@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from loopback_ports import free_run
 
 from acemath_local.environment import socket_path
 from acemath_local.publish import tethered_python
@@ -95,7 +95,7 @@ def http(stack: RunningStack) -> Iterator[httpx.Client]:
 
 def _started(directory: Path) -> Iterator[RunningStack]:
     _reuse_base_model(directory)
-    base = _free_ports()
+    base = free_run(20)
     env = {name: value for name, value in os.environ.items() if not name.startswith("ACEMATH_LOCAL__")} | {
         "ACEMATH_LOCAL__STATE_DIR": str(directory),
         "ACEMATH_LOCAL__PORT_BASE": str(base),
@@ -143,23 +143,6 @@ def _reuse_base_model(directory: Path) -> None:
     target.mkdir(parents=True)
     for wheel in (ROOT / ".local" / "cache" / "base-model").glob("*.whl"):
         shutil.copy(wheel, target)
-
-
-def _free_ports() -> int:
-    """The first of twenty consecutive free ports."""
-    for base in range(20_000 + os.getpid() % 500 * 40, 60_000, 20):
-        if all(_is_free(port) for port in range(base, base + 20)):
-            return base
-    raise AssertionError("no twenty free ports in a row")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _tail(path: Path) -> str:
