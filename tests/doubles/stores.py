@@ -20,9 +20,11 @@ class MemoryLimit:
         places: how many sequences may be in flight.
         held: how many are.
         most_held: the most there ever were.
+        release_seconds: how long giving places back takes.
     """
 
     places: int = 64
+    release_seconds: float = 0.0
     held: int = 0
     most_held: int = 0
 
@@ -36,7 +38,10 @@ class MemoryLimit:
         try:
             yield LimitOutcome.LOCAL
         finally:
-            self.held -= sequences
+            try:
+                await asyncio.sleep(self.release_seconds)
+            finally:
+                self.held -= sequences
 
 
 @dataclass

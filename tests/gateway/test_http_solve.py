@@ -113,6 +113,20 @@ async def test_a_client_that_leaves_cancels_everything_behind_it(gateway, stream
     assert "acemath_gateway_disconnects_total 1.0" in metrics
 
 
+async def test_a_client_that_leaves_with_its_solution_has_not_gone_early(gateway):
+    gateway.limit.release_seconds = 0.2
+    async with gateway_client(gateway) as http:
+        async with http.stream("POST", "/v1/solve", json=SOLVE | {"stream": True}) as reply:
+            async for line in reply.aiter_lines():
+                if line == "event: solution":
+                    break
+        await eventually(lambda: gateway.limit.held == 0 and gateway.release.held == 0)
+        metrics = (await http.get("/metrics")).text
+    assert "acemath_gateway_disconnects_total 0.0" in metrics
+    assert 'route="/v1/solve",status="499"' not in metrics
+    assert 'method="POST",route="/v1/solve",status="200"' in metrics
+
+
 async def test_a_client_that_leaves_while_it_waits_for_a_place_leaves_the_queue(gateway):
     gateway.limit.places = 3
     gateway.policy.token_seconds = 0.2

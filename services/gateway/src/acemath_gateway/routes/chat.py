@@ -18,7 +18,7 @@ from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
 from acemath_gateway.routes.schema import chat_schema, json_body
-from acemath_gateway.routes.streams import EventStream, event_bytes
+from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import Limits
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
@@ -66,7 +66,7 @@ async def _events(parts: Parts, job: SolveJob, body: ChatRequest) -> AsyncGenera
     answer = await _answer(parts, job, body)
     for chunk in answer.chunks(include_usage=body.include_usage):
         yield event_bytes(json.dumps(chunk))
-    yield event_bytes("[DONE]")
+    yield LastEvent(event_bytes("[DONE]"))
 
 
 async def _answer(parts: Parts, job: SolveJob, body: ChatRequest) -> ChatAnswer:

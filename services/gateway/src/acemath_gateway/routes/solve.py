@@ -18,7 +18,7 @@ from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
 from acemath_gateway.routes.schema import json_body, solve_schema
-from acemath_gateway.routes.streams import EventStream, event_bytes
+from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import Limits, finished_event, job_of, scored_event, solution_of
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
@@ -80,7 +80,7 @@ async def _events(parts: Parts, job: SolveJob, detail: str) -> AsyncGenerator[by
                     case _:
                         note_outcome(event)
                         solution = solution_of(event, detail=detail, queue_seconds=queue_seconds)
-                        yield event_bytes(solution.model_dump_json(), "solution")
+                        yield LastEvent(event_bytes(solution.model_dump_json(), "solution"))
 
 
 @contextmanager

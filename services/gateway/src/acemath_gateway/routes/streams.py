@@ -24,6 +24,13 @@ SEND_SECONDS = 30.0
 _QUEUED_EVENTS = 16
 
 
+class LastEvent(bytes):
+    """An event after which its reader has everything: it ends the response, and whoever leaves then has not gone early.
+
+    What the generator still does after it, such as giving places back to Redis, is waited for but holds nobody up.
+    """
+
+
 def event_bytes(data: str, name: str | None = None) -> bytes:
     """One event. `data` is JSON, so it holds no line break."""
     return (f"event: {name}\n" if name else "").encode() + b"data: " + data.encode() + b"\n\n"
@@ -74,7 +81,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events, self._render_error, self._on_gone, self._more = events, render_error, on_gone, headers
         self._on_failure, self._keep_alive_seconds = on_failure, keep_alive_seconds
-        self._started = False
+        self._started = self._whole = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the generator ends or the client leaves.
@@ -84,6 +91,8 @@ class EventStream(Response):
         """
         async with beside(self._stream(bounded(send))) as streaming, beside(until_gone(receive)) as gone:
             await asyncio.wait({gone, streaming}, return_when=asyncio.FIRST_COMPLETED)
+            if self._whole:
+                await asyncio.wait({streaming})
             if streaming.done() and not self._left_unread(streaming):
                 streaming.result()
                 return
@@ -97,18 +106,23 @@ class EventStream(Response):
 
     async def _stream(self, send: Send) -> None:
         queue: asyncio.Queue[bytes | ServiceError | None] = asyncio.Queue(_QUEUED_EVENTS)
-        async with beside(self._make(queue)):
+        async with beside(self._make(queue)) as making:
             item = await self._next(queue, STATUS_GRACE_SECONDS)
             if isinstance(item, ServiceError):
                 raise item
             await self._start(send)
-            while item is not None and not isinstance(item, ServiceError):
+            while item is not None and not isinstance(item, LastEvent | ServiceError):
                 await send(_piece(item))
                 item = await self._next(queue, self._keep_alive_seconds)
-            if item is not None:
-                self._on_failure(item)
-                await send(_piece(self._render_error(item)))
-            await send(_piece(b"", more=False))
+            await self._end(send, item)
+            await asyncio.wait({making})
+
+    async def _end(self, send: Send, item: LastEvent | ServiceError | None) -> None:
+        if isinstance(item, ServiceError):
+            self._on_failure(item)
+            item = LastEvent(self._render_error(item))
+        self._whole = True
+        await send(_piece(item or b"", more=False))
 
     async def _make(self, queue: asyncio.Queue[bytes | ServiceError | None]) -> None:
         """Fill the queue from a task of its own, so that waiting with a time limit does not disturb the generator."""
