@@ -1,0 +1,1 @@
+"""The reward service under more than it can do, for as long as one likes."""
