@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from bench.soak.calls import Call, Caller, Ended, Outcome, Pool, read_pool
 from bench.soak.report import minutes_of, show, summary
 
