@@ -21,6 +21,7 @@ OFF: Variants = {
     "weights not prepacked": {"engine": {"prepack": False}},
     "cells of 32": {"engine": {"cell_tokens": 32}},
     "cells of 128": {"engine": {"cell_tokens": 128}},
+    "live, pieces of 16 tokens": {"live": 16},
     "passes of 512 tokens": {"budget": 512},
     "passes of 8192 tokens": {"budget": 8192},
 }

@@ -115,10 +115,10 @@ def _distances(scores: ScoreBook) -> dict[str, Any]:
 
 
 def _same_as_ours(document: Mapping[str, Any], scores: ScoreBook) -> dict[str, Any]:
-    """Scores of our other legs that have other bits than the one in process."""
+    """Scores of our other legs, and with techniques off, that have other bits than the one in process."""
     found: dict[str, Any] = {}
     base = scores.get("ours", {})
-    for label in labels_of(document, "ours"):
+    for label in labels_of(document, "ours") + labels_of(document, "off"):
         pairs = [
             (x, y)
             for name, rows in scores.get(label, {}).items()

@@ -19,7 +19,7 @@ def tables(document: Mapping[str, Any], scores: ScoreBook) -> str:
         _rates(document, found, names),
         _ratios(document, found, names),
         _off(found),
-        _distances(found),
+        _distances(document, found),
         _bits(document, found),
         _costs(document),
         _notes(document, found),
@@ -88,13 +88,18 @@ def _spread(one: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 def _off(found: Mapping[str, Any]) -> str:
     names = sorted({name for of_sets in found["off"].values() for name in of_sets})
-    rows = [[what, *(_spread(of_sets.get(name)) for name in names)] for what, of_sets in found["off"].items()]
-    return markdown(["one thing different: times as slow as all on", *names], rows)
+    same = {label.partition(": ")[2]: one for label, one in found["same_as_ours"].items()}
+    rows = [
+        [what, *(_spread(of_sets.get(name)) for name in names), _changed(same.get(what))]
+        for what, of_sets in found["off"].items()
+    ]
+    return markdown(["one thing different: times as slow as all on", *names, "scores with other bits"], rows)
 
 
-def _distances(found: Mapping[str, Any]) -> str:
+def _distances(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     rows = []
-    for label, of_references in found["distances"].items():
+    for label in labels_of(document, "peer") + labels_of(document, "ours"):
+        of_references = found["distances"].get(label, {})
         cells = []
         for reference in ("hf-fp32", "hf-bf16"):
             one = of_references.get(reference)

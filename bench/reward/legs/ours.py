@@ -54,6 +54,8 @@ class Engine:
     def score(self, groups: Sequence[Group], options: Options) -> Scores:
         """Pass by pass."""
         engine = self._engine(options.get("engine", {}))
+        if "live" in options:
+            return [score_live(engine, group, options["live"]) for group in groups]
         how = {name: options[name] for name in ("share", "dedup") if name in options}
         scores = [[0.0] * len(group.candidates) for group in groups]
         for parts in passes(groups, options.get("budget", BATCH_TOKENS), **how):
@@ -70,6 +72,25 @@ def _put(scores: Scores, part: Part, values: Sequence[float]) -> None:
     for index, value in enumerate(values):
         for which, candidate in part.places[index]:
             scores[which][candidate] = value
+
+
+def score_live(engine: RewardEngine, group: Group, piece: int) -> list[float]:
+    """All candidates written at the same pace, computed after every `piece` tokens."""
+    session, scores = engine.open(group.prompt), [0.0] * len(group.candidates)
+    try:
+        for start in range(0, max(map(len, group.candidates)), piece):
+            for index, own in enumerate(group.candidates):
+                if own[start : start + piece]:
+                    session.extend(index, own[start : start + piece])
+                if start < len(own) <= start + piece:
+                    session.finish(index)
+            due = session.due()
+            for part, value in zip(due, engine.forward([part.cell for part in due]), strict=True):
+                if part.candidate is not None and value is not None:
+                    scores[part.candidate] = value
+    finally:
+        session.close()
+    return scores
 
 
 def create(options: Options) -> Engine:
