@@ -1,8 +1,7 @@
 """The real stack (`acemath_local.run`: supervisor, Redis, vLLM, reward, gateway) on free ports, once a session.
 
 `ACEMATH_STACK_STATE` names the state folder of a stack that runs already, e.g. `.local` after `make run`: it is used as
-it is, which spares the minutes of a start, and its processes are killed by the tests that do that. Beside other work
-set `ACEMATH_POLICY__OMP_NUM_THREADS=1`: two threads of vLLM that wait for each other's turn on a busy core stand still.
+it is, which spares the minutes of a start, and its processes are killed by the tests that do that.
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ def _defaults(settings: LocalSettings) -> dict[str, str]:
         for service in ("GATEWAY", "POLICY", "REWARD")
         for name, value in shared.items()
     }
-    # One core stays for the other processes: OpenMP threads spin while they wait for each other, so that a team as wide
-    # as a busy machine makes a token where a narrower one makes a hundred.
-    threads = str(min(8, max(1, (os.cpu_count() or 1) - 1)))
+    threads = str(min(8, os.cpu_count() or 1))
     return (
         values
         | EMBEDDED
