@@ -6,10 +6,11 @@ import random
 
 import httpx
 import pytest
-from bench.soak.calls import Call, Caller, Ended, Outcome, Way, pieces
-from bench.soak.report import minutes_of, summary
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench.soak.calls import Call, Caller, Ended, Outcome, Way, pieces
+from bench.soak.report import minutes_of, summary
 
 POOL = [("What is 3 + 4?", ["7", "It is 8."])]
 

