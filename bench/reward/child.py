@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,6 @@ class Child:
 
     def close(self) -> None:
         """End its session: let it end by itself, then kill what is left."""
-        others = [int(path.name) for path in session_processes(self._process.pid)]
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -148,14 +147,9 @@ class Child:
             self._process.wait(END_SECONDS)
         except (OSError, subprocess.TimeoutExpired):
             pass  # killed below
-        _kill(others)
+        self._signal(signal.SIGKILL)
         self._process.wait(END_SECONDS)
         self._process.stdout.close()
-
-
-def _kill(processes: Iterable[int]) -> None:
-    for number in processes:
-        _send(number, signal.SIGKILL)
 
 
 def _send(process: int, number: signal.Signals) -> None:
