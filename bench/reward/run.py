@@ -91,7 +91,8 @@ class Runner:
         child = self._children[leg.name] = self._start(leg)
         self._record.started(leg, child)
         say(f"{leg.name}: up after {child.start_seconds:.1f} s; warming up")
-        for name, groups in self._plan.sets.items():
+        slow = leg.kind == "peer" and leg.every > 1
+        for name, groups in list(self._plan.sets.items())[: 1 if slow else None]:
             for size in leg.sizes:
                 self._try_size(leg, name, groups, size)
             for variant in () if leg.sizes else leg.variants:
@@ -112,13 +113,15 @@ class Runner:
             return with_choice(leg, chosen)
         sample = beginning(self._plan.sets[TUNED_ON], TUNING_TOKENS)
         rates: dict[str, float] = {}
+        tried: dict[str, float] = {}
         for name, values in leg.choices.items():
             options = {value: with_choice(leg, chosen | {name: value}) for value in values}
             for value in values:
                 if (key := repr(options[value])) not in rates:
-                    rates[key] = self._trial(leg, options[value], sample, f"{chosen | {name: value}}")
+                    shown = ", ".join(f"{k} {v}" for k, v in (chosen | {name: value}).items())
+                    rates[key] = tried[shown] = self._trial(leg, options[value], sample, shown)
             chosen[name] = max(values, key=lambda value: rates[repr(options[value])])
-        self._record.document["tuning"][leg.name] = {"tokens_per_second": rates, "chosen": chosen}
+        self._record.document["tuning"][leg.name] = {"tokens_per_second": tried, "chosen": chosen}
         self._record.write()
         return with_choice(leg, chosen)
 
