@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.reward.random_checkpoint import SHAPES, make
 from reward.tiny import write_tokenizer
+
+from bench.reward.random_checkpoint import SHAPES, make
 
 
 def test_a_random_checkpoint_is_one_that_the_engine_serves(tmp_path: Path) -> None:

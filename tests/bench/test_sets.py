@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bench.reward.groups import Group
 from bench.reward.sets import FOLDER, SetError, described, read_hashes, read_set, read_sets, write_hashes, write_set
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bench.reward.stats import differences, kendall_tau, paired_ratios, spread
 
 
