@@ -13,6 +13,7 @@ HELPERS = Path(__file__).with_name("conftest.py")
 SESSION = f"""
 import importlib.util, os, signal, sys, time
 from pathlib import Path
+sys.path.insert(0, {str(HELPERS.parents[1])!r})
 spec = importlib.util.spec_from_file_location("stack_helpers", {str(HELPERS)!r})
 helpers = importlib.util.module_from_spec(spec)
 sys.modules["stack_helpers"] = helpers
