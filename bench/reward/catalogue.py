@@ -122,12 +122,13 @@ def _vllm(setup: Setup) -> Leg:
 
 
 def _vllm_cpu(setup: Setup) -> dict[str, str]:
-    """All threads for the engine: by default it keeps a core for its scheduler."""
+    """All threads for the engine, which by default keeps a core for its scheduler."""
     return {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: nothing spins for messages beside the threads
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "OMP_NUM_THREADS": str(setup.threads),
     }
