@@ -16,7 +16,7 @@ export TORCH_CPU_INDEX
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-dev setup-train run publish solve stop test test-fast test-stack check format lint types layers \
-	bench embedded requirements clean distclean
+	bench bench-reward embedded requirements clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -74,8 +74,13 @@ layers: setup-dev ## which part may import which
 publish: setup ## put the embedded checkpoints into the local registry (make run does it by itself)
 	@$(PY) -m acemath_local.publish
 
-bench: setup-dev publish ## the measured comparisons: reward scores against transformers' (JSON, with the machine)
+bench: setup-dev publish ## how exact the reward scores are, against transformers' (JSON, with the machine); minutes
 	@$(PY) bench/reward_exactness.py "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)"
+
+bench-reward: setup-dev publish ## the reward engine beside transformers, vLLM and infinity; half an hour on an idle machine
+	@test -x .local/infinity/bin/python || bench/reward/infinity_env.sh .local/infinity
+	@$(PY) -m bench.reward run "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)" \
+	    --out bench/results/reward-here.json --infinity .local/infinity/bin/python
 
 embedded: setup-train ## make the embedded checkpoints again from nothing (hours; a C++ compiler; GSM8K=train.jsonl)
 	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded $(if $(GSM8K),--gsm8k "$(GSM8K)")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from acemath_reward.ports import PromptGroup, TokenIds
 
+SLACK = 0.25
+"""Share of its budget by which a pass may be larger when it is the last one then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -67,6 +70,7 @@ def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
     barred: set[Hashable] = set()
     chosen: list[int] = []
     total, hurry = 0, False
+    budget = _enough_for_all(waiting, budget)
     for position, offer in enumerate(waiting):
         if (hurry and offer.idle) or not barred.isdisjoint(offer.chain):
             barred.update(offer.chain[-1:])
@@ -81,6 +85,13 @@ def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
         if total >= budget:
             break
     return chosen
+
+
+def _enough_for_all(waiting: Sequence[Offer], budget: int) -> int:
+    """The budget, or a little more where that saves a last small pass, which costs far more than its tokens."""
+    prompts = {offer.prompt for offer in waiting}
+    everything = sum(offer.tokens for offer in waiting) + sum(map(len, prompts))
+    return everything if everything <= budget * (1 + SLACK) else budget
 
 
 def group(sequences: Sequence[Encoded]) -> tuple[list[PromptGroup], list[list[int]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _SMOOTHING = 0.2  # weight of the newest pass
-_SMALLEST_PASS = 128  # a pass of fewer tokens takes about as long: the weights are read, and one tile is computed
+_SMALLEST_PASS = 256  # a pass of fewer tokens takes about as long: the weights are read, and one tile is computed
 _FIRST_GUESS = 500.0  # tokens per second, before anything was measured
 
 

@@ -29,10 +29,12 @@ class RewardSettings(HttpServiceSettings):
         1, ge=1, le=256, description="threads of one CPU operator; more than the idle cores is slower by an order"
     )
     row_tile: int | None = Field(
-        None, ge=16, le=8192, description="rows of one matrix product; None: 128 on a CPU; replicas must agree on it"
+        None, ge=16, le=8192, description="rows of one matrix product; None: 256 on a CPU; replicas must agree on it"
     )
 
-    batch_tokens: int = Field(2048, ge=1, description="tokens of one forward pass; a longer sequence goes alone")
+    batch_tokens: int = Field(
+        2048, ge=1, description="tokens of one forward pass; a quarter more if it is the last, a longer sequence alone"
+    )
     max_queue_tokens: int = Field(262_144, ge=1, description="tokens that may wait; beyond: 503 reward_overloaded")
     max_queue_items: int = Field(4096, ge=1, description="candidates that may wait; beyond: 503 reward_overloaded")
     max_calls: int = Field(512, ge=1, description="calls that may be under way; beyond: 503 reward_overloaded")

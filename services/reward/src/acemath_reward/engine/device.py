@@ -8,13 +8,17 @@ from typing import Literal
 
 import torch
 
+from acemath_reward.engine.allocator import keep_freed_memory
+
 _log = logging.getLogger(__name__)
 
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
-CPU_ROW_TILE = 128
+CPU_ROW_TILE = 256
 CUDA_ROW_TILE = 1024
-"""Rows of one matrix product; see `linear.TiledLinear`. Part of the numerics: replicas must agree on it."""
+"""Rows of one matrix product; see `linear.TiledLinear`. Part of the numerics: replicas must agree on it. On a CPU a row
+of a 135M model takes 7.8 us in products of 128 rows, 6.1 in those of 256 (bfloat16, AMX, one thread, weights not in the
+cache), a pass of 2,077 tokens 6 to 10 % less; the filler rows of a lone cell cost 16 ms more."""
 
 CELL_TOKENS = 64
 """Tokens of one attention call; see `cells`. Part of the numerics. Fewer leave less to compute after a live candidate's
@@ -66,6 +70,8 @@ def place(
     """
     torch.set_num_threads(threads)
     where = torch.device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     wanted = _dtype(where, dtype)
     tile = row_tile or (CPU_ROW_TILE if where.type == "cpu" else CUDA_ROW_TILE)
     return Placement(where, wanted, tile, cell_tokens, prepack, trim)

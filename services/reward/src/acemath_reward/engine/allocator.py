@@ -1,0 +1,33 @@
+"""The C library's allocator, told that a forward pass asks for the same buffers again and again."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+
+_log = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_LARGEST = 2**30  # bytes; mallopt takes an int
+
+
+def keep_freed_memory() -> bool:
+    """Let freed buffers stay with the process instead of going back to the kernel page by page at every operator.
+
+    By default glibc maps a large buffer afresh and the kernel clears each of its pages: 7 % of a pass of 2,077 tokens
+    (135M model, AMX). The process keeps what its largest pass needed, as it would ask for it again anyway. Without
+    glibc nothing happens.
+
+    Returns:
+        Whether the allocator took it.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # musl has none
+        return False
+    taken = bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    _log.debug("freed memory is kept: %s", taken)
+    return taken
