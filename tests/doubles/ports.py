@@ -284,6 +284,8 @@ class MemoryLeases:
     """`LeaseStore` that remembers what it was told."""
 
     records: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    releases: list[str | None] = field(default_factory=list)
 
-    async def assert_leases(self, generation: int, counts: dict[str, int]) -> None:
+    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
         self.records.append((generation, dict(counts)))
+        self.releases.append(release)

@@ -400,7 +400,7 @@ async def test_answers_survive_a_restart_that_nobody_noticed(valkey):
 
 async def test_a_lease_record_is_there_while_asserted_and_gone_after(valkey, hasty):
     async with stores(valkey.url, instance="g-1") as a:
-        await a.leases.assert_leases(3, {"r-1": 2})
+        await a.leases.assert_leases(3, "r-1", {"r-1": 2})
         assert b'{"r-1": 2}' in valkey.ask("HGETALL acemath:leases:g-1")
         assert b"g-1" in valkey.ask("ZRANGE acemath:gateways 0 -1")
         await asyncio.sleep(0.8)
@@ -413,7 +413,7 @@ async def test_a_lease_record_is_there_while_asserted_and_gone_after(valkey, has
 async def test_leases_never_raise_and_come_back_with_the_server(valkey):
     async with stores(valkey.url, instance="g-1") as a:
         valkey.stop()
-        await a.leases.assert_leases(3, {"r-1": 2})
+        await a.leases.assert_leases(3, "r-1", {"r-1": 2})
         valkey.start()
         await eventually(lambda: a.limit._link.up)
         assert b'{"r-1": 2}' in valkey.ask("HGETALL acemath:leases:g-1")
@@ -424,7 +424,7 @@ async def test_leases_never_raise_and_come_back_with_the_server(valkey):
 async def test_every_key_stands_under_our_prefix(valkey):
     async with stores(valkey.url) as a, a.limit.hold("1", 2, Deadline.after(LONG)):
         await a.idempotency.begin("k", "f", Deadline.after(5))
-        await a.leases.assert_leases(1, {})
+        await a.leases.assert_leases(1, None, {})
         keys = [line for line in valkey.ask("KEYS *").split(b"\r\n") if line and line[:1] not in b"*$"]
         assert len(keys) == 4 and all(key.startswith(b"acemath:") for key in keys)
 

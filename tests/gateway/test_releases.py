@@ -12,19 +12,21 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from acemath_core.errors import ErrorCode, ServiceError, Unavailable
-from acemath_core.wire import SlotState
+from acemath_core.wire import Slot, SlotState
 from acemath_gateway.adapters.status_file import StatusFileLeases
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer
 from acemath_gateway.prompts import RegistryEncoders
 from acemath_gateway.releases import ReleaseTracker
+from acemath_gateway.replicas import ReplicaWatch
 from acemath_registry import NotFound, Registry, Release, ReleaseMember
 from doubles.ports import MemoryLeases, ScriptedSlots
 from doubles.servers import until
 
 A = Pointer("r-aaaaaaaaaaaa", 1, "p@s1-aaaaaaaaaaaa", "r@s1-aaaaaaaaaaaa", "0" * 64)
 B = Pointer("r-bbbbbbbbbbbb", 2, "p@s2-bbbbbbbbbbbb", "r@s2-bbbbbbbbbbbb", "1" * 64)
+C = Pointer("r-cccccccccccc", 3, "p@s3-cccccccccccc", "r@s3-cccccccccccc", "2" * 64)
 P1, P2, R1, R2 = "http://p1", "http://p2", "http://r1", "http://r2"
 ACTIVE, READY, STAGING, DRAINING, REJECTED = (
     SlotState.ACTIVE,
@@ -39,11 +41,15 @@ ACTIVE, READY, STAGING, DRAINING, REJECTED = (
 class Channel:
     pointers: tuple[Pointer, ...] = (A,)
     error: ServiceError | None = None
+    others: tuple[Pointer, ...] = ()
 
     def read(self) -> tuple[Pointer, ...]:
         if self.error:
             raise self.error
         return self.pointers
+
+    def peers(self) -> tuple[Pointer, ...]:
+        return self.others
 
 
 @dataclass
@@ -139,6 +145,64 @@ async def test_a_release_that_one_replica_lacks_changes_nothing(url: str, state:
     assert readiness.ready
     assert url in str(readiness.details["problem"])
     world.slots.states[url][version] = READY
+    await world.tracker.poll()
+    assert world.release() == B.release
+
+
+async def test_a_release_that_drains_everywhere_is_never_flipped_to_although_it_serves() -> None:
+    world = World()
+    await world.tracker.poll()
+    world.everywhere(B, DRAINING)  # it was given up for the release after it
+    for pointers in ((B, A), (C, B)):
+        world.channel.pointers = pointers
+        await world.tracker.poll()
+        assert world.release() == A.release
+    world.everywhere(C, READY)
+    await world.tracker.poll()
+    assert world.release() == C.release
+
+
+async def test_a_gateway_that_was_slower_than_the_channel_steps_forward_to_what_another_routes_by() -> None:
+    world = World()
+    await world.tracker.poll()
+    world.channel.pointers = (C, B)
+    world.everywhere(B, ACTIVE)
+    await world.tracker.poll()
+    assert world.release() == A.release, "nobody uses it, and it is no longer named"
+    world.channel.others = (B, A)  # another gateway flipped to it, and the version before it is kept for this one
+    await world.tracker.poll()
+    current = world.tracker.current()
+    assert current is not None and (current.release, current.generation) == (B.release, 2)
+    assert C.policy in str(world.tracker.readiness().details["problem"])
+    world.channel.others = (replace(A, generation=9), A)
+    await world.tracker.poll()
+    assert world.release() == B.release, "never a step back, nor past the channel"
+
+
+def test_the_releases_that_gateways_route_by_are_in_their_records(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    one, two = (Release(policy=member("p", digit), reward=member("r", "b")) for digit in "ac")
+    write_channel(tmp_path, one, 1, None)
+    write_channel(tmp_path, two, 2, one.id)
+    for name, generation, release in (("a", 1, one.id), ("b", 2, two.id), ("c", 2, two.id), ("starting", 0, None)):
+        registry.write_status("gateway", name, {"generation": generation, "release": release, "leases": {}, "at": 0.0})
+    peers = ChannelWatch(registry, "default").peers()
+    assert [(peer.generation, peer.release, peer.policy) for peer in peers] == [
+        (2, two.id, "p@s1-cccccccccccc"),
+        (1, one.id, "p@s1-aaaaaaaaaaaa"),
+    ]
+
+
+async def test_a_view_that_took_too_long_flips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    await world.tracker.poll()
+    world.channel.pointers = (B, A)
+    world.everywhere(B, READY)
+    monkeypatch.setattr("acemath_gateway.releases._VIEW_SECONDS", -1.0)
+    await world.tracker.poll()
+    assert world.release() == A.release
+    assert "too old by now" in str(world.tracker.readiness().details["problem"])
+    monkeypatch.undo()
     await world.tracker.poll()
     assert world.release() == B.release
 
@@ -271,6 +335,38 @@ async def test_a_starting_gateway_takes_the_release_before_a_bad_one() -> None:
     assert world.release() == B.release
 
 
+@pytest.mark.parametrize("newest", [STAGING, None])
+async def test_a_starting_gateway_takes_a_draining_release_only_where_the_newest_took_its_place(
+    newest: SlotState | None,
+) -> None:
+    world = World(start_grace_seconds=0.0)
+    world.channel.pointers = (B, A)
+    for url in (P1, P2):
+        world.slots.states[url] = {A.policy: DRAINING} | ({B.policy: newest} if newest else {})
+    await world.tracker.poll()
+    assert world.release() == (A.release if newest else None), "what is given up may be stopped at any moment"
+
+
+async def test_a_starting_gateway_takes_what_another_one_routes_by_when_the_last_two_are_not_there() -> None:
+    world = World(start_grace_seconds=0.0)
+    world.channel.pointers, world.channel.others = (C, B), (A,)
+    await world.tracker.poll()
+    current = world.tracker.current()
+    assert current is not None and (current.release, current.generation) == (A.release, 1)
+
+
+async def test_a_version_that_is_brought_up_again_counts_and_not_what_it_was_before() -> None:
+    before, now = (Slot(version=A.policy, state=state, since=0.0) for state in (SlotState.RETIRED, READY))
+
+    class Twice(ScriptedSlots):
+        async def slots(self, url: str) -> tuple[Slot, ...]:
+            return before, now
+
+    watch = ReplicaWatch(Twice(), [P1])
+    await watch.refresh()
+    assert watch.slot(P1, A.policy) == now
+
+
 async def test_a_starting_gateway_does_not_start_on_nothing() -> None:
     world = World(start_grace_seconds=0.0)
     world.slots.states.clear()
@@ -295,6 +391,7 @@ async def test_run_publishes_on_change_as_heartbeat_and_at_the_end() -> None:
     await until(lambda: world.release() is not None)
     async with world.tracker.lease():
         await until(lambda: world.leases.records[-1:] == [(1, {A.release: 1})])
+        assert world.leases.releases[-1] == A.release
         told = len(world.leases.records)
         await until(lambda: len(world.leases.records) > told)  # nothing changed: the heartbeat
     running.cancel()
@@ -373,10 +470,10 @@ def test_the_channel_is_read_again_only_when_its_file_changed(tmp_path: Path, mo
 
 async def test_the_status_file_says_what_is_leased_and_goes_with_its_gateway(tmp_path: Path) -> None:
     store = StatusFileLeases(Registry(tmp_path), instance="g-0")
-    await store.assert_leases(3, {A.release: 2})
+    await store.assert_leases(3, A.release, {A.release: 2})
     path = tmp_path / "status/gateway/g-0.json"
     written = json.loads(path.read_text())
-    assert (written["generation"], written["leases"]) == (3, {A.release: 2})
+    assert (written["generation"], written["release"], written["leases"]) == (3, A.release, {A.release: 2})
     assert abs(written["at"] - time.time()) < 60
     await store.withdraw()
     await store.withdraw()
@@ -386,6 +483,6 @@ async def test_the_status_file_says_what_is_leased_and_goes_with_its_gateway(tmp
 async def test_a_registry_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "status").write_text("not a folder")
     store = StatusFileLeases(Registry(tmp_path), instance="g-0")
-    await store.assert_leases(1, {})
-    await store.assert_leases(1, {})
+    await store.assert_leases(1, None, {})
+    await store.assert_leases(1, None, {})
     assert len([r for r in caplog.records if "leases cannot be written" in r.message]) == 1

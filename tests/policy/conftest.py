@@ -25,6 +25,7 @@ from acemath_registry.following import Leases, StatusLeases
 
 FAKE_VLLM = Path(doubles.fake_vllm.__file__)
 KEY = SecretStr("the internal key")
+SETTLE = 0.3  # seconds
 
 
 @pytest.fixture
@@ -83,9 +84,16 @@ class Releases:
         self.registry.promote("default", release.id, expected_generation=None, by="test")
         return release.id
 
-    def gateway(self, generation: int, leases: dict[str, int] | None = None, name: str = "gw", age: float = 0) -> None:
+    def gateway(
+        self,
+        generation: int,
+        leases: dict[str, int] | None = None,
+        name: str = "gw",
+        age: float = 0,
+        release: str | None = None,
+    ) -> None:
         """What a gateway would write."""
-        record = {"generation": generation, "leases": leases or {}, "at": time.time() - age}
+        record = {"generation": generation, "release": release, "leases": leases or {}, "at": time.time() - age}
         self.registry.write_status("gateway", name, record)
 
 
@@ -125,7 +133,7 @@ class Agents:
         prometheus = CollectorRegistry()
         metrics, registry = PolicyMetrics(prometheus), Registry(settings.registry_root)
         launcher = Launcher(settings, self.environment, KEY, metrics)
-        reconciler = Reconciler(settings, registry, launcher, leases or StatusLeases(registry, 30.0), metrics)
+        reconciler = Reconciler(settings, registry, launcher, leases or StatusLeases(registry, 30.0), metrics, SETTLE)
         agent = Agent(reconciler, prometheus, asyncio.create_task(reconciler.run()))
         self.running.append(agent)
         return agent

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from reward.tiny import write_checkpoint
+from reward.world import World
 
 from acemath_registry import Registry
 
@@ -41,3 +43,13 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+async def world(registry: Registry, tmp_path: Path) -> AsyncIterator[World]:
+    made = World(registry, tmp_path)
+    yield made
+    made.loading.set()
+    await asyncio.to_thread(made.batcher.close)
+    await made.reconciler.close()
+    made.service.close()

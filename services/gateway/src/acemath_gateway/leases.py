@@ -62,8 +62,9 @@ class LeaseLedger:
     async def publish(self) -> None:
         """Tell every store."""
         current = self._current()
-        generation, counts = current.generation if current else 0, self.counts()
-        await asyncio.gather(*(store.assert_leases(generation, counts) for store in self._stores))
+        generation, release = (current.generation, current.release) if current else (0, None)
+        counts = self.counts()
+        await asyncio.gather(*(store.assert_leases(generation, release, counts) for store in self._stores))
 
     async def publish_forever(self) -> None:
         """Publish on change and as a heartbeat until cancelled."""

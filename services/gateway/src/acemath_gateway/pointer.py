@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acemath_core.errors import ErrorCode, Unavailable
 from acemath_registry import Channel, Registry
+
+_READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,19 @@ class ChannelWatch:
             self._seen = stamp
         return self._pointers
 
+    def peers(self) -> tuple[Pointer, ...]:
+        """The releases by which gateways route, the newest first.
+
+        Raises:
+            NotFound, VerificationError, StorageError: a record, or a release that it names, cannot be read.
+        """
+        found = dict[int, str]()
+        for record in self._registry.statuses("gateway").values():
+            generation, release = record.get("generation"), record.get("release")
+            if isinstance(generation, int) and isinstance(release, str):
+                found[generation] = release
+        return tuple(self._pointer(release, generation) for generation, release in sorted(found.items(), reverse=True))
+
     def _follow(self, channel: Channel) -> tuple[Pointer, ...]:
         newest = self._pointer(channel.release, channel.generation)
         if channel.previous is None:
@@ -73,3 +91,32 @@ class ChannelWatch:
         except OSError:
             return None
         return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+class SlowReader:
+    """Reads in a thread, with a deadline; a mount that hangs holds one thread, not one a second.
+
+    Args:
+        read: blocks on the disk.
+    """
+
+    def __init__(self, read: Callable[[], tuple[Pointer, ...]]) -> None:
+        self._read = read
+        self._reading: asyncio.Task[tuple[Pointer, ...]] | None = None
+
+    async def result(self) -> tuple[Pointer, ...]:
+        """What is read; a read that took too long is waited for again the next time.
+
+        Raises:
+            Unavailable: it takes more than two seconds.
+            NotFound, VerificationError, StorageError: as `read`.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read), name="read the registry")
+        done, _ = await asyncio.wait({self._reading}, timeout=_READ_SECONDS)
+        if not done:
+            raise Unavailable(
+                "the registry does not answer; check its mount", code=ErrorCode.NOT_READY, retry_after=5.0
+            )
+        reading, self._reading = self._reading, None
+        return reading.result()

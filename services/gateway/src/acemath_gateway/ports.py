@@ -192,6 +192,12 @@ class IdempotencyStore(Protocol):
 class LeaseStore(Protocol):
     """Tells everybody which releases this gateway still works with."""
 
-    async def assert_leases(self, generation: int, counts: dict[str, int]) -> None:
-        """Publish this gateway's leases per release; called on change and as a heartbeat. Never raises."""
+    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
+        """Publish this gateway's leases per release; called on change and as a heartbeat. Never raises.
+
+        Args:
+            generation: the channel's generation that new jobs use, 0 before the first release.
+            release: the release that they use, None before the first.
+            counts: release → leases on it.
+        """
         ...

@@ -8,9 +8,13 @@ Rules:
 
 * The reference moves to the channel's release in one assignment, when every configured replica reports it ready and
   its tokenizer could be read. Until then everything stays as it is: a bad checkpoint changes a reason and no answer.
+* While the channel's release is not ready, one that another gateway routes by is taken if that is a step forward: one
+  of two gateways may have flipped before the channel moved on, and an old version is kept for the slower one.
+* A version that drains is never flipped to, unless it drains because the newest one is there: it is kept for us then.
 * A replica that stops answering only takes its endpoint out of the current release; the others go on.
 * A gateway that starts has nothing to stay on: it takes the channel's release or, when that one is not ready
-  anywhere, the one before it; replicas that do not answer are waited for during `start_grace_seconds`, then left out.
+  anywhere, the one before it or another gateway's; replicas that do not answer are waited for during
+  `start_grace_seconds`, then left out.
 * A job keeps the release it leased to its end, whatever moves meanwhile (`leases`).
 """
 
@@ -24,10 +28,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from acemath_core.errors import ErrorCode, ServiceError, Unavailable
-from acemath_core.wire import Slot, SlotState
+from acemath_core.wire import SlotState
+from acemath_gateway.endpoints import Endpoints
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
-from acemath_gateway.pointer import ChannelWatch, Pointer
+from acemath_gateway.pointer import ChannelWatch, Pointer, SlowReader
 from acemath_gateway.ports import LeaseStore, ReleaseTarget
 from acemath_gateway.prompts import RegistryEncoders
 from acemath_gateway.replicas import ADOPTABLE, SERVING, Addresses, ReplicaWatch, SlotsPort
@@ -35,7 +40,9 @@ from acemath_prompts import TemplateError
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
-_READ_SECONDS = 2.0
+_VIEW_SECONDS = 10.0
+"""Nothing is flipped to by what replicas said longer ago; they rely on it (`acemath_registry.following.places`). The
+slowest poll of a sound system takes less: 2 s for names and 5 s for slots, and what it reads after that is kept."""
 _STARTING = "starting: nothing has been polled yet"
 
 
@@ -71,18 +78,19 @@ class ReleaseTracker:
         start_grace_seconds: float = 15.0,
         addresses: Addresses | None = None,
     ) -> None:
-        self._channel, self._slots_port, self._encoders = channel, slots, encoders
+        self._encoders = encoders
         self._policy = ReplicaWatch(slots, policy_urls, addresses)
         self._reward = ReplicaWatch(slots, reward_urls, addresses)
+        self._endpoints = Endpoints(slots, self._policy, self._reward)
         self._metrics, self._poll_seconds = metrics, poll_seconds
         self._ledger = LeaseLedger(
             stores=stores, metrics=metrics, current=self.current, heartbeat_seconds=heartbeat_seconds
         )
         self._patient_until = time.monotonic() + start_grace_seconds
+        self._looked = time.monotonic()
         self._target: ReleaseTarget | None = None
-        self._lengths: dict[tuple[str, str], int] = {}
         self._pointers: tuple[Pointer, ...] = ()
-        self._reading: asyncio.Task[tuple[Pointer, ...]] | None = None
+        self._reading, self._peers = SlowReader(channel.read), SlowReader(channel.peers)
         self._readiness = Readiness(False, _STARTING)
 
     # ------------------------------------------------------------------------------------------------ for requests
@@ -133,27 +141,16 @@ class ReleaseTracker:
         """Look once at everything and act on it; what is wrong with what it sees is in the verdict."""
         problem = ""
         try:
-            self._pointers = await self._read_channel()
+            self._pointers = await self._reading.result()
         except ServiceError as error:
             problem = f"channel: {error.message}"
+        self._looked = time.monotonic()
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
         problem = problem or await self._follow()
         await self._refresh_target()
         if problem:
             self._metrics.polls_failed.inc()
         self._readiness = self._verdict(problem)
-
-    async def _read_channel(self) -> tuple[Pointer, ...]:
-        """The channel, or an error after `_READ_SECONDS`; a mount that hangs holds one thread, not one a second."""
-        if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(self._channel.read), name="read channel")
-        done, _ = await asyncio.wait({self._reading}, timeout=_READ_SECONDS)
-        if not done:
-            raise Unavailable(
-                "the registry does not answer; check its mount", code=ErrorCode.NOT_READY, retry_after=5.0
-            )
-        reading, self._reading = self._reading, None
-        return reading.result()
 
     # --------------------------------------------------------------------------------------------------- decisions
 
@@ -167,10 +164,28 @@ class ReleaseTracker:
                 self._set(replace(self._target, generation=newest.generation))
             return ""
         problem = await self._adopt(newest, ADOPTABLE)
-        if problem and self._target is None and self._impatient():
-            for older in before:
-                await self._adopt(older, SERVING)
+        if problem and (self._target is not None or self._impatient()):
+            await self._follow_others(newest, before)
         return problem
+
+    async def _follow_others(self, newest: Pointer, before: Sequence[Pointer]) -> None:
+        """Step forward to what another gateway routes by: replicas keep two versions, and wait for both of us.
+
+        A gateway that starts has nothing to stay on, and takes what was named before the newest, too.
+        """
+        past, others = (self._target.generation, ()) if self._target else (0, tuple(before))
+        with contextlib.suppress(ServiceError):  # who cannot read it stays; the agents say what they wait for
+            others = (*others, *await self._peers.result())
+        for other in others:
+            if past < other.generation < newest.generation and not await self._adopt_older(other, newest):
+                return
+
+    async def _adopt_older(self, older: Pointer, newest: Pointer) -> str:
+        """Move to a release that is no longer named, unless a replica gives it up."""
+        kinds = ((self._policy, older.policy, newest.policy), (self._reward, older.reward, newest.reward))
+        if any(replicas.gave_up(version, instead) for replicas, version, instead in kinds):
+            return f"release {older.release}: it is being given up"
+        return await self._adopt(older, SERVING)
 
     async def _adopt(self, pointer: Pointer, states: frozenset[SlotState]) -> str:
         """Make a release the current one, or say why it cannot be."""
@@ -181,11 +196,13 @@ class ReleaseTracker:
             return f"release {pointer.release}: {reason}"
         try:
             await self._encoders.load(pointer.policy, manifest_sha256=pointer.policy_manifest_sha256)
-            target = await self._locate(pointer, strict=True)
+            target = await self._endpoints.locate(pointer, strict=True)
         except (ServiceError, TemplateError, OSError, ValueError) as error:
             return f"release {pointer.release}: {error}"
         if not target.policy_endpoints or not target.reward_endpoints:
             return f"release {pointer.release}: no replica of both kinds answers"
+        if time.monotonic() - self._looked > _VIEW_SECONDS:
+            return f"release {pointer.release}: what the replicas said is too old by now; asking them again"
         _log.info("new jobs use another release", extra={"release": pointer.release, "generation": pointer.generation})
         self._set(target)
         return ""
@@ -213,45 +230,7 @@ class ReleaseTracker:
         if current is None:
             return
         pointer = Pointer(current.release, current.generation, current.policy, current.reward, "")
-        self._set(await self._locate(pointer, strict=False))
-
-    async def _locate(self, pointer: Pointer, *, strict: bool) -> ReleaseTarget:
-        """The endpoints that serve a release.
-
-        Raises:
-            Unavailable: (only when strict) a policy server that reports the version does not answer to it.
-        """
-        policy, lengths = [], []
-        for slot in self._serving_slots(self._policy, pointer.policy).values():
-            if slot.endpoint is None:
-                continue
-            try:
-                lengths.append(await self._length(slot.endpoint.rstrip("/"), pointer.policy))
-            except ServiceError:
-                if strict:
-                    raise
-                continue
-            policy.append(slot.endpoint.rstrip("/"))
-        return ReleaseTarget(
-            pointer.release,
-            pointer.generation,
-            pointer.policy,
-            pointer.reward,
-            tuple(policy),
-            tuple(self._serving_slots(self._reward, pointer.reward)),
-            min(lengths, default=None),
-        )
-
-    def _serving_slots(self, replicas: ReplicaWatch, version: str) -> dict[str, Slot]:
-        slots = {url: replicas.slot(url, version) for url in replicas.urls}
-        return {url: slot for url, slot in slots.items() if slot is not None and slot.state in SERVING}
-
-    async def _length(self, endpoint: str, version: str) -> int:
-        known = self._lengths.get((endpoint, version))
-        if known is None:
-            known = await self._slots_port.context_length(endpoint, version)
-            self._lengths[endpoint, version] = known
-        return known
+        self._set(await self._endpoints.locate(pointer, strict=False))
 
     # ----------------------------------------------------------------------------------------------------- the rest
 
@@ -261,7 +240,7 @@ class ReleaseTracker:
         moved = self._target is None or self._target.generation != target.generation
         self._target = target
         if moved:
-            self._lengths = {key: n for key, n in self._lengths.items() if key[1] == target.policy}
+            self._endpoints.forget_all_but(target.policy)
             self._metrics.release_generation.set(target.generation)
             self._metrics.model_info.clear()
             self._metrics.model_info.labels("policy", target.policy).set(1)

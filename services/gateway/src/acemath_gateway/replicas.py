@@ -84,10 +84,25 @@ class ReplicaWatch:
         return self._misses.get(url, _MISSES_UNTIL_DOWN) >= _MISSES_UNTIL_DOWN
 
     def slot(self, url: str, version: str) -> Slot | None:
-        """The replica's slot of a version as last seen; None when it is down or has none."""
+        """The replica's slot of a version as last seen; None when it is down or has none.
+
+        Of several the last one counts: a version that is brought up again stands behind what it was before.
+        """
         if self.down(url):
             return None
-        return next((slot for slot in self._slots.get(url, ()) if slot.version == version), None)
+        return next((slot for slot in reversed(self._slots.get(url, ())) if slot.version == version), None)
+
+    def gave_up(self, version: str, newest: str) -> bool:
+        """Whether a replica drains a version without having the newest: it gives it up, and may stop it soon."""
+        return any(
+            slot is not None and slot.state is SlotState.DRAINING and not self._has(url, newest)
+            for url in self.urls
+            for slot in (self.slot(url, version),)
+        )
+
+    def _has(self, url: str, version: str) -> bool:
+        slot = self.slot(url, version)
+        return slot is not None and slot.state not in (SlotState.RETIRED, SlotState.REJECTED)
 
     def describe(self) -> dict[str, object]:
         """For people: each replica's slots, or that it is down."""

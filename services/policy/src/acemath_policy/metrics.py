@@ -20,6 +20,9 @@ class PolicyMetrics:
         self._slots = Gauge("acemath_policy_slots", "versions by state", ("state",), registry=registry)
         self.ready = Gauge("acemath_policy_ready", "1 while the active version makes tokens", registry=registry)
         self.generation = Gauge("acemath_policy_channel_generation", "generation last read", registry=registry)
+        self.swap_waiting = Gauge(
+            "acemath_policy_swap_waiting", "1 while the named version waits for a place", registry=registry
+        )
         self.swaps = Counter(
             "acemath_policy_swaps", "versions brought up, by what became of it", ("outcome",), registry=registry
         )

@@ -7,7 +7,7 @@ next step; nothing depends on having seen an event. A bad checkpoint changes not
         +-----------+----------+-> rejected         +<-------+ rollback while draining
 
 At most two servers run: the one that serves and the one that comes. Of several promotions in a row only the last is
-brought up.
+brought up. Which one goes where both places are taken is `acemath_registry.following.places`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from acemath_core.errors import ServiceError
 from acemath_core.wire import Slot, SlotState
-from acemath_policy.canary import CanaryMismatch
+from acemath_policy.lifting import Lift
 from acemath_policy.metrics import PolicyMetrics
-from acemath_policy.server import Launcher, ServerDied
+from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings
 from acemath_policy.slots import BRINGING_UP, ENDED, SERVING, VersionSlot
-from acemath_policy.vllm_server import VllmFailure
-from acemath_registry import ModelKind, Registry, VerificationError
-from acemath_registry.following import ChannelFollower, Desired, Leases, StatusFile, prune
+from acemath_registry import ModelKind, Registry
+from acemath_registry.following import (
+    SETTLE_SECONDS,
+    ChannelFollower,
+    Desired,
+    Leases,
+    Places,
+    StatusFile,
+    prune,
+)
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
@@ -46,12 +50,19 @@ class Reconciler:
         launcher: makes vLLM servers.
         leases: who still uses an old version.
         metrics: the agent's instruments.
+        settle_seconds: how much newer than a version's draining the gateways' records must be, see `Places`.
     """
 
     def __init__(
-        self, settings: PolicySettings, registry: Registry, launcher: Launcher, leases: Leases, metrics: PolicyMetrics
+        self,
+        settings: PolicySettings,
+        registry: Registry,
+        launcher: Launcher,
+        leases: Leases,
+        metrics: PolicyMetrics,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        self._settings, self._registry, self._launcher = settings, registry, launcher
+        self._settings, self._registry = settings, registry
         self._leases, self._metrics = leases, metrics
         self._reader = ChannelFollower(
             registry,
@@ -61,6 +72,8 @@ class Reconciler:
             on_error=metrics.registry_errors.labels("channel").inc,
         )
         self._slots: list[VersionSlot] = []
+        self._lift = Lift(settings, registry, launcher, metrics, self._slots)
+        self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
         self._status = StatusFile(registry, "policy", settings.instance, metrics.registry_errors.labels("status").inc)
 
@@ -74,6 +87,7 @@ class Reconciler:
         """Whether the active version makes tokens; from what the last rounds saw, at once."""
         active = next((slot for slot in self._slots if slot.state is SlotState.ACTIVE), None)
         details: dict[str, object] = {"slots": {str(slot.ref): slot.state.value for slot in self._slots}}
+        details["waiting"] = self._places.waiting
         if active is None or active.server is None:
             return Readiness(False, self._why_nothing_serves(), details)
         details |= {"active": str(active.ref), "seconds_since_token": round(active.server.pulse.age(), 1)}
@@ -86,7 +100,7 @@ class Reconciler:
             return self._reader.problem or "the channel has not been read yet"
         slot = self._find(desired)
         if slot is None:
-            return f"{desired.member.ref} waits for a place"
+            return self._places.waiting or f"{desired.member.ref} waits for a place"
         return f"{slot.ref} is {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
 
     # ----------------------------------------------------------------------------------------------------- the rounds
@@ -111,7 +125,7 @@ class Reconciler:
             self._restart_dead()
             self._switch(desired)
             await self._stop_released(desired)
-            self._bring_up_wanted(desired)
+            await self._bring_up_wanted(desired)
         self._metrics.set_slots(slot.state for slot in (*self._ended, *self._slots))
         self._metrics.ready.set(self.readiness().ready)
         await self._write_status()
@@ -119,7 +133,8 @@ class Reconciler:
     async def _write_status(self) -> None:
         generation = self._reader.desired.generation if self._reader.desired else None
         slots = [slot.model_dump(mode="json") for slot in self.slots()]
-        await self._status.write({"generation": generation, "ready": self.readiness().ready, "slots": slots})
+        document = {"generation": generation, "ready": self.readiness().ready, "slots": slots}
+        await self._status.write(document | {"waiting": self._places.waiting})
 
     async def close(self) -> None:
         """Stop every server, finishing what it has."""
@@ -159,7 +174,7 @@ class Reconciler:
         """Give up bringing up what the channel no longer names, unless requests may still need it."""
         for slot in self._slots:
             if slot.state in BRINGING_UP and slot.member != desired.member and not slot.proved and not slot.stopping:
-                self._retire(slot, "superseded", at_once=True)
+                self._lift.down(slot, "superseded", at_once=True)
                 self._metrics.swaps.labels("superseded").inc()
 
     def _restart_dead(self) -> None:
@@ -170,7 +185,7 @@ class Reconciler:
                 self._metrics.restarts.inc()
                 slot.failures = slot.failures + 1 if time.time() - slot.since < _STABLE_SECONDS else 1
                 slot.move(SlotState.STAGING, cause)
-                slot.work = asyncio.create_task(self._bring_up(slot))
+                self._lift.up(slot)
 
     def _switch(self, desired: Desired) -> None:
         """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
@@ -195,106 +210,34 @@ class Reconciler:
         for slot in self._slots:
             if slot is self._find(desired) or slot.stopping or slot.state in ENDED or slot.state is SlotState.ACTIVE:
                 continue
-            held = await self._leases.holder(slot.generation, slot.releases)
-            running = slot.state is SlotState.DRAINING and slot.server is not None
-            if held is None and running and not self._quiet(slot):
+            held = await self._leases.holder(slot.member, slot.generation, slot.releases)
+            running = self._running(slot)
+            if held is None and not self._idle(slot):
                 held = "requests are running, or were a moment ago"
             if held is None:
-                self._retire(slot, None, at_once=not running)
+                self._lift.down(slot, None, at_once=not running)
             elif running:
                 slot.move(SlotState.DRAINING, held)
 
     def _quiet(self, slot: VersionSlot) -> bool:
         return slot.server is not None and slot.server.pulse.quiet_for() >= self._settings.drain_quiet_seconds
 
-    def _bring_up_wanted(self, desired: Desired) -> None:
+    async def _bring_up_wanted(self, desired: Desired) -> None:
+        """Bring up what is named; where no place is free, one that no gateway ever used may have to go."""
         living = [slot for slot in self._slots if slot.state not in ENDED or slot.busy]
-        if self._find(desired) is None and len(living) < MAX_SERVERS:
-            slot = VersionSlot(desired.member, desired.generation, {desired.release})
-            self._slots.append(slot)
-            slot.work = asyncio.create_task(self._bring_up(slot))
+        if self._find(desired) is not None or len(living) < MAX_SERVERS:
+            self._places.nobody_waits()
+            if self._find(desired) is None:
+                slot = VersionSlot(desired.member, desired.generation, {desired.release})
+                self._slots.append(slot)
+                self._lift.up(slot)
+            return
+        unused = await self._places.make_room(desired.member.ref, living, self._idle)
+        if unused is not None:
+            self._lift.down(unused, None, at_once=not self._running(unused))
 
-    # -------------------------------------------------------------------------------------------------- one version
+    def _running(self, slot: VersionSlot) -> bool:
+        return slot.state is SlotState.DRAINING and slot.server is not None
 
-    async def _bring_up(self, slot: VersionSlot) -> None:
-        """From verifying (or, after a crash, staging) to ready; or to rejected."""
-        while True:
-            try:
-                await self._try_bring_up(slot)
-                return
-            except (VerificationError, CanaryMismatch) as error:
-                await self._reject(slot, str(error))
-                return
-            except (ServerDied, VllmFailure, ServiceError) as error:
-                slot.failures += 1
-                slot.move(slot.state, str(error))
-                _log.warning("%s: attempt %d failed: %s", slot.ref, slot.failures, error)
-                if slot.failures >= self._settings.start_attempts and not slot.proved and self._another_serves(slot):
-                    await self._reject(slot, str(error))
-                    return
-            except Exception as error:
-                _log.exception("%s: bringing it up failed", slot.ref)
-                await self._reject(slot, f"{type(error).__name__}; see the agent's log")
-                return
-
-    def _another_serves(self, slot: VersionSlot) -> bool:
-        return any(other.state in SERVING for other in self._slots if other is not slot)
-
-    async def _try_bring_up(self, slot: VersionSlot) -> None:
-        await self._drop_server(slot)
-        if slot.failures:
-            await asyncio.sleep(min(2.0 ** (slot.failures - 1), self._settings.restart_backoff_max_seconds))
-        if slot.model is None:
-            slot.move(SlotState.VERIFYING, slot.reason)
-            with self._timed("verify"):
-                slot.model = await asyncio.to_thread(
-                    self._registry.private_copy,
-                    slot.ref,
-                    self._settings.cache_dir / "models",
-                    manifest_sha256=slot.member.manifest_sha256,
-                )
-        slot.move(SlotState.STAGING, slot.reason)
-        taken = {other.server.port for other in self._slots if other.server is not None}
-        slot.server = self._launcher.make(slot.ref, slot.model, taken)
-        with self._timed("stage"):
-            await slot.server.start()
-        slot.move(SlotState.WARMING, slot.reason)
-        manifest = await asyncio.to_thread(
-            self._registry.manifest, slot.ref, manifest_sha256=slot.member.manifest_sha256
-        )
-        with self._timed("warm"):
-            await slot.server.warm(manifest.canary)
-        slot.proved = True
-        slot.move(SlotState.READY)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield  # a failed phase is not a duration
-        self._metrics.phase_seconds.labels(phase).observe(time.monotonic() - started)
-
-    async def _drop_server(self, slot: VersionSlot) -> None:
-        if slot.server is not None:
-            await slot.server.kill()
-            slot.server = None  # only now: a cancelled task leaves it for the one that comes after
-
-    async def _reject(self, slot: VersionSlot, reason: str) -> None:
-        await self._drop_server(slot)
-        slot.move(SlotState.REJECTED, reason)
-        self._metrics.swaps.labels("rejected").inc()
-        _log.error("%s is rejected: %s", slot.ref, reason)
-
-    def _retire(self, slot: VersionSlot, reason: str | None, *, at_once: bool) -> None:
-        earlier, slot.stopping = slot.work, True
-        slot.work = asyncio.create_task(self._stop(slot, earlier, reason, at_once))
-
-    async def _stop(
-        self, slot: VersionSlot, earlier: asyncio.Task[None] | None, reason: str | None, at_once: bool
-    ) -> None:
-        if earlier is not None:
-            earlier.cancel()
-            await asyncio.wait({earlier})
-        if slot.server is not None:
-            await (slot.server.kill() if at_once else slot.server.stop())
-            slot.server = None
-        slot.move(SlotState.RETIRED, reason)
+    def _idle(self, slot: VersionSlot) -> bool:
+        return not self._running(slot) or self._quiet(slot)

@@ -58,6 +58,11 @@ class VersionSlot:
         """Whether a task is at work on it."""
         return self.work is not None and not self.work.done()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being stopped or has ended: its place is free soon."""
+        return self.stopping or self.state in ENDED
+
     def move(self, state: SlotState, reason: str | None = None) -> None:
         """Enter a state; the same state with another reason is no change of state."""
         if state is not self.state:

@@ -61,6 +61,7 @@ class RewardMetrics:
         self.invariant = self._gauge("batch_invariant", "1 if the start-up check found scores free of their batch")
         self.generation = self._gauge("channel_generation", "generation last read")
         self.registry_errors = self._counter("registry_errors", "failed looks at the registry", "what")
+        self.swap_waiting = self._gauge("swap_waiting", "1 while the named version waits for a place")
         self.swaps = self._counter("swaps", "versions brought up, by what became of it", "outcome")
         self.phase_seconds = self._histogram("phase_seconds", "verify, stage, warm", _LONG, "phase")
         self._versions = self._gauge("versions", "versions by state", "state")

@@ -7,39 +7,32 @@ next step. A bad checkpoint changes nothing but a status line.
         +-----------+----------+-> rejected         +<-------+ rollback while draining
 
 At most two versions are in memory; a third waits, also for a load that was given up and goes on in its thread. Of
-several promotions in a row only the last is brought up.
+several promotions in a row only the last is brought up. Which one goes where both places are taken is
+`acemath_registry.following.places`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 
-from acemath_core.errors import Conflict, ErrorCode, ServiceError, Unavailable
+from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.wire import Slot, SlotState
-from acemath_prompts import TemplateError
-from acemath_registry import ModelKind, Registry, VerificationError
-from acemath_registry.following import ChannelFollower, Desired, Leases, StatusFile, prune
+from acemath_registry import ModelKind, Registry
+from acemath_registry.following import SETTLE_SECONDS, ChannelFollower, Desired, Leases, Places, StatusFile, prune
 from acemath_reward.batcher import Batcher
-from acemath_reward.finishing import to_its_end
+from acemath_reward.lifting import Lift
 from acemath_reward.metrics import RewardMetrics
-from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
+from acemath_reward.ports import ModelLoader
 from acemath_reward.pulse import EnginePulse
-from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
 from acemath_reward.settings import RewardSettings
-from acemath_reward.tickets import Engine
-from acemath_reward.versions import BRINGING_UP, ENDED, SERVING, Served, VersionSlot, load
+from acemath_reward.versions import BRINGING_UP, ENDED, SERVING, VersionSlot
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
 MAX_VERSIONS = 2
 _HISTORY = 8  # ended versions that are still shown
-_BAD = (VerificationError, UnsupportedCheckpoint, TemplateError, CanaryMismatch)
 
 
 class Reconciler:
@@ -52,6 +45,7 @@ class Reconciler:
         batcher: its thread runs the checks of a new version.
         leases: who still uses an old version.
         metrics: the service's instruments.
+        settle_seconds: how much newer than a version's draining the gateways' records must be, see `Places`.
     """
 
     def __init__(
@@ -62,9 +56,9 @@ class Reconciler:
         batcher: Batcher,
         leases: Leases,
         metrics: RewardMetrics,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        self._settings, self._registry, self._load_model = settings, registry, load_model
-        self._batcher, self._leases, self._metrics = batcher, leases, metrics
+        self._settings, self._leases, self._metrics = settings, leases, metrics
         self._reader = ChannelFollower(
             registry,
             settings.channel,
@@ -75,7 +69,10 @@ class Reconciler:
         self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
         self._pulse = EnginePulse(batcher, settings.stuck_seconds)
         self._slots: list[VersionSlot] = []
+        self._lift = Lift(settings, registry, load_model, batcher, metrics, self._slots)
+        self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
+        self._shown: VersionSlot | None = None  # whose figures `model_info` shows
 
     # ------------------------------------------------------------------------------------------------ what others see
 
@@ -110,6 +107,7 @@ class Reconciler:
     def readiness(self) -> Readiness:
         """Whether a version is active; what it runs on and what its checks found, for `?verbose`."""
         details: dict[str, object] = {"versions": {str(slot.ref): slot.details() for slot in self._slots}}
+        details["waiting"] = self._places.waiting
         stuck = self._pulse.problem()
         if stuck is not None:
             return Readiness(False, stuck, details)
@@ -123,7 +121,7 @@ class Reconciler:
             return self._reader.problem or "the channel has not been read yet"
         slot = self._find(desired)
         if slot is None:
-            return f"{desired.member.ref} waits for a place"
+            return self._places.waiting or f"{desired.member.ref} waits for a place"
         return f"{slot.ref} is {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
 
     # ----------------------------------------------------------------------------------------------------- the rounds
@@ -148,11 +146,25 @@ class Reconciler:
             self._supersede(desired)
             self._switch(desired)
             await self._drop_released(desired)
-            self._bring_up_wanted(desired)
+            await self._bring_up_wanted(desired)
         self._metrics.set_versions(slot.state for slot in (*self._ended, *self._slots))
+        self._show_active()
+        await self._write_status(desired)
+
+    def _show_active(self) -> None:
+        active = next((slot for slot in self._slots if slot.state is SlotState.ACTIVE), None)
+        if active is None or active.served is None or active is self._shown:
+            return
+        facts, self._shown = active.served.engine.model.facts(), active
+        self._metrics.model_info.clear()
+        self._metrics.model_info.labels(str(active.ref), str(facts.get("dtype")), str(facts.get("device"))).set(1)
+        self._metrics.invariant.set(active.served.check.batch_invariant)
+
+    async def _write_status(self, desired: Desired | None) -> None:
         generation = desired.generation if desired else None
         slots = [slot.model_dump(mode="json") for slot in self.slots()]
-        await self._status.write({"generation": generation, "ready": self.readiness().ready, "slots": slots})
+        document = {"generation": generation, "ready": self.readiness().ready, "slots": slots}
+        await self._status.write(document | {"waiting": self._places.waiting})
 
     async def close(self) -> None:
         """Wait for what is being loaded (a load cannot be broken off), and let go of every version."""
@@ -202,10 +214,6 @@ class Reconciler:
         if wanted.state is not SlotState.ACTIVE:
             wanted.move(SlotState.ACTIVE)
             self._metrics.swaps.labels("activated").inc()
-            facts = wanted.served.engine.model.facts()
-            self._metrics.model_info.clear()
-            self._metrics.model_info.labels(str(wanted.ref), str(facts.get("dtype")), str(facts.get("device"))).set(1)
-            self._metrics.invariant.set(wanted.served.check.batch_invariant)
         for slot in self._slots:
             if slot is not wanted and slot.state in (SlotState.READY, SlotState.ACTIVE):
                 slot.move(SlotState.DRAINING)
@@ -220,80 +228,31 @@ class Reconciler:
         for slot in self._slots:
             if slot.state is not SlotState.DRAINING or slot is self._find(desired):
                 continue
-            held = await self._leases.holder(slot.generation, slot.releases)
-            if held is None and not slot.quiet_for(self._settings.drain_quiet_seconds):
+            held = await self._leases.holder(slot.member, slot.generation, slot.releases)
+            if held is None and not self._quiet(slot):
                 held = "calls are running, or were a moment ago"
             if held is None:
-                slot.served = None
-            slot.move(SlotState.DRAINING if held else SlotState.RETIRED, held)
+                self._drop(slot)
+            else:
+                slot.move(SlotState.DRAINING, held)
 
-    def _bring_up_wanted(self, desired: Desired) -> None:
+    async def _bring_up_wanted(self, desired: Desired) -> None:
+        """Bring up what is named; where no place is free, one that no gateway ever used may have to go."""
         living = [slot for slot in self._slots if slot.state not in ENDED or slot.busy]
-        if self._find(desired) is None and len(living) < MAX_VERSIONS:
-            slot = VersionSlot(desired.member, desired.generation, {desired.release})
-            self._slots.append(slot)
-            slot.work = asyncio.create_task(self._bring_up(slot))
+        if self._find(desired) is not None or len(living) < MAX_VERSIONS:
+            self._places.nobody_waits()
+            if self._find(desired) is None:
+                slot = VersionSlot(desired.member, desired.generation, {desired.release})
+                self._slots.append(slot)
+                self._lift.up(slot)
+            return
+        unused = await self._places.make_room(desired.member.ref, living, self._quiet)
+        if unused is not None:
+            self._drop(unused)
 
-    # -------------------------------------------------------------------------------------------------- one version
+    def _quiet(self, slot: VersionSlot) -> bool:
+        return slot.quiet_for(self._settings.drain_quiet_seconds)
 
-    async def _bring_up(self, slot: VersionSlot) -> None:
-        """From verifying to ready; or to rejected."""
-        while True:
-            try:
-                await self._try_bring_up(slot)
-                return
-            except _BAD as error:
-                self._reject(slot, str(error))
-                return
-            except (ServiceError, OSError) as error:
-                slot.failures += 1
-                slot.move(slot.state, str(error))
-                _log.warning("%s: attempt %d failed: %s", slot.ref, slot.failures, error)
-                if slot.failures >= self._settings.load_attempts and self._another_serves(slot):
-                    self._reject(slot, str(error))
-                    return
-            except Exception as error:
-                _log.exception("%s: loading it failed", slot.ref)
-                self._reject(slot, f"{type(error).__name__}; see the service's log")
-                return
-            await asyncio.sleep(min(2.0 ** (slot.failures - 1), self._settings.retry_max_seconds))
-
-    def _another_serves(self, slot: VersionSlot) -> bool:
-        return any(other.state in SERVING for other in self._slots if other is not slot)
-
-    async def _try_bring_up(self, slot: VersionSlot) -> None:
-        digest = slot.member.manifest_sha256
-        slot.move(SlotState.VERIFYING, slot.reason)
-        with self._timed("verify"):
-            copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
-            directory = await to_its_end(asyncio.to_thread(copy))
-            manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, manifest_sha256=digest)
-        slot.move(SlotState.STAGING, slot.reason)
-        with self._timed("stage"):
-            load_it = partial(load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens)
-            engine, vocabulary = await to_its_end(asyncio.to_thread(load_it))
-        slot.move(SlotState.WARMING, slot.reason)
-        with self._timed("warm"):
-            checking = check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
-            found = await to_its_end(checking, alive=lambda: self._batcher.alive)
-        slot.served = Served(_alone_unless_invariant(engine, found), vocabulary, found)
-        slot.move(SlotState.READY)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield  # a failed phase is not a duration
-        self._metrics.phase_seconds.labels(phase).observe(time.monotonic() - started)
-
-    def _reject(self, slot: VersionSlot, reason: str) -> None:
-        slot.move(SlotState.REJECTED, reason)
-        self._metrics.swaps.labels("rejected").inc()
-        _log.error("%s is rejected: %s", slot.ref, reason)
-
-
-def _alone_unless_invariant(engine: Engine, found: CheckResult) -> Engine:
-    """Where this device's arithmetic depends on the batch, each candidate gets its own: slow, and still right."""
-    if found.batch_invariant:
-        return engine
-    _log.error("%s: scores depend on their batch on this device; scoring one candidate at a time", engine.version)
-    return Engine(engine.version, engine.model, batch_tokens=1)
+    def _drop(self, slot: VersionSlot) -> None:
+        slot.served = None
+        slot.move(SlotState.RETIRED)

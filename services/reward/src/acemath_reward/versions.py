@@ -75,6 +75,11 @@ class VersionSlot:
         """Whether a task is at work on it."""
         return self.work is not None and not self.work.done()
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it has ended: its place is free as soon as no task is at work on it."""
+        return self.state in ENDED
+
     def move(self, state: SlotState, reason: str | None = None) -> None:
         """Enter a state; the same state with another reason is no change of state."""
         if state is not self.state:

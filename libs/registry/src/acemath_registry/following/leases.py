@@ -5,36 +5,97 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from acemath_core.errors import Conflict, InvalidRequest, ServiceError
 from acemath_registry.errors import VerificationError
 from acemath_registry.registry import Registry
+from acemath_registry.releases import ReleaseMember
 
 _log = logging.getLogger(__name__)
 _FORGET = "; if it has ended: acemath registry forget-gateway"
+_CLOCKS_SECONDS = 5.0  # two machines' clocks may differ by so much
+
+_REMEMBERED = 64  # releases whose members are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a version is used.
+
+    Attributes:
+        how: by which gateway, in words.
+        generation: the newest generation by which a gateway routes to it; 0 while it only has leases.
+    """
+
+    how: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Which versions the gateways use, policy and reward versions alike, as all their records say together.
+
+    Attributes:
+        unknown: why that is not known of every gateway, in words; None when it is.
+        written: Unix time of the oldest record.
+        users: version → how it is used; one that no gateway routes to or holds a lease on is not there.
+    """
+
+    unknown: str | None
+    written: float = 0.0
+    users: Mapping[ReleaseMember, Use] = field(default_factory=dict)
 
 
 class Leases(Protocol):
     """What every gateway says of the releases it still works with."""
 
-    async def holder(self, generation: int, releases: Collection[str]) -> str | None:
+    async def holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
         """Why a version may still be in use, in words; None once every gateway has let go of it.
 
         Args:
-            generation: the last channel generation that named the version.
-            releases: ids of the releases that named it.
+            member: the version.
+            generation: the last channel generation that is known to have named it.
+            releases: ids of the releases that are known to have named it.
         """
         ...
+
+    async def usage(self) -> Usage:
+        """Which versions are in use, whatever the generations say."""
+        ...
+
+
+class _Unknown(Exception):
+    """What a gateway does is not known; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    gateway: str
+    generation: int
+    release: str | None
+    leases: Mapping[str, Any]
+    at: float
+
+    def held(self) -> Iterator[tuple[str, Use]]:
+        """Releases in use, and how."""
+        if self.release is not None:
+            how = f"gateway {self.gateway}: it still routes by generation {self.generation}"
+            yield self.release, Use(how, self.generation)
+        for release, count in self.leases.items():
+            if count:
+                yield release, Use(f"gateway {self.gateway}: it holds leases", 0)
 
 
 class StatusLeases:
     """Reads `status/gateway/<instance>.json` in the registry.
 
-    A record is `{"generation": g, "leases": {release id: count}, "at": unix seconds}`: g is the channel generation to
-    which that gateway sends new requests, and `leases` everything it holds. A gateway that ends in order removes its
-    own; for one that was killed a person does (`forget_gateway`).
+    A record is `{"generation": g, "release": id, "leases": {release id: count}, "at": unix seconds}`: g and id are the
+    channel generation and the release to which that gateway sends new requests (0 and null before its first), and
+    `leases` everything it holds. A gateway that ends in order removes its own; for one that was killed a person does
+    (`forget_gateway`).
 
     Args:
         registry: where the records lie.
@@ -44,29 +105,77 @@ class StatusLeases:
 
     def __init__(self, registry: Registry, max_age_seconds: float, now: Callable[[], float] = time.time) -> None:
         self._registry, self._max_age, self._now = registry, max_age_seconds, now
+        self._members: dict[str, tuple[ReleaseMember, ReleaseMember]] = {}
 
-    async def holder(self, generation: int, releases: Collection[str]) -> str | None:
+    async def holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
         """See `Leases.holder`."""
-        try:
-            records = await asyncio.to_thread(self._registry.statuses, "gateway")
-        except ServiceError as error:
-            return f"the gateways' records cannot be read: {error.message}"
-        if not records:
-            return "no gateway has written a record"
-        held = (self._holds(name, record, generation, releases) for name, record in records.items())
-        return next((reason for reason in held if reason is not None), None)
+        return await asyncio.to_thread(self._holder, member, generation, releases)
 
-    def _holds(self, name: str, record: dict[str, Any], generation: int, releases: Collection[str]) -> str | None:
-        routed, leases, at = record.get("generation"), record.get("leases"), record.get("at")
-        if not isinstance(routed, int) or not isinstance(leases, dict) or not isinstance(at, int | float):
-            return f"gateway {name}: its record has no generation, leases and at"
-        if self._now() - at > self._max_age:
-            return f"gateway {name}: its record is {self._now() - at:.0f} s old{_FORGET} {name}"
-        if routed <= generation:
-            return f"gateway {name}: it still routes by generation {routed}"
-        if any(leases.get(release) for release in releases):
-            return f"gateway {name}: it holds leases"
+    async def usage(self) -> Usage:
+        """See `Leases.usage`; a record that names no release although it has a generation is unknown."""
+        return await asyncio.to_thread(self._usage)
+
+    def _holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
+        try:
+            for record in self._records():
+                if record.generation <= generation:
+                    return f"gateway {record.gateway}: it still routes by generation {record.generation}"
+                # By its members too: of two promotions in one second the gateway may have seen the one we did not.
+                for release, use in record.held():
+                    if release in releases or member in self._of(record, release):
+                        return use.how
+        except _Unknown as unknown:
+            return str(unknown)
         return None
+
+    def _usage(self) -> Usage:
+        users: dict[ReleaseMember, Use] = {}
+        try:
+            records = self._records()
+            for record in records:
+                self._trust(record)
+                for release, use in record.held():
+                    for member in self._of(record, release):
+                        users[member] = max(use, users.get(member, use), key=lambda one: one.generation)
+        except _Unknown as unknown:
+            return Usage(str(unknown))
+        return Usage(None, min(record.at for record in records), users)
+
+    def _records(self) -> list[_Record]:
+        try:
+            found = self._registry.statuses("gateway")
+        except ServiceError as error:
+            raise _Unknown(f"the gateways' records cannot be read: {error.message}") from error
+        if not found:
+            raise _Unknown("no gateway has written a record")
+        return [self._record(name, document) for name, document in found.items()]
+
+    def _record(self, name: str, record: dict[str, Any]) -> _Record:
+        routed, leases, at, release = (record.get(key) for key in ("generation", "leases", "at", "release"))
+        if not isinstance(routed, int) or not isinstance(leases, dict) or not isinstance(at, int | float):
+            raise _Unknown(f"gateway {name}: its record has no generation, leases and at")
+        if self._now() - at > self._max_age:
+            raise _Unknown(f"gateway {name}: its record is {self._now() - at:.0f} s old{_FORGET} {name}")
+        return _Record(name, routed, release if isinstance(release, str) else None, leases, at)
+
+    def _trust(self, record: _Record) -> None:
+        if record.generation and record.release is None:
+            raise _Unknown(f"gateway {record.gateway}: its record does not name its release")
+        if record.at - self._now() > _CLOCKS_SECONDS:
+            raise _Unknown(f"gateway {record.gateway}: its clock is ahead of ours")
+
+    def _of(self, record: _Record, release: str) -> tuple[ReleaseMember, ReleaseMember]:
+        """The versions of a release, which never change."""
+        if release in self._members:
+            return self._members[release]
+        try:
+            found = self._registry.release(release)
+        except ServiceError as error:
+            raise _Unknown(f"gateway {record.gateway}: release {release} cannot be read: {error.message}") from error
+        if len(self._members) >= _REMEMBERED:
+            self._members.clear()
+        self._members[release] = (found.policy, found.reward)
+        return self._members[release]
 
 
 def forget_gateway(

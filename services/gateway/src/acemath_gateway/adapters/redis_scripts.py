@@ -80,7 +80,7 @@ return 1
 LEASE = (
     _NOW
     + """
-redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'counts', ARGV[3], 'at', tostring(now))
+redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'release', ARGV[5], 'counts', ARGV[3], 'at', tostring(now))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 return 1

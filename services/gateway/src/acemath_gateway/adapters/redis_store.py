@@ -3,7 +3,7 @@
 | key                                | type   | holds                                                | may be lost |
 |------------------------------------|--------|------------------------------------------------------|-------------|
 | `acemath:idempotency:<digest>`     | hash   | fingerprint, and owner or status and body            | no          |
-| `acemath:leases:<instance>`        | hash   | generation, counts (JSON), at                        | yes         |
+| `acemath:leases:<instance>`        | hash   | generation, release, counts (JSON), at               | yes         |
 | `acemath:gateways`                 | zset   | instance by the time of its last lease record        | yes         |
 
 A claim and a lease record live a few seconds and are asserted again by their owner: a killed gateway's run out by
@@ -154,12 +154,12 @@ class RedisLeaseStore:
 
     def __init__(self, link: RedisLink, *, instance: str) -> None:
         self._link, self._instance = link, instance
-        self._latest: tuple[int, dict[str, int]] | None = None
+        self._latest: tuple[int, str | None, dict[str, int]] | None = None
         link.on_recovery(self._assert_again)
 
-    async def assert_leases(self, generation: int, counts: dict[str, int]) -> None:
-        """Publish this gateway's leases per release; never raises."""
-        self._latest = (generation, dict(counts))
+    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
+        """See `LeaseStore.assert_leases`."""
+        self._latest = (generation, release, dict(counts))
         await self._assert_quietly()
 
     async def withdraw(self) -> None:
@@ -182,8 +182,9 @@ class RedisLeaseStore:
     async def _assert(self, *, recovering: bool) -> None:
         if self._latest is None:
             return
-        generation, counts = self._latest
-        args: list[Argument] = [self._instance, generation, json.dumps(counts), int(1000 * LIFETIME_SECONDS)]
+        generation, release, counts = self._latest
+        lifetime_ms = int(1000 * LIFETIME_SECONDS)
+        args: list[Argument] = [self._instance, generation, json.dumps(counts), lifetime_ms, release or ""]
         await self._link.run(scripts.LEASE, self._keys(), args, recovering=recovering)
 
     def _keys(self) -> list[str]:
