@@ -13,7 +13,7 @@ from acemath_reward.engine.device import place
 from acemath_reward.engine.model import RewardEngine, load_engine
 from acemath_reward.ports import PromptGroup, TokenIds
 
-LENGTHS = (1, 2, 3, 17, 64, 127, 128, 129, 200)
+LENGTHS = (1, 2, 3, 17, 64, 127, 128, 129, 200, 257)
 
 
 def ids(length: int, seed: int) -> TokenIds:

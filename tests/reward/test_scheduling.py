@@ -18,7 +18,7 @@ from acemath_reward.admission import QueueLimits
 from acemath_reward.batcher import Batcher
 from acemath_reward.batching import Encoded
 from acemath_reward.metrics import RewardMetrics
-from acemath_reward.pace import Pace
+from acemath_reward.pace import SMALLEST_PASS, Pace
 from acemath_reward.seats import HEAD_START, Outcome, Seat
 from acemath_reward.tickets import Engine, Ticket
 
@@ -192,5 +192,5 @@ def test_the_pace_lies_between_the_slowest_and_the_fastest_pass(passes: list[tup
     assert not pace.measured
     for tokens, seconds in passes:
         pace.note(tokens, seconds)
-    speeds = [max(tokens, 128) / seconds for tokens, seconds in passes]
+    speeds = [max(tokens, SMALLEST_PASS) / seconds for tokens, seconds in passes]
     assert min(speeds) * 0.999 <= pace.tokens_per_second <= max(speeds) * 1.001

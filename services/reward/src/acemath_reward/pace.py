@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _SMOOTHING = 0.2  # weight of the newest pass
-_SMALLEST_PASS = 256  # a pass of fewer tokens takes about as long: the weights are read, and one tile is computed
+SMALLEST_PASS = 256
+"""A pass of fewer tokens takes about as long: the weights are read, and one tile is computed."""
 _FIRST_GUESS = 500.0  # tokens per second, before anything was measured
 
 
@@ -25,7 +26,7 @@ class Pace:
 
     def note(self, tokens: int, seconds: float) -> None:
         """Take in a pass."""
-        self._tokens = self._tokens * (1 - _SMOOTHING) + max(tokens, _SMALLEST_PASS)
+        self._tokens = self._tokens * (1 - _SMOOTHING) + max(tokens, SMALLEST_PASS)
         self._seconds = self._seconds * (1 - _SMOOTHING) + max(seconds, 1e-6)
 
     def seconds(self, tokens: int) -> float:
