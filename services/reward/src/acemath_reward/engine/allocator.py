@@ -9,7 +9,8 @@ import sys
 _log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-_LARGEST = 2**30  # bytes; mallopt takes an int
+_TRIM = 2**30  # bytes; mallopt takes an int
+_MMAP = (2**30, 2**25)  # older versions of glibc take no more than 32 MiB
 
 
 def keep_freed_memory() -> bool:
@@ -28,6 +29,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl has none
         return False
-    taken = bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    mapped = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP)
+    taken = bool(mapped and mallopt(_M_TRIM_THRESHOLD, _TRIM))
     _log.debug("freed memory is kept: %s", taken)
     return taken
