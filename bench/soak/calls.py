@@ -144,7 +144,10 @@ class Caller:
         """Resident bytes of a service."""
         response = await self.client.get(f"{url}/metrics", timeout=10)
         lines = response.text.splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith("process_resident_memory_bytes"))
+        found = [float(line.split()[1]) for line in lines if line.startswith("process_resident_memory_bytes")]
+        if not found:
+            raise RuntimeError(f"{url}/metrics does not say how much memory the process holds")
+        return found[0]
 
     async def whole(self, url: str, problem: str, texts: Sequence[str], deadline: float) -> list[float]:
         """`POST /v1/score`, one answer."""

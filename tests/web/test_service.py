@@ -255,6 +255,13 @@ async def test_readyz_says_more_only_to_who_has_a_key(client: httpx.AsyncClient)
             assert answer.json()["details"] == {"version": "m@1"}
 
 
+async def test_metrics_say_what_the_process_holds(client: httpx.AsyncClient) -> None:
+    lines = (await client.get("/metrics")).text.splitlines()
+    found = {name: float(value) for name, value in (line.split(" ") for line in lines if line.startswith("process_"))}
+    assert found["process_resident_memory_bytes"] > 1e6
+    assert found["process_open_fds"] > 0
+
+
 async def test_where_the_port_is_published_metrics_ask_for_the_internal_key() -> None:
     async with _client(KeySet([SecretStr(KEY)]), KeySet([SecretStr(INTERNAL)])) as client:
         for key, status in ((KEY, 401), ("", 401), (INTERNAL, 200)):

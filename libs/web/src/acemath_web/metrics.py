@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -37,7 +37,8 @@ class HttpMetrics:
 
 
 def metrics_router(registry: CollectorRegistry) -> APIRouter:
-    """`GET /metrics` in the Prometheus text format."""
+    """`GET /metrics` in the Prometheus text format, the process's memory, CPU time and open files among them."""
+    ProcessCollector(registry=registry)
     router = APIRouter(tags=["metrics"])
 
     @router.get("/metrics", include_in_schema=False)
