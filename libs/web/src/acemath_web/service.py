@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
-from acemath_web.auth import BearerMiddleware, KeySet
+from acemath_web.auth import BearerMiddleware, Callers, KeySet
 from acemath_web.context import RequestIdMiddleware
 from acemath_web.errors import LastResortMiddleware, install_error_handlers
 from acemath_web.health import Readiness, health_router
@@ -28,7 +28,7 @@ def create_service(
     routers: Sequence[APIRouter],
     readiness: Callable[[], Readiness],
     registry: CollectorRegistry,
-    keys: KeySet,
+    keys: Callers,
     lifespan: Lifespan,
     max_body_bytes: int,
     internal_keys: KeySet | None = None,
@@ -42,7 +42,8 @@ def create_service(
         routers: the service's own routes.
         readiness: the cached verdict that `/readyz` answers with.
         registry: the Prometheus registry that `/metrics` renders.
-        keys: who may call; an empty set admits everybody (the service's settings decide whether that may be).
+        keys: who may call; where they are not required, everybody may (the service's settings decide whether that may
+            be).
         lifespan: opens and closes what the routes use.
         max_body_bytes: a longer body is answered with 413.
         internal_keys: what `/metrics` asks for where callers have keys; None where only the internal network reaches
@@ -54,13 +55,13 @@ def create_service(
     for router in (*routers, health_router(readiness), metrics_router(registry)):
         app.include_router(router)
     install_error_handlers(app)
-    publish(app, keyed=bool(keys), open_paths=open_paths)
+    publish(app, keyed=keys.required, open_paths=open_paths)
     # The last one added is the outermost: the id is there for whatever the others refuse, every refusal is counted, and
     # whoever of them answers before the body is read, the caller gets to read the answer.
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_body_bytes)
     if loopback_only:
         app.add_middleware(LoopbackHostMiddleware)
-    app.add_middleware(BearerMiddleware, keys=keys, internal_keys=internal_keys, open_paths=open_paths)
+    app.add_middleware(BearerMiddleware, callers=keys, internal_keys=internal_keys, open_paths=open_paths)
     app.add_middleware(LastResortMiddleware)
     app.add_middleware(OutcomeMiddleware, metrics=HttpMetrics(name, registry))
     app.add_middleware(RequestIdMiddleware)

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.keys.access import FILE_CALLER
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.readiness import ReadyState
@@ -78,7 +79,7 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
             with during(state):
                 yield
 
-    keys = KeySet(settings.api_keys())
+    keys = KeySet(settings.api_keys(), FILE_CALLER)
     app = create_service(
         name="gateway",
         routers=(solve_router(limits), chat_router(limits), models_router(), page_router()),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from acemath_core.errors import ServiceError
 from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
 from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neutral
 from acemath_gateway.jobs import SolveJob
+from acemath_gateway.keys.access import KeyScope, requires
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
@@ -30,6 +31,7 @@ def chat_router(limits: Limits) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
+        dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve the last turn of a chat",
         openapi_extra=json_body(chat_schema(limits), ChatCompletion),
     )

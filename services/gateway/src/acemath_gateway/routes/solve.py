@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import Solution, SolveRequest
 from acemath_gateway.admission import Admitted
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
+from acemath_gateway.keys.access import KeyScope, requires
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
@@ -30,6 +31,7 @@ def solve_router(limits: Limits) -> APIRouter:
 
     @router.post(
         "/v1/solve",
+        dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve a problem by best-of-N",
         openapi_extra=json_body(solve_schema(limits), Solution),
     )
