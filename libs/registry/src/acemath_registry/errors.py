@@ -65,6 +65,7 @@ class RejectReason(StrEnum):
     TENSOR_NAMES = "tensor_names"
     TENSOR_SHAPES = "tensor_shapes"
     TENSOR_DTYPES = "tensor_dtypes"
+    NOT_FINITE = "not_finite"
     SIZE_MISMATCH = "size_mismatch"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     METADATA_MISMATCH = "metadata_mismatch"

@@ -3,7 +3,7 @@
 Steps, in this order: copy into `staging/` (same file system) → check every file → compute the facts and digests →
 manifest → fsync of files and directories → rename into `models/<name>/<version>` → fsync of its parent. A publisher
 that is killed at any point leaves at most a folder under `staging/`, which no reader looks at and a later publisher
-removes. Nothing here finds NaN in tensors: the trainer's canary does.
+removes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from acemath_registry.durable import (
 from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.facts import compute_facts, require_files
 from acemath_registry.files import OWN_NAMES, hash_files, list_files
+from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import (
     MANIFEST_NAME,
@@ -141,6 +142,7 @@ def _describe(staged: Path, name: str, kind: ModelKind, metadata: PublishMetadat
     sizes = list_files(staged)
     facts = compute_facts(staged, set(sizes), read_tensors(staged, sizes))
     _check_kind(facts.architecture, facts.kind, kind)
+    require_finite(staged, sizes)
     files = hash_files(staged, sizes, counter(progress, "hashing", sum(sizes.values())))
     return Manifest(
         **{field: getattr(facts, field) for field in type(facts).model_fields},

@@ -7,6 +7,7 @@ from typing import Any
 
 from acemath_registry import cache, publish, releases, status, verify
 from acemath_registry.errors import InvalidRequest, storage_errors
+from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
@@ -63,7 +64,7 @@ class Registry:
         manifest_sha256: str | None = None,
         progress: Progress = no_progress,
     ) -> Manifest:
-        """Check every byte of a version, in the registry or in a copy of it.
+        """Check every byte of a version, in the registry or in a copy of it, and that all its weights are finite.
 
         Args:
             ref: the version.
@@ -78,7 +79,9 @@ class Registry:
             StorageError: a file can not be read.
         """
         where = self.path(ref) if directory is None else Path(directory)
-        return verify.verify_directory(ref, where, manifest_sha256=manifest_sha256, progress=progress)
+        manifest = verify.verify_directory(ref, where, manifest_sha256=manifest_sha256, progress=progress)
+        require_finite(where, [entry.path for entry in manifest.files])
+        return manifest
 
     def private_copy(
         self,
