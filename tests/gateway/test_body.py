@@ -101,3 +101,8 @@ async def test_another_coding_of_the_body_is_refused_by_name(header, value, says
 @pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", 'Application/JSON;charset="utf8"'])
 async def test_utf_8_by_any_of_its_names_is_read(kind):
     assert await read_fields(request_saying(content_type=kind, content_encoding="Identity")) == {}
+
+
+async def test_a_whole_number_is_an_integer_however_it_is_written_and_no_other_is():
+    fields = await read_fields(request_with(b'{"a": 8.0, "b": 1e3, "c": -0.0, "d": 8.5, "e": 1e300}'))
+    assert [repr(value) for value in fields.values()] == ["8", "1000", "0", "8.5", "1e+300"]

@@ -133,3 +133,4 @@ async def test_the_wrong_method_is_a_405_in_the_one_shape():
     async with gateway_client(GatewayOnDoubles()) as http:
         reply = await http.get("/v1/solve")
     assert reply.status_code == 405 and reply.json()["error"]["code"] == "method_not_allowed"
+    assert reply.headers["allow"] == "POST"

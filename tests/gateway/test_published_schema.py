@@ -16,6 +16,7 @@ SOLVE_TAKEN = [
     {"n": 3, "seed": 0, "temperature": 0, "top_p": 1, "max_tokens": 7},
     {"selection": "majority", "on_scorer_failure": "majority", "candidates": "full", "adaptive": False},
     {"deadline_seconds": 599.5, "stream": True},
+    {"n": 3.0, "seed": 1e3},
 ]
 SOLVE_REFUSED = [
     {"problem": ""},

@@ -77,7 +77,9 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http_exception(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
-        return error_response(ServiceError(str(error.detail), code=code))
+        response = error_response(ServiceError(str(error.detail), code=code))
+        response.headers.update(error.headers or {})  # a 405 says which methods there are (RFC 9110, section 15.5.6)
+        return response
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

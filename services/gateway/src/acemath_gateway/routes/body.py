@@ -28,6 +28,7 @@ _MAX_DEPTH = 16  # the deepest body that we know is messages → turn → parts 
 _MAX_VALUES = 10_000  # a chat of 256 turns, each in ten pieces
 _MAX_COMMAS = 100_000  # with those inside texts, which are a few ten thousand characters; counting them costs nothing
 _MAX_NAME_CHARS = 128
+_MAX_EXACT = 2**53  # beyond it a float no longer says which integer was meant
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)")
 _UTF_8 = frozenset({"utf-8", "utf8"})
 
@@ -122,7 +123,7 @@ def _parse(raw: bytes) -> object:
     if raw.count(b",") > _MAX_COMMAS:
         raise _too_many()
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_float=_number)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not valid UTF-8 at byte {error.start}; send UTF-8", param="body") from error
     except _DuplicateName as error:
@@ -136,6 +137,12 @@ def _parse(raw: bytes) -> object:
         ) from error
     except ValueError as error:  # an integer of thousands of digits, which Python does not even read
         raise InvalidRequest("the body holds a number with too many digits", param="body") from error
+
+
+def _number(written: str) -> int | float:
+    """A number with a point or an exponent; 8.0 is the integer 8, as JSON Schema has it (validation, 6.1.1)."""
+    value = float(written)
+    return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT else value
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> Fields:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from fastapi import APIRouter, Request
 
 from acemath_core.errors import ErrorCode, NotFound
 from acemath_gateway.chat_wire import MODEL
 from acemath_gateway.routes.parts import parts_of
+from acemath_gateway.routes.schema import failures
+
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {404: failures("there is no such model")}
 
 
 def models_router() -> APIRouter:
@@ -19,7 +23,7 @@ def models_router() -> APIRouter:
     async def models(request: Request) -> dict[str, object]:
         return {"object": "list", "data": [_model(request, since)]}
 
-    @router.get("/v1/models/{model}", summary="One model")
+    @router.get("/v1/models/{model}", summary="One model", responses=_NOT_FOUND)
     async def model(model: str, request: Request) -> dict[str, object]:
         if model != MODEL:
             raise NotFound(

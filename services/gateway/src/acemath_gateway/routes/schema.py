@@ -62,16 +62,20 @@ def json_body(request: dict[str, Any], answer: type[BaseModel]) -> dict[str, Any
         answer: what a whole answer is.
     """
     ok = {"application/json": {"schema": inlined(answer)}, "text/event-stream": {"schema": {"type": "string"}}}
-    failed = {"application/json": {"schema": inlined(ErrorBody)}}
     return {
         "parameters": [_KEY],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {
             "200": {"description": "the answer", "content": ok},
-            "4XX": {"description": "the request is at fault", "content": failed},
-            "5XX": {"description": "we are at fault, full or not ready", "content": failed},
+            "4XX": failures("the request is at fault"),
+            "5XX": failures("we are at fault, full or not ready"),
         },
     }
+
+
+def failures(description: str) -> dict[str, Any]:
+    """An entry of `responses`: an error in the one shape."""
+    return {"description": description, "content": {"application/json": {"schema": inlined(ErrorBody)}}}
 
 
 def inlined(model: type[BaseModel]) -> dict[str, Any]:
