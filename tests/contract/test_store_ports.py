@@ -68,6 +68,33 @@ async def test_one_request_may_hold_twice(stores):
                 pass
 
 
+async def test_spare_places_are_three_quarters(stores):
+    async with stores as (limit, _):
+        async with limit.hold("a", 6, soon(), spare_only=True):
+            with pytest.raises(Unavailable):
+                async with limit.hold("b", 1, soon(), spare_only=True):
+                    pass
+            async with limit.hold("c", 2, soon()):
+                pass
+        async with limit.hold("d", PLACES, soon(), spare_only=True):  # larger than the share: alone
+            pass
+
+
+async def test_places_that_somebody_was_refused_are_not_spare(stores):
+    async with stores as (limit, _), limit.hold("a", 4, soon()):
+        with pytest.raises(Unavailable):
+            async with limit.hold("b", 5, soon()):
+                pass
+        with pytest.raises(Unavailable):
+            async with limit.hold("c", 1, soon(), spare_only=True):
+                pass
+        async with limit.hold("d", 1, soon()):
+            pass
+        await asyncio.sleep(0.6)
+        async with limit.hold("c", 1, soon(), spare_only=True):
+            pass
+
+
 async def test_a_key_is_claimed_once_and_answered_afterwards(stores):
     async with stores as (_, keys):
         assert await keys.begin("k", "f", soon()) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,11 +28,17 @@ class MemoryLimit:
     release_seconds: float = 0.0
     held: int = 0
     most_held: int = 0
+    wanted_until: float = 0.0
 
     @asynccontextmanager
-    async def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AsyncIterator[LimitOutcome]:
+    async def hold(
+        self, request_id: str, sequences: int, deadline: Deadline, *, spare_only: bool = False
+    ) -> AsyncIterator[LimitOutcome]:
         await asyncio.sleep(0)
-        if self.held + sequences > self.places:
+        if spare_only and time.monotonic() < self.wanted_until:
+            raise Unavailable("somebody else wants the places", retry_after=1.0)
+        if self.held + sequences > (max(int(0.75 * self.places), sequences) if spare_only else self.places):
+            self.wanted_until = self.wanted_until if spare_only else time.monotonic() + 0.5
             raise Unavailable("the places are taken", retry_after=1.0)
         self.held += sequences
         self.most_held = max(self.most_held, self.held)

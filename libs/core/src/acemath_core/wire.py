@@ -149,6 +149,15 @@ class Selection(StrEnum):
     BEST_OF_N = "best_of_n"
     MAJORITY = "majority"
     WEIGHTED_VOTE = "weighted_vote"
+    BEST_OF_MAJORITY = "best_of_majority"
+
+
+class Priority(StrEnum):
+    """Who is let in first when places for candidates are short."""
+
+    INTERACTIVE = "interactive"  # somebody looks at a screen
+    DEFAULT = "default"
+    BATCH = "batch"  # nobody waits; jobs always
 
 
 class StopReason(StrEnum):
@@ -190,6 +199,7 @@ class SolveRequest(Wire):
     deadline_seconds: float = Field(120.0, gt=0.0, le=3600.0)
     on_scorer_failure: Literal["error", "majority"] = "error"
     candidates: Literal["none", "scores", "full"] = "none"
+    priority: Priority = Priority.DEFAULT
     adaptive: Literal[False] = False
     stream: bool = False
 

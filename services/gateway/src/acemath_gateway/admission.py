@@ -1,7 +1,9 @@
 """Who may start: a request costs as many places as it makes candidates, and waits for them in a bounded queue.
 
-Requests of one gateway are admitted in the order of their arrival, so that a large one is not starved by small ones;
-between gateways the shared limit decides. Nothing waits longer than its own deadline.
+Requests of one gateway are admitted by priority and, within one, in the order of their arrival, so that a large one is
+not starved by small ones (`turns.py` has the rule); between gateways the shared limit decides, which keeps a share of
+its places from batch work, and all that come free while somebody more urgent waits anywhere. Nothing waits longer than
+its own deadline.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, Unavailable
+from acemath_core.wire import Priority
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.ports import LimitOutcome, SequenceLimit
+from acemath_gateway.turns import Ticket, Turns
 
 _ASK_AGAIN_SECONDS = 0.1  # another gateway's places come back without a word to us
 _SMOOTHING = 0.2
@@ -37,14 +41,22 @@ class Admitted:
     queue_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    request_id: str
+    sequences: int
+    deadline: Deadline
+
+
 class Admission:
     """The gateway's door.
 
     Args:
         limit: bounds the sequences in flight.
         max_sequences: the largest cost that can ever be granted.
-        max_queued: requests that may wait at once in this gateway.
+        max_queued: requests that may wait at once in this gateway; those that are less urgent do not count.
         max_wait_seconds: longest wait for a place.
+        patience_seconds: see `Turns`.
         metrics: where admissions and waits are counted.
     """
 
@@ -55,18 +67,20 @@ class Admission:
         max_sequences: int,
         max_queued: int,
         max_wait_seconds: float,
+        patience_seconds: float,
         metrics: DoorMetrics,
     ) -> None:
         self._limit, self._max_sequences = limit, max_sequences
         self._max_queued, self._max_wait = max_queued, max_wait_seconds
         self._metrics = metrics
-        self._turn = asyncio.Lock()  # first come, first served
+        self._turns = Turns(patience_seconds)
         self._places_back = asyncio.Event()
-        self._waiting = 0
         self._typical_seconds = 1.0
 
     @asynccontextmanager
-    async def enter(self, request_id: str, sequences: int, deadline: Deadline) -> AsyncIterator[Admitted]:
+    async def enter(
+        self, request_id: str, sequences: int, deadline: Deadline, priority: Priority = Priority.DEFAULT
+    ) -> AsyncIterator[Admitted]:
         """Hold `sequences` places for the length of the block.
 
         Raises:
@@ -80,7 +94,7 @@ class Admission:
         asked = time.monotonic()
         async with AsyncExitStack() as stack:
             stack.callback(self._places_back.set)  # left last: when it is set, the places are back
-            outcome = await self._wait_for_places(stack, request_id, sequences, deadline)
+            outcome = await self._wait_for_places(stack, _Wanted(request_id, sequences, deadline), priority)
             entered = time.monotonic()
             self._metrics.admissions.labels(outcome).inc()
             self._metrics.queue_wait.observe(entered - asked)
@@ -89,33 +103,42 @@ class Admission:
             finally:
                 self._typical_seconds += _SMOOTHING * (time.monotonic() - entered - self._typical_seconds)
 
-    async def _wait_for_places(
-        self, stack: AsyncExitStack, request_id: str, sequences: int, deadline: Deadline
-    ) -> LimitOutcome:
-        if not self._waiting:  # nobody was here before: a burst does not ask one after another
+    async def _wait_for_places(self, stack: AsyncExitStack, wanted: _Wanted, priority: Priority) -> LimitOutcome:
+        if not self._turns:  # nobody was here before: a burst does not ask one after another
             with suppress(Unavailable):
-                return await stack.enter_async_context(self._limit.hold(request_id, sequences, deadline))
-        if self._waiting >= self._max_queued:
-            raise self._full("all places for candidates are taken, and so is the queue for them")
-        self._waiting += 1
+                return await stack.enter_async_context(self._hold(wanted, spare_only=priority is Priority.BATCH))
+        if self._turns.before(priority) >= self._max_queued:
+            raise self._full("all places for candidates are taken, and so is the queue for them", priority)
         self._metrics.waiting.inc()
         try:
-            async with asyncio.timeout(min(deadline.remaining(), self._max_wait)), self._turn:
-                return await self._ask_until_granted(stack, request_id, sequences, deadline)
+            async with asyncio.timeout(min(wanted.deadline.remaining(), self._max_wait)):
+                return await self._wait_in_turn(stack, wanted, priority)
         except TimeoutError:
-            raise self._full("no place for the candidates came free in time") from None
+            raise self._full("no place for the candidates came free in time", priority) from None
         finally:
-            self._waiting -= 1
             self._metrics.waiting.dec()
 
-    async def _ask_until_granted(
-        self, stack: AsyncExitStack, request_id: str, sequences: int, deadline: Deadline
-    ) -> LimitOutcome:
+    async def _wait_in_turn(self, stack: AsyncExitStack, wanted: _Wanted, priority: Priority) -> LimitOutcome:
+        ticket, served = self._turns.join(priority), False
+        self._places_back.set()  # whoever was first looks whether it still is
+        try:
+            outcome = await self._ask_until_granted(stack, wanted, ticket)
+            served = True
+            return outcome
+        finally:
+            self._turns.leave(ticket, served=served)
+
+    async def _ask_until_granted(self, stack: AsyncExitStack, wanted: _Wanted, ticket: Ticket) -> LimitOutcome:
         while True:
+            await self._turns.come(ticket)
             self._places_back.clear()
+            spare_only = ticket.priority is Priority.BATCH and not self._turns.overdue(ticket)
             with suppress(Unavailable):
-                return await stack.enter_async_context(self._limit.hold(request_id, sequences, deadline))
+                return await stack.enter_async_context(self._hold(wanted, spare_only=spare_only))
             await self._pause()
+
+    def _hold(self, wanted: _Wanted, *, spare_only: bool) -> AbstractAsyncContextManager[LimitOutcome]:
+        return self._limit.hold(wanted.request_id, wanted.sequences, wanted.deadline, spare_only=spare_only)
 
     async def _pause(self) -> None:
         try:
@@ -124,6 +147,7 @@ class Admission:
         except TimeoutError:
             return  # nothing came back here; another gateway may have given some back
 
-    def _full(self, what: str) -> Unavailable:
-        after = min(_LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds * (1 + self._waiting) / 2))
+    def _full(self, what: str, priority: Priority) -> Unavailable:
+        waiting = self._turns.before(priority)
+        after = min(_LONGEST_RETRY_AFTER, math.ceil(self._typical_seconds * (1 + waiting) / 2))
         return Unavailable(f"{what}; try again after the time in Retry-After", retry_after=after)

@@ -104,6 +104,7 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
         max_sequences=settings.max_sequences_in_flight,
         max_queued=settings.max_queued_requests,
         max_wait_seconds=settings.max_queue_seconds,
+        patience_seconds=settings.queue_patience_seconds,
         metrics=door,
     )
     return Parts(

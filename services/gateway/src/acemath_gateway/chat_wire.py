@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from acemath_core.errors import ErrorCode, InvalidRequest, NotFound
 from acemath_core.prompts import ChatMessage
-from acemath_core.wire import MAX_CANDIDATES, MAX_SEED, Selection, SolveRequest, Wire
+from acemath_core.wire import MAX_CANDIDATES, MAX_SEED, Priority, Selection, SolveRequest, Wire
 from acemath_gateway.jobs import SolveJob
 from acemath_gateway.solve_wire import Limits, random_seed
 
@@ -112,6 +112,7 @@ class SolveOptions(Wire):
 
     selection: Selection = Selection.BEST_OF_N
     on_scorer_failure: Literal["error", "majority"] = "error"
+    priority: Priority = Priority.DEFAULT
     candidates: Literal["none", "scores", "full"] = "none"
     deadline_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
     adaptive: Literal[False] = False
@@ -186,6 +187,7 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
         stop=tuple(request.stop or ()),
         selection=request.acemath.selection,
         on_scorer_failure=request.acemath.on_scorer_failure,
+        priority=request.acemath.priority,
         deadline=limits.deadline(request.acemath.deadline_seconds, "acemath.deadline_seconds"),
     )
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from acemath_core.deadline import Deadline
 from acemath_core.prompts import ChatMessage
-from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReason
+from acemath_core.wire import DegradedReason, FinishReason, Priority, Selection, StopReason
 from acemath_gateway.ports import ReleaseTarget
 
 
@@ -35,6 +35,7 @@ class SolveJob:
         selection: how the answer is chosen.
         on_scorer_failure: raise, or choose by majority and say so.
         deadline: when an answer must have left; the best so far is given then.
+        priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
     """
 
@@ -49,6 +50,7 @@ class SolveJob:
     selection: Selection
     on_scorer_failure: Literal["error", "majority"]
     deadline: Deadline
+    priority: Priority = Priority.DEFAULT
     asked: float = field(default_factory=time.monotonic)
 
 

@@ -150,8 +150,13 @@ class LimitOutcome(StrEnum):
 class SequenceLimit(Protocol):
     """Bounds the sequences in flight over all gateways."""
 
-    def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AbstractAsyncContextManager[LimitOutcome]:
+    def hold(
+        self, request_id: str, sequences: int, deadline: Deadline, *, spare_only: bool = False
+    ) -> AbstractAsyncContextManager[LimitOutcome]:
         """Hold `sequences` places for the length of the block.
+
+        With `spare_only`, take of a share of the places only (a request larger than the share: when nothing else is
+        there), and only while nobody else was refused a moment ago: the others' places are left to them.
 
         Raises:
             Unavailable: (`overloaded`, with `Retry-After`) the places are taken.

@@ -45,7 +45,7 @@ class SolveService:
         Raises:
             ServiceError: whatever the door or the solver raises.
         """
-        async with self._admission.enter(job.id, cost(job), job.deadline) as admitted:
+        async with self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted:
             yield admitted
             async with aclosing(self._solver.run(job)) as run:
                 async for event in run:

@@ -60,6 +60,12 @@ class GatewaySettings(HttpServiceSettings):
         64, ge=0, le=4096, description="requests that may wait for a place in this gateway"
     )
     max_queue_seconds: float = Field(30.0, ge=0.5, le=600, description="longest wait for a place; then 503 overloaded")
+    queue_patience_seconds: float = Field(
+        10.0, ge=0.1, le=600, description="once in so long, who waits longest is next whatever its priority"
+    )
+    batch_share: float = Field(
+        0.75, gt=0, le=1, description="part of the places that priority batch may fill; a larger request runs alone"
+    )
 
     max_problem_chars: int = Field(32_768, ge=1, description="longest problem, or all messages of a chat together")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="a longer body is answered with 413")

@@ -37,7 +37,10 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
     )
     stores = SharedStores(
         limit=RedisSequenceLimit(
-            link, shared_max=settings.max_sequences_in_flight, local_max=settings.local_max_sequences
+            link,
+            shared_max=settings.max_sequences_in_flight,
+            local_max=settings.local_max_sequences,
+            spare_share=settings.batch_share,
         ),
         idempotency=RedisIdempotencyStore(link, ttl_seconds=settings.idempotency_ttl_seconds),
         leases=RedisLeaseStore(link, instance=settings.instance),

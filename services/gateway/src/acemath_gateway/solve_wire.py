@@ -98,6 +98,7 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         selection=request.selection,
         on_scorer_failure=request.on_scorer_failure,
         deadline=limits.deadline(asked, "deadline_seconds"),
+        priority=request.priority,
     )
 
 

@@ -2,7 +2,8 @@
 
 `acemath:limit:sequences` is a sorted set of `<request>:<hold>:<sequences>` by expiry (Unix ms, Redis' own clock). A
 hold lives a few seconds and is asserted again by its gateway: a killed gateway's places come back by themselves, and a
-flushed or restarted Redis counts right again after one round.
+flushed or restarted Redis counts right again after one round. `acemath:limit:wanted` is there for half a second after
+somebody was refused: what asks for spare places only is granted none meanwhile, whichever gateway it asks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from acemath_gateway.adapters.redis_link import (
 )
 from acemath_gateway.ports import LimitOutcome
 
-_KEY = "acemath:limit:sequences"
+_KEY, _WANTED_KEY = "acemath:limit:sequences", "acemath:limit:wanted"
+_WANTED_MS = 500  # whoever is refused asks again several times in that
 _MAX_RELEASED_IN_ONE_CALL = 1000
 
 
@@ -35,6 +37,7 @@ _MAX_RELEASED_IN_ONE_CALL = 1000
 class _Hold:
     sequences: int
     deadline: Deadline
+    spare_only: bool
 
     def lifetime_ms(self) -> int:
         """Until the request's deadline, and never longer than a gateway that died may block others."""
@@ -48,24 +51,28 @@ class RedisSequenceLimit:
         link: the connection.
         shared_max: sequences over all gateways.
         local_max: sequences of this gateway while Redis is away; a single request that is larger runs alone.
+        spare_share: of either, what those may fill who ask for spare places only.
     """
 
-    def __init__(self, link: RedisLink, *, shared_max: int, local_max: int) -> None:
+    def __init__(self, link: RedisLink, *, shared_max: int, local_max: int, spare_share: float = 0.75) -> None:
         self._link, self._shared_max, self._local_max = link, shared_max, local_max
+        self._spare_share = spare_share
         self._holds: dict[str, _Hold] = {}
         self._released: dict[str, float] = {}  # by monotonic time: what is older has run out in Redis by itself
         self._wake = asyncio.Event()
         link.on_recovery(self._assert_again)
 
     @asynccontextmanager
-    async def hold(self, request_id: str, sequences: int, deadline: Deadline) -> AsyncIterator[LimitOutcome]:
-        """Hold `sequences` places for the length of the block.
+    async def hold(
+        self, request_id: str, sequences: int, deadline: Deadline, *, spare_only: bool = False
+    ) -> AsyncIterator[LimitOutcome]:
+        """Hold `sequences` places for the length of the block; see `SequenceLimit.hold`.
 
         Raises:
             Unavailable: (`overloaded`) the places are taken.
         """
         member = f"{request_id[:64]}:{uuid.uuid4().hex}:{sequences}"
-        outcome = await self._take(member, _Hold(sequences, deadline))
+        outcome = await self._take(member, _Hold(sequences, deadline, spare_only))
         try:
             yield outcome
         finally:
@@ -99,7 +106,8 @@ class RedisSequenceLimit:
             raise Unavailable("too many requests came at once; try again shortly", retry_after=1.0) from None
         except StoreAway:
             held = self._held_here()
-            granted = not held or held + hold.sequences <= self._local_max  # one that is larger runs alone
+            largest = self._largest_sum(hold, self._local_max)
+            granted = not held or held + hold.sequences <= largest  # one that is larger runs alone
             outcome, limit = LimitOutcome.LOCAL, self._local_max
         if not granted:
             self._give_back(member)
@@ -112,10 +120,14 @@ class RedisSequenceLimit:
 
     async def _take_shared(self, member: str, hold: _Hold) -> bool:
         released = self._some_released()
-        args: list[Argument] = [member, hold.sequences, self._shared_max, hold.lifetime_ms(), *released]
-        granted = bool(await self._link.run(scripts.TAKE, [_KEY], args))
+        largest, marked_ms = self._largest_sum(hold, self._shared_max), 0 if hold.spare_only else _WANTED_MS
+        args: list[Argument] = [member, hold.sequences, largest, hold.lifetime_ms(), marked_ms, *released]
+        granted = bool(await self._link.run(scripts.TAKE, [_KEY, _WANTED_KEY], args))
         self._forget(released)
         return granted
+
+    def _largest_sum(self, hold: _Hold, places: int) -> int:
+        return max(int(self._spare_share * places), hold.sequences) if hold.spare_only else places
 
     async def _assert_quietly(self) -> None:
         try:

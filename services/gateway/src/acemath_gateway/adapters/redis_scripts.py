@@ -7,19 +7,25 @@ from __future__ import annotations
 
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
-# KEYS: holds.  ARGV: member, sequences, largest sum, lifetime ms, members to give back first…  → 1 granted, 0 taken.
+# KEYS: holds, mark.  ARGV: member, sequences, largest sum, lifetime ms, for how many ms a refusal is marked (0: not at
+# all, and an existing mark refuses), members to give back first…  → 1 granted, 0 taken.
 # The sum is taken over the members themselves, not from a counter: nothing can drift.
 TAKE = (
     _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREM', KEYS[1], ARGV[1])
-for i = 5, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
+for i = 6, #ARGV do redis.call('ZREM', KEYS[1], ARGV[i]) end
+local spare_only = ARGV[5] == '0'
+if spare_only and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local held = 0
 for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   held = held + tonumber(string.match(member, '(%d+)$'))
 end
-if held + tonumber(ARGV[2]) > tonumber(ARGV[3]) then return 0 end
+if held + tonumber(ARGV[2]) > tonumber(ARGV[3]) then
+  if not spare_only then redis.call('SET', KEYS[2], '1', 'PX', ARGV[5]) end
+  return 0
+end
 redis.call('ZADD', KEYS[1], now + ARGV[4], ARGV[1])
 return 1
 """
