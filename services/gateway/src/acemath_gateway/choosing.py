@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReaso
 from acemath_gateway.board import Board
 from acemath_gateway.jobs import Outcome, SolvedItem, SolveJob
 from acemath_gateway.ports import ReleaseTarget
-from acemath_gateway.selection import select, weights
+from acemath_gateway.selection import rivals, select
 from acemath_gateway.votes import Comparer, undecided
 
 _JUDGE_SECONDS = 10.0
@@ -98,10 +99,12 @@ async def _doubts(
     """Comparisons without a verdict that could have changed the vote."""
     if chosen.answer_class is None:
         return 0
-    spelling = {item.answer_class: item.answer for item in reversed(items) if item.answer_class is not None}
+    spelling = {i.answer_class: i.answer for i in reversed(items) if i.answer_class is not None}
+    votes = Counter(item.answer_class for item in items)
+    losers = sorted(spelling.keys() - {chosen.answer_class}, key=lambda one: (-votes[one], one))
     seconds = min(_DOUBT_SECONDS, _JUDGE_SHARE * deadline.remaining())
-    texts = {one: text for one, text in spelling.items() if text is not None}
-    return await undecided(judge, texts, weights(selection, items), chosen.answer_class, deadline_s=seconds)
+    overturns = rivals(selection, items, chosen.answer_class)
+    return await undecided(judge, {one: spelling[one] or "" for one in losers}, overturns, deadline_s=seconds)
 
 
 def _stop_reason(job: SolveJob, board: Board) -> StopReason:

@@ -1,33 +1,43 @@
 r"""Which candidate is the answer: pure functions over scores and classes of equivalent answers.
 
-    best_of_n       the highest score                            argmax_i s_i                    (AceMath, rm@N)
-    majority        the commonest answer                         argmax_a |{i : a_i = a}|        (maj@N)
-    weighted_vote   the answer with the most weight              argmax_a sum_{i : a_i = a} w_i  (Math-Shepherd, eq. 5)
+    best_of_n         the highest score                          argmax_i s_i                    (AceMath, rm@N)
+    majority          the commonest answer                       argmax_a |{i : a_i = a}|        (maj@N)
+    weighted_vote     the answer with the most weight            argmax_a sum_{i : a_i = a} w_i  (Math-Shepherd, eq. 5)
+    best_of_majority  the highest score among frequent answers   argmax_{i : f(a_i) >= g} s_i    (Di et al. 2025)
 
 Why the weights are `softmax(s / T)` over the request: a Bradley-Terry reward model is trained on differences only, so
 its logits have no fixed zero. `sigmoid(s)` would let the arbitrary offset decide how much a vote counts against a
 score; a softmax is unchanged when every score moves by the same amount. T is 1: under the model
 `P(i beats j) = sigmoid(s_i - s_j)`, `exp(s)` is then exactly the strength of a candidate.
 
+The gate of `best_of_majority` (Di et al., "Best-of-Majority", arXiv 2510.03199): an answer passes with at least the
+share `GATE` of all candidates, those without an answer counted; where no answer reaches it, with as many votes as the
+commonest. A gate of 1 is therefore a majority whose ties scores break, a gate of 0 the best of the N that have an
+answer. The paper keeps answers with 1.5 % of N = 500; with N up to 64 that keeps every answer, hence a larger share.
+
 Rules for ties, in this order, the same for whoever calls in whichever order:
     between candidates   the higher score, then the lower index;
     between answers      the higher best score of a member, then the lower index of the first member.
 
 A candidate without an answer (class None) never wins a vote while any other has one. A candidate without a score
-cannot be the best of N, has no weight in a weighted vote, and counts as one in a majority. No candidate is ever given
-an invented score, identical texts included: each keeps what the scorer said.
+cannot be the best of N, has no weight in a weighted vote, and counts as one in a majority and towards the gate; an
+answer none of whose candidates has a score passes the gate only where that is true of every answer. No candidate is
+ever given an invented score, identical texts included: each keeps what the scorer said.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from acemath_core.wire import Selection
 
 TEMPERATURE = 1.0
 """Of the softmax that turns scores into the weights of votes."""
+
+GATE = 0.25
+"""Share of the candidates with which an answer is frequent: two votes of 8, four of 16."""
 
 
 class Candidate(Protocol):
@@ -51,6 +61,7 @@ class Candidate(Protocol):
 
 C = TypeVar("C", bound=Candidate)
 Weight = Callable[[Sequence[Candidate]], float]
+Overturns = Callable[[Collection[int]], bool]
 
 
 def best_of_n(candidates: Sequence[C]) -> C:
@@ -83,10 +94,34 @@ def weighted_vote(candidates: Sequence[C], temperature: float = TEMPERATURE) -> 
     return _vote(candidates, _softmax(candidates, temperature))
 
 
-def weights(selection: Selection, candidates: Sequence[C]) -> dict[int, float]:
-    """Class of answers → what it has in a vote; empty where the selection is none."""
-    weight = _WEIGHTS[selection](candidates) if selection in _WEIGHTS else None
-    return {} if weight is None else {one: weight(members) for one, members in _by_class(candidates).items()}
+def best_of_majority(candidates: Sequence[C], gate: float = GATE) -> C:
+    """The candidate with the highest score among the answers that have at least `gate` of the candidates.
+
+    Raises:
+        ValueError: no candidate has a score.
+    """
+    if all(c.score is None for c in candidates):
+        raise ValueError("best_of_majority needs at least one scored candidate")
+    classes = _by_class(candidates)
+    if not classes:
+        return best_of_n(candidates)
+    eligible = [m for m in classes.values() if _is_scored(m)] or list(classes.values())
+    votes = min(gate * len(candidates), max(map(len, eligible)))
+    return min((c for members in eligible if len(members) >= votes for c in members), key=_rank)
+
+
+def rivals(selection: Selection, candidates: Sequence[C], winner: int) -> Overturns:
+    """Whether some losing classes, were they one answer, could take the victory of class `winner` or tie with it.
+
+    For a selection that looks at no answers it is never so. More classes can never overturn less.
+    """
+    if selection is Selection.BEST_OF_N:
+        return lambda _: False
+    classes = _by_class(candidates)
+    if selection is Selection.BEST_OF_MAJORITY:
+        return _overturns_gate(classes, winner, GATE * len(candidates))
+    weight = _WEIGHTS[selection](candidates)
+    return lambda group: math.fsum(weight(classes[one]) for one in group) >= weight(classes[winner])
 
 
 def select(selection: Selection, candidates: Sequence[C]) -> C:
@@ -99,6 +134,7 @@ def select(selection: Selection, candidates: Sequence[C]) -> C:
         Selection.BEST_OF_N: best_of_n,
         Selection.MAJORITY: majority,
         Selection.WEIGHTED_VOTE: weighted_vote,
+        Selection.BEST_OF_MAJORITY: best_of_majority,
     }
     return chooser[selection](candidates)
 
@@ -125,6 +161,23 @@ def _by_class(candidates: Sequence[C]) -> dict[int, list[C]]:
         if candidate.answer_class is not None:
             classes.setdefault(candidate.answer_class, []).append(candidate)
     return classes
+
+
+def _overturns_gate(classes: Mapping[int, Sequence[Candidate]], winner: int, needed: float) -> Overturns:
+    own, best = len(classes[winner]), _best(classes[winner])
+
+    def overturns(group: Collection[int]) -> bool:
+        votes = sum(len(classes[one]) for one in group)
+        theirs = min((_best(classes[one]) for one in group), default=math.inf)
+        if votes > own and own < needed:  # then another answer is the commonest, if it may be chosen at all
+            return theirs < math.inf or best == math.inf
+        return votes >= min(needed, own) and theirs <= best
+
+    return overturns
+
+
+def _is_scored(members: Sequence[Candidate]) -> bool:
+    return any(member.score is not None for member in members)
 
 
 def _count(_: Sequence[Candidate]) -> Weight:

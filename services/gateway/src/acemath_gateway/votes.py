@@ -1,18 +1,19 @@
 """Could a vote have gone another way? Where comparing answers was cut short, two spellings may be one answer.
 
 A judge gives classes and no word on comparisons that timed out, died or found no free worker; answers that it could not
-compare stay apart. That can only cost a winner its victory, never hand it one: it matters when losing classes, taken
-together, would outweigh the winner. Only those are asked about once more, so an ordinary vote costs nothing.
+compare stay apart. That can only cost a winner its victory, never hand it one: it matters when losing classes, were
+they one answer, would overturn the choice. Only those are asked about once more, so an ordinary vote costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Protocol
 
 from acemath_answers import Verdict, compare_cheaply
 from acemath_core.deadline import Deadline
+from acemath_gateway.selection import Overturns
 
 _MAX_PAIRS = 32
 _UNDECIDED = frozenset({Verdict.TIMEOUT, Verdict.FAILED, Verdict.OVERLOADED})
@@ -26,38 +27,34 @@ class Comparer(Protocol):
         ...
 
 
-async def undecided(
-    judge: Comparer, spelling: Mapping[int, str], weight: Mapping[int, float], winner: int, *, deadline_s: float
-) -> int:
+async def undecided(judge: Comparer, spelling: Mapping[int, str], overturns: Overturns, *, deadline_s: float) -> int:
     """How many comparisons without a verdict could have made another class win; 0 when the vote stands.
 
     Args:
         judge: compares.
-        spelling: class → one answer of it.
-        weight: class → what it has in the vote.
-        winner: the class that won.
+        spelling: class that lost → one answer of it, those with the most votes first.
+        overturns: whether some of them, were they one answer, could have won; see `selection.rivals`.
         deadline_s: longest time for all comparisons; what is open then has no verdict.
     """
-    losers = sorted(spelling.keys() - {winner}, key=lambda one: (-weight[one], one))
-    if sum(weight[one] for one in losers) < weight[winner]:
+    if not overturns(spelling):
         return 0
-    pairs = [pair for pair in combinations(losers, 2) if _is_hard(spelling, pair)]
+    pairs = [pair for pair in combinations(spelling, 2) if _is_hard(spelling, pair)]
     deadline, open_ = Deadline.after(deadline_s), pairs[_MAX_PAIRS:]
     for a, b in pairs[:_MAX_PAIRS]:  # one after another: a vote in doubt must not take every worker
         verdict = await judge.aequivalent(spelling[a], spelling[b], deadline_s=deadline.remaining())
         if verdict.is_equal or verdict in _UNDECIDED:  # equal, and yet kept apart: the first time had no verdict
             open_.append((a, b))
-    return len(open_) if _heaviest(open_, weight) >= weight[winner] else 0
+    return len(open_) if any(map(overturns, _groups(open_))) else 0
 
 
 def _is_hard(spelling: Mapping[int, str], pair: tuple[int, int]) -> bool:
     return compare_cheaply(spelling[pair[0]], spelling[pair[1]]) is None
 
 
-def _heaviest(pairs: list[tuple[int, int]], weight: Mapping[int, float]) -> float:
-    """The weight of the heaviest group of classes that would be one if every pair were equal; 0 without a pair."""
+def _groups(pairs: list[tuple[int, int]]) -> Iterable[set[int]]:
+    """The classes that would be one if every pair were equal."""
     group: dict[int, set[int]] = {}
     for a, b in pairs:
         joined = group.get(a, {a}) | group.get(b, {b})
         group |= dict.fromkeys(joined, joined)
-    return max((sum(weight[one] for one in members) for members in group.values()), default=0.0)
+    return group.values()
