@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acemath_answers import AnswerJudge
+from acemath_evaluation.calibration import Fitted, calibrate
 from acemath_evaluation.grading import Graded, failed_problem, grade_draws, grade_pool
 from acemath_evaluation.http_calls import Service
 from acemath_evaluation.journal import Entries, Journal, config_digest, read_entries
@@ -144,6 +145,18 @@ def combine(name: str, names: Sequence[str], sets: Sequence[GradedSet]) -> Grade
     run = add_counts([item.run for item in chosen])
     parts = tuple(item.name for item in chosen)
     return GradedSet(name, chosen[0].n, graded, run, {"sets": ", ".join(parts)}, parts)
+
+
+def calibrate_sets(sets: Sequence[GradedSet]) -> Fitted:
+    """Fit what the scores of the sets' reward version mean, on all of their problems together.
+
+    Raises:
+        NothingToMeasure: the sets are of several reward versions, or all candidates are right or all wrong.
+    """
+    versions = sorted({str(item.provenance.get("reward")) for item in sets})
+    if len(versions) > 1:
+        raise NothingToMeasure(f"the runs are of several reward versions ({', '.join(versions)}); calibrate one")
+    return calibrate([_renamed(graded, item.name).problem for item in sets for graded in item.graded], versions[0])
 
 
 def _renamed(graded: Graded, prefix: str) -> Graded:

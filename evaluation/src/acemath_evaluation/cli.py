@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from acemath_answers import AnswerJudge, WorkerLimits
-from acemath_evaluation.benchmark import combine, find_draws, grade_journal, measure_pools, sample_file
-from acemath_evaluation.console import explained, finish_run, progress, show_report
+from acemath_evaluation.benchmark import calibrate_sets, combine, find_draws, grade_journal, measure_pools, sample_file
+from acemath_evaluation.console import explained, finish_calibration, finish_run, progress, show_report
 from acemath_evaluation.grading import COMPARISON_SECONDS
 from acemath_evaluation.http_calls import Service
 from acemath_evaluation.report import write_report
@@ -108,6 +108,20 @@ def pool(
                 measure_pools(path, out, service, reward, sample_size, concurrency, n, judge, show) for path in files
             ]
         show_report(results, write_report(results, out, title=title), title, as_json)
+
+
+@app.command(name="calibrate")
+def calibrate_command(
+    directories: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Directories of runs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the gateway: …__CALIBRATION_FILE.")],
+    workers: Workers = 2,
+) -> None:
+    """Fit what one reward version's scores mean on runs: the temperature of votes, P(right | score)."""
+    with explained():
+        journals = [path for directory in directories for path in find_draws(directory)]
+        with progress() as show, AnswerJudge(_limits(workers)) as judge:
+            sets = [grade_journal(path, judge, show, failed_count_as_wrong=False) for path in journals]
+        finish_calibration(calibrate_sets(sets), out)
 
 
 def _group(text: str) -> tuple[str, list[str]]:

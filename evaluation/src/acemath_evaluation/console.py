@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from acemath_core.settings import SettingsError
 from acemath_evaluation.benchmark import SampledFile, ShowProgress, Step
+from acemath_evaluation.calibration import Fitted
 from acemath_evaluation.http_calls import CallError
 from acemath_evaluation.journal import JournalError
 from acemath_evaluation.report import as_document, render
@@ -63,6 +64,15 @@ def finish_run(runs: Sequence[SampledFile], as_json: bool) -> None:
             typer.echo(f"failed: {problem}: {reason}", err=True)
     if any(sampled.failed for sampled in runs):
         raise typer.Exit(1)
+
+
+def finish_calibration(fitted: Fitted, path: Path) -> None:
+    """Write the calibration and print it with what it is worth."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(fitted.calibration.model_dump_json(indent=2) + "\n")
+    held_out = {"at_temperature_1": fitted.at_one, "at_fitted_temperature": fitted.at_fitted}
+    typer.echo(json.dumps({**fitted.calibration.model_dump(), "weighted_vote_accuracy": held_out}, indent=2))
+    typer.echo(f"wrote {path}; the gateway reads it with ACEMATH_GATEWAY__CALIBRATION_FILE={path}", err=True)
 
 
 def show_report(results: Sequence[SetResult], written: Sequence[Path], title: str, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
     pass@1         mean correctness of a candidate
     majority@k     the commonest answer
-    weighted@k     the answer with the largest sum of softmax(score)
+    weighted@k     the answer with the largest sum of softmax(score), at temperature 1
     rm@k           the candidate with the highest score
     pass@k         whether any candidate is right: what a perfect selection would reach
     random@k       a uniformly random choice, `RANDOM_PICKS` of them: must agree with pass@1
@@ -67,12 +67,12 @@ def majority(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
     return _vote(candidates, len)
 
 
-def weighted_vote(candidates: Sequence[GradedCandidate]) -> GradedCandidate:
-    """Return the best member of the answer with the largest sum of softmax(score) at temperature 1."""
+def weighted_vote(candidates: Sequence[GradedCandidate], temperature: float = 1.0) -> GradedCandidate:
+    """Return the best member of the answer with the largest sum of softmax(score / temperature)."""
     top = max(map(_score, candidates))
 
     def weight(members: Sequence[GradedCandidate]) -> float:
-        return math.fsum(math.exp(m.score - top) for m in members if m.score is not None)
+        return math.fsum(math.exp((m.score - top) / temperature) for m in members if m.score is not None)
 
     return _vote(candidates, weight)
 
