@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,8 @@ from loopback_ports import free_run
 # Nothing in a test may ask a hub; a test of vLLM or transformers works on files that it made or that were published.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# A gateway that is told nothing else makes its first admin key below this folder: never below the home of who tests.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="acemath-state-")
 
 
 def _has_docker_engine() -> bool:

@@ -2,7 +2,7 @@
 # Once, before the services start: the keys they show each other and their clients, the base model, the embedded release.
 # Safe to run again: what is there stays.
 set -eu
-for name in internal api; do
+for name in internal api admin; do
   file=/keys/$name.key
   if [ ! -s "$file" ]; then
     (umask 077 && python -c 'import secrets; print(secrets.token_urlsafe(32))' >"$file.new" && mv "$file.new" "$file")

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from acemath_gateway.app import Backends, create_app
 from acemath_gateway.door_metrics import DoorMetrics
@@ -22,6 +23,7 @@ from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared
 from acemath_gateway.solver import Solver
 from acemath_web.health import Readiness
+from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
 from doubles.stores import MemoryIdempotency, MemoryLimit
 
@@ -42,6 +44,7 @@ class GatewayOnDoubles:
     Attributes:
         settings: fields of `GatewaySettings`.
         redis_url: use the real shared stores on this Redis; None uses the ones in memory.
+        admin_key: the first admin key; None starts without one.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -52,13 +55,16 @@ class GatewayOnDoubles:
     judge: TextJudge = field(default_factory=TextJudge)
     limit: MemoryLimit = field(default_factory=MemoryLimit)
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
+    keys: MemoryKeys = field(default_factory=MemoryKeys)
+    admin_key: str | None = None
     serving: bool = True
     state: ReadyState | None = None
 
     def app(self) -> FastAPI:
         url = {"redis_url": self.redis_url} if self.redis_url else {}
         values = {"registry_root": Path("/nonexistent"), "instance": "test", **url, **self.settings}
-        return create_app(GatewaySettings(**values), self._open, self._during)
+        admin_key = SecretStr(self.admin_key) if self.admin_key else None
+        return create_app(GatewaySettings(**values), self._open, self._during, admin_key)
 
     def _during(self, state: ReadyState) -> nullcontext[None]:
         self.state = state
@@ -77,10 +83,10 @@ class GatewayOnDoubles:
             metrics=metrics,
         )
         if self.redis_url is None:
-            yield Backends(solver, self.limit, self.idempotency, self._serving, self._readiness)
+            yield Backends(solver, self.limit, self.idempotency, self._serving, self._readiness, keys=self.keys)
             return
         async with open_shared(settings, door) as shared:
-            yield Backends(solver, shared.limit, shared.idempotency, self._serving, self._readiness)
+            yield Backends(solver, shared.limit, shared.idempotency, self._serving, self._readiness, keys=shared.keys)
 
     def _serving(self):
         return self.release.target if self.serving else None

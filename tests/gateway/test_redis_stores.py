@@ -9,6 +9,7 @@ import pytest
 from acemath_core.deadline import Deadline
 from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, Unavailable
 from acemath_gateway.adapters import redis_limit, redis_link, redis_store
+from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_link import RedisLink, StoreAway
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore
 from acemath_gateway.ports import LimitOutcome, Stored
@@ -43,6 +44,7 @@ async def stores(
         redis_limit.RedisSequenceLimit(link, shared_max=shared_max, local_max=local_max),
         RedisIdempotencyStore(link, ttl_seconds=60),
         redis_store.RedisLeaseStore(link, instance=instance),
+        RedisKeyStore(link),
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(link.close)

@@ -90,6 +90,7 @@ def _defaults(settings: LocalSettings) -> dict[str, str]:
             "ACEMATH_GATEWAY__PORT": str(ports.gateway),
             "ACEMATH_GATEWAY__POLICY_URLS": f'["http://127.0.0.1:{ports.policy}"]',
             "ACEMATH_GATEWAY__REWARD_URLS": f'["http://127.0.0.1:{ports.reward}"]',
+            "ACEMATH_GATEWAY__ADMIN_KEY_FILE": str(state / "keys" / "admin.key"),
             "ACEMATH_GATEWAY__REDIS_URL": f"redis://127.0.0.1:{ports.redis}/0",
             "ACEMATH_POLICY__PORT": str(ports.policy),
             "ACEMATH_POLICY__FIRST_VLLM_PORT": str(ports.vllm_first),

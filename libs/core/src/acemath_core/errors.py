@@ -39,7 +39,10 @@ class ErrorCode(StrEnum):
     MODEL_NOT_SERVED = "model_not_served"
     REQUEST_TOO_LARGE = "request_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
-    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    REGISTRY_READ_ONLY = "registry_read_only"
+    REQUESTS_QUOTA_EXCEEDED = "requests_quota_exceeded"
+    TOKENS_QUOTA_EXCEEDED = "tokens_quota_exceeded"
+    SEQUENCES_QUOTA_EXCEEDED = "sequences_quota_exceeded"
     CLIENT_GONE = "client_gone"
     INTERNAL = "internal_error"
     OVERLOADED = "overloaded"
@@ -49,6 +52,11 @@ class ErrorCode(StrEnum):
     POLICY_UNAVAILABLE = "policy_unavailable"
     REWARD_UNAVAILABLE = "reward_unavailable"
     IDEMPOTENCY_UNAVAILABLE = "idempotency_unavailable"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    JOBS_UNAVAILABLE = "jobs_unavailable"
+    JOBS_FULL = "jobs_full"
+    WORKER_LOST = "worker_lost"
+    RESULTS_FULL = "results_full"
     NO_USABLE_CANDIDATE = "no_usable_candidate"
     DEADLINE_EXCEEDED = "deadline_exceeded"
 
@@ -67,7 +75,10 @@ _STATUS: dict[ErrorCode, int] = {
     ErrorCode.MODEL_NOT_SERVED: 409,
     ErrorCode.REQUEST_TOO_LARGE: 413,
     ErrorCode.HEADERS_TOO_LARGE: 431,
-    ErrorCode.RATE_LIMIT_EXCEEDED: 429,
+    ErrorCode.REGISTRY_READ_ONLY: 409,
+    ErrorCode.REQUESTS_QUOTA_EXCEEDED: 429,
+    ErrorCode.TOKENS_QUOTA_EXCEEDED: 429,
+    ErrorCode.SEQUENCES_QUOTA_EXCEEDED: 429,
     ErrorCode.CLIENT_GONE: 499,
     ErrorCode.INTERNAL: 500,
     ErrorCode.OVERLOADED: 503,
@@ -77,6 +88,11 @@ _STATUS: dict[ErrorCode, int] = {
     ErrorCode.POLICY_UNAVAILABLE: 503,
     ErrorCode.REWARD_UNAVAILABLE: 503,
     ErrorCode.IDEMPOTENCY_UNAVAILABLE: 503,
+    ErrorCode.KEYS_UNAVAILABLE: 503,
+    ErrorCode.JOBS_UNAVAILABLE: 503,
+    ErrorCode.JOBS_FULL: 503,
+    ErrorCode.WORKER_LOST: 503,
+    ErrorCode.RESULTS_FULL: 413,
     ErrorCode.NO_USABLE_CANDIDATE: 503,
     ErrorCode.DEADLINE_EXCEEDED: 504,
 }
@@ -178,7 +194,7 @@ class TooLarge(ServiceError):
 class QuotaExceeded(ServiceError):
     """The caller's own quota, never our load."""
 
-    default_code = ErrorCode.RATE_LIMIT_EXCEEDED
+    default_code = ErrorCode.REQUESTS_QUOTA_EXCEEDED
 
 
 class ClientGone(ServiceError):

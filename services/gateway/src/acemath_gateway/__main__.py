@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import AbstractContextManager
 
 from acemath_core.settings import SettingsError
 from acemath_gateway.app import create_app
 from acemath_gateway.compose import open_backends
+from acemath_gateway.keys.first import admin_key
 from acemath_gateway.readiness import ReadyState, drain_on_signal
 from acemath_gateway.settings import GatewaySettings
 from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
+
+_log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -24,11 +28,13 @@ def main() -> int:
         def draining(state: ReadyState) -> AbstractContextManager[None]:
             return drain_on_signal(state, settings.drain_notice_seconds)
 
-        app = create_app(settings, open_backends, draining)
+        first = admin_key(settings)
+        app = create_app(settings, open_backends, draining, first.key)
     except SettingsError as error:
         sys.stderr.write(f"acemath-gateway cannot start: {error}\n")
         return 2
     configure_logging(settings.log_level)
+    _log.info("%s", first.said)
     limits = ConnectionLimits(settings.max_connections)
     run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits)
     return 0

@@ -9,13 +9,20 @@ from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
-from acemath_gateway.keys.access import FILE_CALLER
+from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
+from acemath_gateway.keys.book import KeyBook
+from acemath_gateway.keys.store import KeyStore
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
+from acemath_gateway.promotion import ChannelChanges
 from acemath_gateway.readiness import ReadyState
+from acemath_gateway.routes.admin_keys import admin_keys_router
+from acemath_gateway.routes.admin_parts import AdminParts
+from acemath_gateway.routes.admin_releases import admin_releases_router
 from acemath_gateway.routes.chat import chat_router
 from acemath_gateway.routes.models import models_router
 from acemath_gateway.routes.once import Once
@@ -26,6 +33,7 @@ from acemath_gateway.routes.solve import solve_router
 from acemath_gateway.service import Runs, SolveService
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.solve_wire import Limits
+from acemath_registry import Registry
 from acemath_web.auth import KeySet
 from acemath_web.health import Readiness
 from acemath_web.service import create_service
@@ -43,6 +51,7 @@ class Backends:
         idempotency: one answer for one key.
         serving: the release that new requests get, or None while there is none.
         readiness: the cached verdict on that release.
+        keys: where API keys are kept.
     """
 
     solver: Runs
@@ -50,19 +59,23 @@ class Backends:
     idempotency: IdempotencyStore
     serving: Callable[[], ReleaseTarget | None]
     readiness: Callable[[], Readiness]
+    keys: KeyStore
 
 
 BackendsFactory = Callable[[GatewaySettings, GatewayMetrics, DoorMetrics], AbstractAsyncContextManager[Backends]]
 DuringService = Callable[[ReadyState], AbstractContextManager[None]]
 
 
-def create_app(settings: GatewaySettings, backends: BackendsFactory, during: DuringService) -> FastAPI:
+def create_app(
+    settings: GatewaySettings, backends: BackendsFactory, during: DuringService, admin_key: SecretStr | None = None
+) -> FastAPI:
     """The gateway as an ASGI application.
 
     Args:
         settings: the gateway's settings.
         backends: opens what stands behind the ports; entered when the application starts, left when it stops.
         during: entered for as long as the application serves (e.g. `drain_on_signal`).
+        admin_key: the first key with the scope admin (`keys.first`); None leaves those that are kept.
 
     Raises:
         SettingsError: the API keys cannot be used, or none are configured on an address that others can reach.
@@ -75,27 +88,45 @@ def create_app(settings: GatewaySettings, backends: BackendsFactory, during: Dur
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with backends(settings, metrics, door) as opened:
             app.state.parts = _parts(settings, metrics, door, opened)
+            app.state.admin = AdminParts(opened.keys, book, ChannelChanges(Registry(settings.registry_root)))
+            book.opened(opened.keys)
             state.opened(opened.readiness)
             with during(state):
                 yield
 
-    keys = KeySet(settings.api_keys(), FILE_CALLER)
+    book = _key_book(settings, admin_key)
     app = create_service(
         name="gateway",
-        routers=(solve_router(limits), chat_router(limits), models_router(), page_router()),
+        routers=(
+            solve_router(limits),
+            chat_router(limits),
+            models_router(),
+            admin_keys_router(),
+            admin_releases_router(),
+            page_router(),
+        ),
         readiness=state.verdict,
         registry=registry,
-        keys=keys,
+        keys=book,
         internal_keys=KeySet(
             [internal] if internal else []
         ),  # this port may be published; a caller's key is no key to it
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
         open_paths=_OPEN_PATHS,
-        loopback_only=not keys,  # without keys there is only loopback, and a page from elsewhere must not get in
+        loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
     return app
+
+
+def _key_book(settings: GatewaySettings, admin_key: SecretStr | None) -> KeyBook:
+    return KeyBook(
+        [KeySet(settings.api_keys(), FILE_CALLER), KeySet([admin_key] if admin_key else [], ADMIN_CALLER)],
+        required=settings.keys_required(),
+        fresh_seconds=settings.key_cache_seconds,
+        grace_seconds=settings.key_grace_seconds,
+    )
 
 
 def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics, backends: Backends) -> Parts:

@@ -67,7 +67,7 @@ async def open_backends(
             encoders=encoders,
             metrics=metrics,
         )
-        yield Backends(solver, shared.limit, shared.idempotency, tracker.current, tracker.readiness)
+        yield Backends(solver, shared.limit, shared.idempotency, tracker.current, tracker.readiness, keys=shared.keys)
 
 
 def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:

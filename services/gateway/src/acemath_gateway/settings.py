@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -94,6 +95,18 @@ class GatewaySettings(HttpServiceSettings):
     api_keys_file: Path | None = Field(
         None, description="file (mode 0600) with one API key a line; none = loopback only"
     )
+    require_keys: bool = Field(False, description="ask for a key on loopback too; elsewhere one is always asked for")
+    admin_key_file: Path | None = Field(
+        None,
+        description="file (mode 0600) with the first admin key; made when there is none. Default: "
+        "$XDG_STATE_HOME/acemath/admin.key (~/.local/state/acemath/admin.key)",
+    )
+    key_cache_seconds: float = Field(
+        5.0, ge=0, le=60, description="how long a key is not looked up again; a revoked one works at most so long"
+    )
+    key_grace_seconds: float = Field(
+        300.0, ge=0, le=3600, description="how long a key that was looked up works while Redis is away"
+    )
     drain_notice_seconds: float = Field(
         2.0, ge=0, le=60, description="how long /readyz says 503 before the gateway stops accepting connections"
     )
@@ -116,20 +129,33 @@ class GatewaySettings(HttpServiceSettings):
         return value
 
     def api_keys(self) -> tuple[SecretStr, ...]:
-        """The callers' keys; none means that everybody who can reach the port may ask.
+        """The callers' keys in the file; there may be others in Redis (`keys_required`).
 
         Raises:
-            SettingsError: the file cannot be read, is empty or readable by others; or there are no keys and the
-                gateway is bound to more than loopback.
+            SettingsError: the file cannot be read, is empty or readable by others; or there are no keys, nor an admin
+                key to make some with, and the gateway is bound to more than loopback.
         """
         if self.api_keys_file is not None:
             return _keys_in(self.api_keys_file)
-        if not is_loopback(self.host):
+        if not is_loopback(self.host) and self.admin_key_file is None:
             raise SettingsError(
                 f"ACEMATH_GATEWAY__HOST is {self.host}, which others can reach, and no API keys are configured; set "
-                "ACEMATH_GATEWAY__API_KEYS_FILE to a file (mode 0600) with one key a line, or bind to 127.0.0.1"
+                "ACEMATH_GATEWAY__API_KEYS_FILE to a file (mode 0600) with one key a line, or "
+                "ACEMATH_GATEWAY__ADMIN_KEY_FILE to one with a key to make others with, or bind to 127.0.0.1"
             )
         return ()
+
+    def keys_required(self) -> bool:
+        """Whether nobody may call without a key; otherwise everybody on this machine may, except for `/admin`."""
+        return self.require_keys or self.api_keys_file is not None or not is_loopback(self.host)
+
+    def default_admin_key_file(self) -> Path | None:
+        """Where the first admin key is when no setting says so; None for a user without a home."""
+        try:
+            state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        except RuntimeError:
+            return None
+        return Path(state) / "acemath" / "admin.key"
 
     @classmethod
     def checked_from_env(cls) -> Self:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore, RedisLeaseStore
@@ -20,11 +21,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SharedStores:
-    """The three stores on one Redis."""
+    """The stores on one Redis."""
 
     limit: RedisSequenceLimit
     idempotency: RedisIdempotencyStore
     leases: RedisLeaseStore
+    keys: RedisKeyStore
 
 
 @asynccontextmanager
@@ -44,6 +46,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
         ),
         idempotency=RedisIdempotencyStore(link, ttl_seconds=settings.idempotency_ttl_seconds),
         leases=RedisLeaseStore(link, instance=settings.instance),
+        keys=RedisKeyStore(link),
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(link.close)

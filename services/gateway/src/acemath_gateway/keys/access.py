@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 
 from fastapi import Request
 
+from acemath_core.admin import KeyScope
 from acemath_core.errors import Forbidden, Unauthenticated
 from acemath_web.auth import Caller, identity_of
 
-
-class KeyScope(StrEnum):
-    """What a key may be made for; none includes another."""
-
-    SOLVE = "solve"  # POST /v1/solve and /v1/chat/completions
-    JOBS = "jobs"  # everything under /v1/jobs
-    ADMIN = "admin"  # everything under /admin
+__all__ = ["ADMIN_CALLER", "ANYBODY", "FILE_CALLER", "USER_SCOPES", "KeyScope", "requires"]
 
 
 USER_SCOPES: frozenset[str] = frozenset({KeyScope.SOLVE, KeyScope.JOBS})
 """What a key of the keys file opens, and what is open to everybody where no key is required."""
 FILE_CALLER = Caller("file", USER_SCOPES)
+ADMIN_CALLER = Caller("admin-file", frozenset({KeyScope.ADMIN}))
 ANYBODY = Caller("anybody", USER_SCOPES)
 
 

@@ -1,0 +1,88 @@
+"""Changes where a channel points, for requests: in a thread, one change at a time, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+from collections.abc import Callable
+
+from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_registry import Channel, Registry, StorageError
+
+_SECONDS = 40.0  # the registry's own lock is waited for during 30
+_NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class ChannelChanges:
+    """Promotes and rolls back.
+
+    A change that has begun ends, whether or not somebody still waits for it; a mount that hangs holds one thread.
+
+    Args:
+        registry: whose channels.
+        seconds: longest wait, for the change before and for this one.
+    """
+
+    def __init__(self, registry: Registry, seconds: float = _SECONDS) -> None:
+        self._registry, self._seconds = registry, seconds
+        self._turn = asyncio.Lock()
+
+    async def promote(self, channel: str, release: str, *, expected_generation: int | None, by: str) -> Channel:
+        """See `Registry.promote` for errors.
+
+        Raises:
+            Conflict: (`registry_read_only`) the registry is mounted read-only here.
+            Unavailable: (`not_ready`) the registry does not answer in time.
+        """
+        return await self._change(
+            functools.partial(self._registry.promote, channel, release, expected_generation=expected_generation, by=by)
+        )
+
+    async def rollback(self, channel: str, *, expected_generation: int | None, by: str) -> Channel:
+        """See `Registry.rollback` for errors; raises as `promote` too."""
+        return await self._change(
+            functools.partial(self._registry.rollback, channel, by=by, expected_generation=expected_generation)
+        )
+
+    async def _change(self, change: Callable[[], Channel]) -> Channel:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise _does_not_answer() from None
+        task = asyncio.ensure_future(asyncio.to_thread(change))
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=self._seconds)
+        if not done:
+            raise _does_not_answer()
+        try:
+            return task.result()
+        except StorageError as error:
+            raise _read_only() if _not_writable(error) else error from error
+
+    def _ended(self, task: asyncio.Future[Channel]) -> None:
+        self._turn.release()
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told by `result`
+
+
+def _not_writable(error: StorageError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NOT_WRITABLE
+
+
+def _read_only() -> Conflict:
+    return Conflict(
+        "the registry cannot be written from this gateway (it is mounted read-only, or belongs to another user); mount "
+        "it writable, or run `acemath registry promote` where it is",
+        code=ErrorCode.REGISTRY_READ_ONLY,
+        should_retry=False,
+    )
+
+
+def _does_not_answer() -> Unavailable:
+    return Unavailable(
+        "the registry does not answer, and the change may still take place; check its mount, then read the channel",
+        code=ErrorCode.NOT_READY,
+        retry_after=10.0,
+    )

@@ -1,0 +1,81 @@
+"""What every `KeyStore` does: the double in memory and the real one on a real server."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from acemath_core.admin import KeyRequest, KeyScope, Quotas
+from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.keys.records import draw
+from acemath_gateway.settings import GatewaySettings
+from acemath_gateway.shared import open_shared
+from doubles.keys import MemoryKeys
+from doubles.valkey import ValkeyServer
+
+WANTED = KeyRequest(name="a team", scopes=(KeyScope.SOLVE,), quotas=Quotas(requests_per_minute=5))
+
+
+@asynccontextmanager
+async def in_memory(tmp_path):
+    store = MemoryKeys()
+
+    def stop() -> None:
+        store.away = True
+
+    yield store, stop
+
+
+@asynccontextmanager
+async def on_redis(tmp_path):
+    with ValkeyServer(tmp_path) as server:
+        settings = GatewaySettings(registry_root=tmp_path, redis_url=server.url)
+        async with open_shared(settings, DoorMetrics.on(CollectorRegistry())) as shared:
+            yield shared.keys, server.stop
+
+
+@pytest.fixture(params=[in_memory, on_redis], ids=["memory", "redis"])
+def opened(request, tmp_path):
+    return request.param(tmp_path)
+
+
+async def test_a_record_is_read_as_it_was_made(opened):
+    async with opened as (store, _):
+        _, record = draw(WANTED, by="admin-file")
+        assert await store.read(record.id) is None
+        await store.create(record)
+        assert await store.read(record.id) == record
+        assert await store.every() == [record]
+
+
+async def test_an_id_is_given_once(opened):
+    async with opened as (store, _):
+        _, record = draw(WANTED, by="admin-file")
+        await store.create(record)
+        with pytest.raises(Conflict):
+            await store.create(record.model_copy(update={"name": "another"}))
+        await store.revoke(record.id)
+        with pytest.raises(Conflict):
+            await store.create(record.model_copy(update={"name": "another"}))
+
+
+async def test_a_revoked_key_is_listed_and_no_longer_found(opened):
+    async with opened as (store, _):
+        _, record = draw(WANTED, by="admin-file")
+        await store.create(record)
+        revoked = await store.revoke(record.id)
+        assert revoked is not None and revoked.revoked_at is not None
+        assert await store.read(record.id) is None
+        assert await store.every() == [revoked] == [await store.revoke(record.id)]
+        assert await store.revoke("key-0000000000000000") is None
+
+
+async def test_a_store_that_is_away_says_so(opened):
+    async with opened as (store, stop):
+        _, record = draw(WANTED, by="admin-file")
+        stop()
+        for work in (store.read(record.id), store.create(record), store.every(), store.revoke(record.id)):
+            with pytest.raises(Unavailable) as away:
+                await work
+            assert away.value.code is ErrorCode.KEYS_UNAVAILABLE and away.value.retry_after
