@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from acemath_policy.canary import Canary, CanaryMismatch, Tolerance, check
+import pytest
+from prompts.conftest import write_checkpoint
+
+from acemath_policy.canary import Canary, CanaryMismatch, Tolerance, check, check_prompts
+from acemath_prompts import PromptEncoder
 
 IDS = (1, 2, 3)
 
@@ -45,3 +49,28 @@ async def test_over_either_limit_is_a_mismatch(values: list[float]) -> None:
 def test_another_form_cannot_be_compared(document: dict[str, object]) -> None:
     with pytest.raises(CanaryMismatch, match="malformed"):
         Canary.of(document)  # type: ignore[arg-type]
+
+
+TURNS = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "7"}]
+
+
+def told(ids: list[int]) -> Canary:
+    case = {"messages": TURNS, "token_ids": ids, "logprobs": [-1.0] * (len(ids) - 1)}
+    return Canary.of({"cases": [case], "dtype": "bfloat16"})
+
+
+def test_the_prompts_are_the_trainers_or_the_version_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    canary = told(PromptEncoder.from_directory(tmp_path).encode_conversation(TURNS))  # type: ignore[arg-type]
+    check_prompts(canary, tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text().replace("'\n' +", ""))
+    with pytest.raises(CanaryMismatch, match="token ids of the canary's conversation"):
+        check_prompts(canary, tmp_path)
+    template.write_text("{% if %}")
+    with pytest.raises(CanaryMismatch):
+        check_prompts(canary, tmp_path)
+
+
+def test_without_conversations_no_tokenizer_is_read(tmp_path: Path) -> None:
+    check_prompts(canary(-1.0, -2.0), tmp_path / "absent")

@@ -1,70 +1,18 @@
 """The fault matrix: each way a version can be wrong has its own reason, and names its file."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from registry.tiny import SMALL, safetensors_bytes
+from registry.damage import append, flip, list_another, replace_by_link, truncate, with_manifest, with_tensors
 
 from acemath_registry import ModelRef, NotFound, PublishMetadata, Registry, RejectReason, VerificationError
-from acemath_registry.documents import encode, sha256_hex
+from acemath_registry.documents import sha256_hex
 from acemath_registry.manifest import FileEntry, version_of
 
 WEIGHTS, TEMPLATE, MANIFEST = "model.safetensors", "chat_template.jinja", "manifest.json"
 R = RejectReason
-
-
-def flip(path: Path, position: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path, size: int) -> None:
-    os.truncate(path, size if size >= 0 else path.stat().st_size + size)
-
-
-def append(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b" ")
-
-
-def with_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        tensors = dict(SMALL)
-        change(tensors)
-        (directory / WEIGHTS).write_bytes(safetensors_bytes(tensors))
-
-    return damage
-
-
-def with_manifest(change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> Callable[[Path], None]:
-    """Edit the manifest as somebody would who also knows how to seal it again."""
-
-    def damage(directory: Path) -> None:
-        path = directory / "manifest.json"
-        document = json.loads(path.read_text())
-        seal = document.pop("self_sha256")
-        change(document)
-        path.write_bytes(encode({**document, "self_sha256": sha256_hex(encode(document)) if sealed else seal}))
-
-    return damage
-
-
-def replace_by_link(name: str) -> Callable[[Path], None]:
-    def damage(directory: Path) -> None:
-        (directory / name).rename(directory.parent / "elsewhere")
-        (directory / name).symlink_to(directory.parent / "elsewhere")
-
-    return damage
-
-
-def list_another(path: str) -> Callable[[Path], None]:
-    entry = {"path": path, "size": 1, "sha256": "0" * 64}
-    return with_manifest(lambda m: m["files"].append(entry))
 
 
 MATRIX: list[tuple[str, Callable[[Path], object], R, str | None]] = [

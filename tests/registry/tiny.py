@@ -28,6 +28,15 @@ def safetensors_bytes(tensors: Tensors) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + data
 
 
+def read_safetensors(path: Path) -> Tensors:
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    body = data[8 + length :]
+    return {name: (one["dtype"], one["shape"], body[slice(*one["data_offsets"])]) for name, one in header.items()}
+
+
 def write_checkpoint(
     directory: Path, kind: str = "policy", tensors: Tensors = SMALL, *, mark: str = "", shards: bool = False
 ) -> Path:

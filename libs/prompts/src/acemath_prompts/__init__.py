@@ -2,6 +2,15 @@
 
 from acemath_prompts.encoder import PromptEncoder
 from acemath_prompts.growing import GrowingTurn, OpenTurn
+from acemath_prompts.rendering import RenderingMismatch, check_rendering
 from acemath_prompts.template import ChatTemplate, TemplateError
 
-__all__ = ["ChatTemplate", "GrowingTurn", "OpenTurn", "PromptEncoder", "TemplateError"]
+__all__ = [
+    "ChatTemplate",
+    "GrowingTurn",
+    "OpenTurn",
+    "PromptEncoder",
+    "RenderingMismatch",
+    "TemplateError",
+    "check_rendering",
+]

@@ -3,7 +3,10 @@
 The engine is shown fixed token ids and asked how likely it finds each; nothing is sampled, so that batching and
 seeds do not matter. The manifest's `canary` is
 
-    {"cases": [{"token_ids": [t0, …, tk], "logprobs": [log p(t1|t0), …, log p(tk|t0…)]}, …], "dtype": "bfloat16"}
+    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "logprobs": [log p(t1|t0), …, log p(tk|t0…)]}, …],
+     "dtype": "bfloat16"}
+
+`messages` may be left out; with them, the version's tokenizer and chat template must make these ids of them.
 """
 
 from __future__ import annotations
@@ -11,23 +14,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from acemath_core.wire import Turn
+from acemath_prompts import PromptEncoder, TemplateError, check_rendering
 
 MAX_CASES = 32
 MAX_TOKENS = 2048  # of one case
 
 
 class CanaryMismatch(Exception):
-    """The engine's log-probabilities are not the trainer's; the message gives the differences."""
+    """Log-probabilities or prompts are not the trainer's; the message gives the differences."""
 
 
 class CanaryCase(BaseModel):
-    """Token ids and, for each but the first, the natural log-probability that the trainer computed."""
+    """Token ids and, for each but the first, the natural log-probability that the trainer computed.
+
+    Attributes:
+        messages: the conversation whose ids they are; None where that is not checked.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    messages: tuple[Turn, ...] | None = None
     token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=MAX_TOKENS)]
     logprobs: tuple[Annotated[float, Field(le=0.0)], ...]
 
@@ -75,6 +87,22 @@ class TeacherForced(Protocol):
     async def prompt_logprobs(self, token_ids: tuple[int, ...], timeout: float) -> list[float]:
         """log p(token_ids[i + 1] | token_ids[: i + 1]) for every i."""
         ...
+
+
+def check_prompts(canary: Canary, model: Path) -> None:
+    """Whether a checkpoint's tokenizer and chat template are those of the trainer; blocks for a moment.
+
+    The gateway makes this version's prompts by them. Where no case has its conversation, they are not looked at.
+
+    Raises:
+        CanaryMismatch: they make other ids of a conversation of the canary, or cannot be used.
+    """
+    told = [(case.messages, case.token_ids) for case in canary.cases if case.messages]
+    try:
+        if told:
+            check_rendering(PromptEncoder.from_directory(model), told)
+    except (TemplateError, OSError, ValueError) as error:
+        raise CanaryMismatch(str(error)) from error
 
 
 async def check(canary: Canary, engine: TeacherForced, tolerance: Tolerance, timeout: float) -> tuple[float, float]:

@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
-from acemath_policy.canary import CanaryMismatch
+from acemath_policy.canary import Canary, CanaryMismatch, check_prompts
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.server import Launcher, ServerDied
 from acemath_policy.settings import PolicySettings
@@ -89,19 +90,26 @@ class Lift:
                     self._settings.cache_dir / "models",
                     manifest_sha256=slot.member.manifest_sha256,
                 )
+        canary = await asyncio.to_thread(self._canary, slot, slot.model)
         slot.move(SlotState.STAGING, slot.reason)
         taken = {other.server.port for other in self._slots if other.server is not None}
         slot.server = self._launcher.make(slot.ref, slot.model, taken)
         with self._timed("stage"):
             await slot.server.start()
         slot.move(SlotState.WARMING, slot.reason)
-        manifest = await asyncio.to_thread(
-            self._registry.manifest, slot.ref, manifest_sha256=slot.member.manifest_sha256
-        )
         with self._timed("warm"):
-            await slot.server.warm(manifest.canary)
+            await slot.server.warm(canary)
         slot.proved = True
         slot.move(SlotState.READY)
+
+    def _canary(self, slot: VersionSlot, model: Path) -> Canary | None:
+        """The manifest's, once the version's tokenizer and template agree with it: before a server is started."""
+        document = self._registry.manifest(slot.ref, manifest_sha256=slot.member.manifest_sha256).canary
+        if document is None:
+            return None
+        canary = Canary.of(document)
+        check_prompts(canary, model)
+        return canary
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 
 from acemath_policy.canary import Canary, Tolerance, check
 from acemath_policy.metrics import PolicyMetrics
@@ -115,7 +115,7 @@ class PolicyServer:
             await asyncio.sleep(_START_POLL_SECONDS)
         self._tree.remember(now=True)
 
-    async def warm(self, canary: Mapping[str, JsonValue] | None) -> None:
+    async def warm(self, canary: Canary | None) -> None:
         """Make it generate, and compare it with the manifest's canary if there is one; then watch it.
 
         Raises:
@@ -126,7 +126,7 @@ class PolicyServer:
         await self._client.generate(_WARM_PROMPT, _WARM_TOKENS, settings.warm_timeout_seconds)
         if canary is not None:
             tolerance = Tolerance(settings.canary_mean_tolerance, settings.canary_max_tolerance)
-            mean, largest = await check(Canary.of(canary), self._client, tolerance, settings.warm_timeout_seconds)
+            mean, largest = await check(canary, self._client, tolerance, settings.warm_timeout_seconds)
             _log.info("canary passed: mean %.4f, largest %.4f nats", mean, largest)
         self.pulse = self._new_pulse()
         self._watching = asyncio.create_task(self._watch())

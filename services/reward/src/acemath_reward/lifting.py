@@ -17,7 +17,7 @@ from acemath_reward.batcher import Batcher
 from acemath_reward.finishing import to_its_end
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
-from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check
+from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check, check_prompts
 from acemath_reward.settings import RewardSettings
 from acemath_reward.tickets import Engine
 from acemath_reward.versions import SERVING, Served, VersionSlot, load
@@ -91,6 +91,7 @@ class Lift:
             load_it = partial(load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens)
             engine, vocabulary = await to_its_end(asyncio.to_thread(load_it))
         slot.move(SlotState.WARMING, slot.reason)
+        await asyncio.to_thread(check_prompts, vocabulary.encoder, manifest.canary)
         with self._timed("warm"):
             checking = check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
             found = await to_its_end(checking, alive=lambda: self._batcher.alive)

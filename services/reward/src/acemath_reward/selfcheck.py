@@ -2,10 +2,11 @@
 
 The manifest's `canary` of a reward version is
 
-    {"cases": [{"token_ids": [t0, …, tk], "score": s}, …], "dtype": "bfloat16"}
+    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "score": s}, …], "dtype": "bfloat16"}
 
 where `s` is the score that the trainer computed at the last id. A missing tensor, swapped layers or another head move
-scores by more than rounding does; the difference allowed is a share of the range of the canary's own scores.
+scores by more than rounding does; the difference allowed is a share of the range of the canary's own scores. `messages`
+may be left out; with them, the version's tokenizer and chat template must make these ids of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Annotated, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from acemath_core.wire import Turn
+from acemath_prompts import PromptEncoder, check_rendering
 from acemath_reward.ports import LiveSession, PromptGroup, RewardModel, TokenIds
 
 _T = TypeVar("_T")
@@ -39,6 +42,7 @@ class OnEngineThread(Protocol):
 class _Case(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    messages: tuple[Turn, ...] | None = None
     token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=8192)]
     score: float
 
@@ -79,6 +83,22 @@ async def check(
     """
     difference = None if canary is None else await _canary_difference(model, canary, tolerance, run)
     return CheckResult(await _invariant(model, run), difference)
+
+
+def check_prompts(encoder: PromptEncoder, canary: Mapping[str, JsonValue] | None) -> None:
+    """Whether tokenizer and chat template are those of the trainer; blocks for milliseconds.
+
+    Args:
+        encoder: the loaded version's.
+        canary: the manifest's, if it has one.
+
+    Raises:
+        CanaryMismatch: the canary is malformed.
+        TemplateError: they make other ids of a conversation of the canary, or refuse it.
+    """
+    cases = _parse(canary) if canary is not None else ()
+    told = [(case.messages, case.token_ids) for case in cases if case.messages]
+    check_rendering(encoder, told)
 
 
 async def _canary_difference(
