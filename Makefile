@@ -16,7 +16,7 @@ export TORCH_CPU_INDEX
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-dev setup-train run publish solve stop test test-fast test-stack check format lint types layers \
-	bench bench-reward embedded requirements clean distclean
+	bench bench-reward interop embedded requirements clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -81,6 +81,11 @@ bench-reward: setup-dev publish ## the reward engine beside transformers, vLLM a
 	@test -x .local/infinity/bin/python || bench/reward/infinity_env.sh .local/infinity
 	@$(PY) -m bench.reward run "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)" \
 	    --out bench/results/reward-here.json --infinity .local/infinity/bin/python
+
+interop: setup-dev ## schemathesis, LangChain and lm-evaluation-harness against a real gateway process; minutes
+	@for name in schemathesis clients; do test -d .local/interop/$$name || \
+	    bench/interop/env.sh bench/interop/$$name-requirements.txt .local/interop/$$name || exit 1; done
+	@$(PY) -m bench.interop
 
 embedded: setup-train ## make the embedded checkpoints again from nothing (hours; a C++ compiler; GSM8K=train.jsonl)
 	@DS_ACCELERATOR=cpu $(PY) -m acemath_training.embedded.make --work-dir .local/embedded $(if $(GSM8K),--gsm8k "$(GSM8K)")

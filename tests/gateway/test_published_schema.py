@@ -1,5 +1,7 @@
 """`/openapi.json` and the routes agree: a body that one takes the other takes, a body that it refuses is refused."""
 
+import json
+
 import httpx
 import jsonschema
 import pytest
@@ -21,6 +23,7 @@ SOLVE_TAKEN = [
 SOLVE_REFUSED = [
     {"problem": ""},
     {"problem": " "},
+    {"problem": "3 * 8\0?"},
     {"problem": "x" * 40_000},
     {"n": 65},
     {"deadline_seconds": 601},
@@ -45,6 +48,8 @@ CHAT_REFUSED = [
     {"messages": [USER | {"name": "bob"}]},
     {"stop": ["a", "b", "c", "d", "e"]},
     {"stop": ""},
+    {"stop": "a\0"},
+    {"messages": [{"role": "user", "content": "3 * 8\0?"}]},
     {"store": True},
     {"logprobs": 0},
     {"acemath": {"deadline_seconds": 601}},
@@ -98,3 +103,27 @@ async def test_the_document_says_what_this_server_does():
     assert [one["name"] for one in document["paths"][CHAT]["post"]["parameters"]] == ["Idempotency-Key"]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert document["paths"]["/livez"]["get"]["security"] == [] and "security" in document
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_where_there_are_keys_every_path_says_what_is_answered_without_one(tmp_path, keyed):
+    keys = tmp_path / "keys"
+    keys.write_text("k" * 20)
+    keys.chmod(0o600)
+    async with gateway_client(GatewayOnDoubles(settings={"api_keys_file": keys} if keyed else {})) as http:
+        paths = (await _published(http))["paths"]
+    said = {path: set(paths[path]["get"]["responses"]) for path in ("/v1/models", "/v1/releases", "/livez")}
+    assert [{"401", "403"} <= said[path] for path in said] == [keyed, keyed, False]
+    assert {"4XX", "5XX"} <= set(paths[SOLVE]["post"]["responses"])
+
+
+async def test_every_event_of_a_stream_is_one_that_the_document_has():
+    async with gateway_client(GatewayOnDoubles()) as http:
+        document = await _published(http)
+        stream = (await http.post(SOLVE, json={"problem": PROBLEM, "n": 2, "stream": True})).text
+    content = document["paths"][SOLVE]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    kinds = {one["properties"]["event"]["const"]: one["properties"]["data"] for one in content["schema"]["oneOf"]}
+    events = [event.split("\ndata: ") for event in stream.strip().split("\n\n")]
+    assert len(events) == 5
+    for name, data in events:
+        jsonschema.validate(json.loads(data), kinds[name.removeprefix("event: ")]["contentSchema"])

@@ -49,6 +49,17 @@ def _add_keys(document: dict[str, Any], keyed: bool, open_paths: Collection[str]
         if path in open_paths:
             for operation in methods.values():
                 operation["security"] = []
+        elif keyed:
+            for operation in methods.values():
+                _add_refusals(operation["responses"])
+
+
+def _add_refusals(responses: dict[str, Any]) -> None:
+    """What a caller without a key, or with one that may not do this, gets."""
+    if "4XX" not in responses:
+        error = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
+        responses.setdefault("401", {"description": "no key, or an unknown one", "content": error})
+        responses.setdefault("403", {"description": "a key that may not do this", "content": error})
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:

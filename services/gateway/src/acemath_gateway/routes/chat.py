@@ -18,11 +18,13 @@ from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
-from acemath_gateway.routes.schema import chat_schema, json_body
+from acemath_gateway.routes.schema import chat_schema, event_schema, json_body
 from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import Limits
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
+
+_EVENT = event_schema("message", 'a chat.completion.chunk as JSON; {"error": …} in its place; at last [DONE]')
 
 
 def chat_router(limits: Limits) -> APIRouter:
@@ -33,7 +35,7 @@ def chat_router(limits: Limits) -> APIRouter:
         "/v1/chat/completions",
         dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve the last turn of a chat",
-        openapi_extra=json_body(chat_schema(limits), ChatCompletion),
+        openapi_extra=json_body(chat_schema(limits), ChatCompletion, _EVENT),
     )
     async def chat(request: Request) -> Response:
         parts = parts_of(request)

@@ -17,6 +17,7 @@ _KEY = {
     "description": "the same key with the same body gets the first one's answer; refused with stream=true",
     "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
 }
+_CHAR = "[^\\u0000]"  # no text may hold a null character (`routes.body`)
 _TOKENS = "prompt and max_tokens together must fit into the model's context, else 400 context_length_exceeded"
 
 
@@ -24,7 +25,7 @@ def solve_schema(limits: Limits) -> dict[str, Any]:
     """The JSON schema of a body of `/v1/solve` at a gateway with these limits."""
     schema = inlined(SolveRequest)
     fields = schema["properties"]
-    fields["problem"] |= {"maxLength": limits.max_problem_chars, "pattern": "\\S"}
+    fields["problem"] |= {"maxLength": limits.max_problem_chars, "pattern": f"^{_CHAR}*[^\\s\\u0000]{_CHAR}*$"}
     fields["max_tokens"]["description"] = _TOKENS
     _limit_deadline(fields["deadline_seconds"], limits)
     fields["deadline_seconds"]["default"] = limits.default_deadline_seconds
@@ -41,7 +42,20 @@ def chat_schema(limits: Limits) -> dict[str, Any]:
     _limit_deadline(fields["acemath"]["properties"]["deadline_seconds"]["anyOf"][0], limits)
     fields |= _neutral_fields(NEUTRAL)
     fields["messages"]["items"]["properties"] |= _neutral_fields(NEUTRAL_IN_MESSAGE)
+    _without_null_characters(schema)
     return schema
+
+
+def _without_null_characters(node: object) -> None:
+    """Say of every free text below that it holds none."""
+    if isinstance(node, list):
+        for item in node:
+            _without_null_characters(item)
+    elif isinstance(node, dict):
+        if node.get("type") == "string" and not {"enum", "const", "pattern"} & node.keys():
+            node["pattern"] = f"^{_CHAR}*$"
+        for inner in node.values():
+            _without_null_characters(inner)
 
 
 def _limit_deadline(field: dict[str, Any], limits: Limits) -> None:
@@ -54,14 +68,15 @@ def _neutral_fields(neutral: dict[str, tuple[object, ...]]) -> dict[str, Any]:
     return {name: {"enum": [None, *values], "description": said} for name, values in neutral.items()}
 
 
-def json_body(request: dict[str, Any], answer: type[BaseModel]) -> dict[str, Any]:
+def json_body(request: dict[str, Any], answer: type[BaseModel], event: dict[str, Any]) -> dict[str, Any]:
     """`openapi_extra` of a route that takes and gives JSON, or gives server-sent events with `stream=true`.
 
     Args:
         request: the schema of the body.
         answer: what a whole answer is.
+        event: the schema of one event (`event_schema`).
     """
-    ok = {"application/json": {"schema": inlined(answer)}, "text/event-stream": {"schema": {"type": "string"}}}
+    ok = {"application/json": {"schema": inlined(answer)}, "text/event-stream": {"schema": event}}
     return {
         "parameters": [_KEY],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
@@ -71,6 +86,16 @@ def json_body(request: dict[str, Any], answer: type[BaseModel]) -> dict[str, Any
             "5XX": failures("we are at fault, full or not ready"),
         },
     }
+
+
+def event_schema(name: str, data: str | type[BaseModel]) -> dict[str, Any]:
+    """One kind of server-sent event: its name, `message` where none is sent, and its data, in words or as JSON."""
+    if isinstance(data, str):
+        said: dict[str, Any] = {"type": "string", "description": data}
+    else:
+        said = {"type": "string", "contentMediaType": "application/json", "contentSchema": inlined(data)}
+    fields: dict[str, Any] = {"event": {"const": name}, "data": said}
+    return {"type": "object", "properties": fields, "required": ["event", "data"]}
 
 
 def failures(description: str) -> dict[str, Any]:

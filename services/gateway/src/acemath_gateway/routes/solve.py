@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_core.wire import Solution, SolveRequest
+from acemath_core.wire import ErrorBody, Solution, SolveRequest
 from acemath_gateway.admission import Admitted
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
 from acemath_gateway.keys.access import KeyScope, requires
@@ -18,11 +18,28 @@ from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
-from acemath_gateway.routes.schema import json_body, solve_schema
+from acemath_gateway.routes.schema import event_schema, json_body, solve_schema
 from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
-from acemath_gateway.solve_wire import Limits, finished_event, job_of, scored_event, solution_of
+from acemath_gateway.solve_wire import (
+    CandidateFinishedEvent,
+    CandidateScoredEvent,
+    Limits,
+    finished_event,
+    job_of,
+    scored_event,
+    solution_of,
+)
 from acemath_web.context import current_request_id, note_facts
 from acemath_web.errors import error_body
+
+_EVENT = {
+    "oneOf": [
+        event_schema("candidate.finished", CandidateFinishedEvent),
+        event_schema("candidate.scored", CandidateScoredEvent),
+        event_schema("solution", Solution),
+        event_schema("error", ErrorBody),
+    ]
+}
 
 
 def solve_router(limits: Limits) -> APIRouter:
@@ -33,7 +50,7 @@ def solve_router(limits: Limits) -> APIRouter:
         "/v1/solve",
         dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve a problem by best-of-N",
-        openapi_extra=json_body(solve_schema(limits), Solution),
+        openapi_extra=json_body(solve_schema(limits), Solution, _EVENT),
     )
     async def solve(request: Request) -> Response:
         parts = parts_of(request)

@@ -1,0 +1,1 @@
+"""Somebody else's programs against a real gateway process; see README.md."""
