@@ -52,9 +52,12 @@ class Registry:
         """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead."""
         return self._layout.version(ref)
 
-    def manifest(self, ref: ModelRef, *, manifest_sha256: str | None = None) -> Manifest:
-        """A version's manifest. Raises NotFound, VerificationError, StorageError (`verify.read_manifest`)."""
-        return verify.read_manifest(ref, self.path(ref), manifest_sha256=manifest_sha256)
+    def manifest(
+        self, ref: ModelRef, directory: Path | str | None = None, *, manifest_sha256: str | None = None
+    ) -> Manifest:
+        """The manifest of a version, or of a copy of it in `directory`; see `verify.read_manifest` for errors."""
+        where = self.path(ref) if directory is None else Path(directory)
+        return verify.read_manifest(ref, where, manifest_sha256=manifest_sha256)
 
     def verify(
         self,

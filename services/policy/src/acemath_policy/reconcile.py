@@ -15,29 +15,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 
 from acemath_core.wire import Slot, SlotState
 from acemath_policy.lifting import Lift
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings
-from acemath_policy.slots import BRINGING_UP, ENDED, SERVING, VersionSlot
+from acemath_policy.slots import VersionSlot
 from acemath_registry import ModelKind, Registry
 from acemath_registry.following import (
+    BRINGING_UP,
+    ENDED,
+    SERVING,
     SETTLE_SECONDS,
     ChannelFollower,
     Desired,
     Leases,
     Places,
     StatusFile,
+    Versions,
     prune,
+    rounds,
 )
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
-MAX_SERVERS = 2
-_HISTORY = 8  # ended versions that are still shown
 _STABLE_SECONDS = 300.0  # after which an earlier failure is forgotten
 
 
@@ -71,62 +73,50 @@ class Reconciler:
             on_generation=metrics.generation.set,
             on_error=metrics.registry_errors.labels("channel").inc,
         )
-        self._slots: list[VersionSlot] = []
-        self._lift = Lift(settings, registry, launcher, metrics, self._slots)
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
-        self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
+        self._versions = Versions(_begin, self._places, on_activated=metrics.swaps.labels("activated").inc)
+        self._slots = self._versions.living
+        self._lift = Lift(settings, registry, launcher, metrics, self._slots)
         self._status = StatusFile(registry, "policy", settings.instance, metrics.registry_errors.labels("status").inc)
 
     # ------------------------------------------------------------------------------------------------ what others see
 
     def slots(self) -> list[Slot]:
         """Every version, the newest last; ended ones first."""
-        return [slot.wire() for slot in (*self._ended, *self._slots)]
+        return [slot.wire() for slot in self._versions.all()]
 
     def readiness(self) -> Readiness:
         """Whether the active version makes tokens; from what the last rounds saw, at once."""
-        active = next((slot for slot in self._slots if slot.state is SlotState.ACTIVE), None)
+        active = self._versions.active()
         details: dict[str, object] = {"slots": {str(slot.ref): slot.state.value for slot in self._slots}}
         details["waiting"] = self._places.waiting
         if active is None or active.server is None:
-            return Readiness(False, self._why_nothing_serves(), details)
+            return Readiness(False, self._versions.why_nothing_serves(self._reader), details)
         details |= {"active": str(active.ref), "seconds_since_token": round(active.server.pulse.age(), 1)}
         silence = active.silence()
         return Readiness(silence is None, silence or "", details)
-
-    def _why_nothing_serves(self) -> str:
-        desired = self._reader.desired
-        if desired is None:
-            return self._reader.problem or "the channel has not been read yet"
-        slot = self._find(desired)
-        if slot is None:
-            return self._places.waiting or f"{desired.member.ref} waits for a place"
-        return f"{slot.ref} is {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
     async def run(self) -> None:
         """Do rounds until cancelled."""
-        while True:
-            try:
-                await self.round()
-            except Exception:
-                _log.exception("a round failed; the next one starts afresh")
-            await asyncio.sleep(self._settings.poll_seconds)
+        await rounds(self.round, self._settings.poll_seconds)
 
     async def round(self) -> None:
         """One look at everything, and the next step."""
         desired = await self._reader.read()
-        if self._forget_ended(desired):
+        if self._versions.forget_ended(desired):
             await self._prune_copies()
         if desired is not None:
-            self._note_wanted(desired)
+            self._versions.note_wanted(desired)
             self._supersede(desired)
             self._restart_dead()
-            self._switch(desired)
+            self._versions.switch(desired)
             await self._stop_released(desired)
-            await self._bring_up_wanted(desired)
-        self._metrics.set_slots(slot.state for slot in (*self._ended, *self._slots))
+            unused = await self._versions.bring_up_wanted(desired, self._lift.up, self._idle)
+            if unused is not None:
+                self._lift.down(unused, None, at_once=not self._running(unused))
+        self._metrics.set_slots(slot.state for slot in self._versions.all())
         self._metrics.ready.set(self.readiness().ready)
         await self._write_status()
 
@@ -145,30 +135,11 @@ class Reconciler:
         running = [slot.server for slot in self._slots if slot.server is not None and not slot.stopping]
         await asyncio.gather(*(server.stop() for server in running))
 
-    def _find(self, desired: Desired) -> VersionSlot | None:
-        return next((slot for slot in self._slots if slot.member == desired.member), None)
-
-    def _forget_ended(self, desired: Desired | None) -> bool:
-        """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
-        before = len(self._ended), len(self._slots)
-        for slot in [slot for slot in self._slots if slot.state in ENDED and not slot.busy]:
-            current = desired is not None and slot.member == desired.member and slot.generation == desired.generation
-            if slot.state is SlotState.RETIRED or not current:
-                self._slots.remove(slot)
-                self._ended.append(slot)
-        return (len(self._ended), len(self._slots)) != before
-
     async def _prune_copies(self) -> None:
         if any(slot.state is SlotState.VERIFYING for slot in self._slots):
             return
         in_use = [slot.ref for slot in self._slots if slot.model is not None]
         await asyncio.to_thread(prune, self._settings.cache_dir / "models", in_use, self._settings.spare_copies)
-
-    def _note_wanted(self, desired: Desired) -> None:
-        slot = self._find(desired)
-        if slot is not None and slot.state is not SlotState.REJECTED:
-            slot.generation = desired.generation
-            slot.releases.add(desired.release)
 
     def _supersede(self, desired: Desired) -> None:
         """Give up bringing up what the channel no longer names, unless requests may still need it."""
@@ -187,28 +158,21 @@ class Reconciler:
                 slot.move(SlotState.STAGING, cause)
                 self._lift.up(slot)
 
-    def _switch(self, desired: Desired) -> None:
-        """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
-        wanted = self._find(desired)
-        if wanted is None or wanted.state not in SERVING or wanted.stopping:
-            return
-        if wanted.state is not SlotState.ACTIVE:
-            wanted.move(SlotState.ACTIVE)
-            self._metrics.swaps.labels("activated").inc()
-        for slot in self._slots:
-            if slot is not wanted and slot.state in (SlotState.READY, SlotState.ACTIVE):
-                slot.move(SlotState.DRAINING)
-
     async def _stop_released(self, desired: Desired) -> None:
         """Stop what is no longer named, once no gateway needs it and it has been quiet for a while.
 
         One that crashed while it drained is being started again for whoever may still need it; it goes, too. Another
         version must be active, not necessarily the named one: that may be waiting for this place.
         """
-        if not any(slot.state is SlotState.ACTIVE for slot in self._slots):
+        if self._versions.active() is None:
             return
         for slot in self._slots:
-            if slot is self._find(desired) or slot.stopping or slot.state in ENDED or slot.state is SlotState.ACTIVE:
+            if (
+                slot is self._versions.find(desired)
+                or slot.stopping
+                or slot.state in ENDED
+                or slot.state is SlotState.ACTIVE
+            ):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)
             running = self._running(slot)
@@ -222,22 +186,12 @@ class Reconciler:
     def _quiet(self, slot: VersionSlot) -> bool:
         return slot.server is not None and slot.server.pulse.quiet_for() >= self._settings.drain_quiet_seconds
 
-    async def _bring_up_wanted(self, desired: Desired) -> None:
-        """Bring up what is named; where no place is free, one that no gateway ever used may have to go."""
-        living = [slot for slot in self._slots if slot.state not in ENDED or slot.busy]
-        if self._find(desired) is not None or len(living) < MAX_SERVERS:
-            self._places.nobody_waits()
-            if self._find(desired) is None:
-                slot = VersionSlot(desired.member, desired.generation, {desired.release})
-                self._slots.append(slot)
-                self._lift.up(slot)
-            return
-        unused = await self._places.make_room(desired.member.ref, living, self._idle)
-        if unused is not None:
-            self._lift.down(unused, None, at_once=not self._running(unused))
-
     def _running(self, slot: VersionSlot) -> bool:
         return slot.state is SlotState.DRAINING and slot.server is not None
 
     def _idle(self, slot: VersionSlot) -> bool:
         return not self._running(slot) or self._quiet(slot)
+
+
+def _begin(desired: Desired) -> VersionSlot:
+    return VersionSlot(desired.member, desired.generation, {desired.release})

@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from acemath_core.wire import Slot, SlotState
+from acemath_core.wire import Slot
 from acemath_policy.server import PolicyServer
-from acemath_registry import ModelRef, ReleaseMember
-
-_log = logging.getLogger(__name__)
-
-BRINGING_UP = frozenset({SlotState.VERIFYING, SlotState.STAGING, SlotState.WARMING})
-SERVING = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
-ENDED = frozenset({SlotState.RETIRED, SlotState.REJECTED})
+from acemath_registry.following import SERVING, FollowedVersion
 
 
 @dataclass
-class VersionSlot:
+class VersionSlot(FollowedVersion):
     """What the agent knows of one version.
 
     Attributes:
-        member: the version and the digest of its manifest, as the release names it.
-        generation: the last channel generation that named it.
-        releases: ids of the releases that named it.
         model: the verified private copy.
         server: the vLLM server, from staging on.
-        work: the task that brings it up or stops it.
         proved: it has been ready once, so that a failed start is not its own fault.
-        failures: failed starts or crashes in a row.
         stopping: TERM was sent; it takes no more requests.
     """
 
-    member: ReleaseMember
-    generation: int
-    releases: set[str]
-    state: SlotState = SlotState.VERIFYING
-    since: float = field(default_factory=time.time)
-    reason: str | None = None
     model: Path | None = None
     server: PolicyServer | None = None
-    work: asyncio.Task[None] | None = None
     proved: bool = False
-    failures: int = 0
     stopping: bool = False
 
     @property
-    def ref(self) -> ModelRef:
-        """The version."""
-        return self.member.ref
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task is at work on it."""
-        return self.work is not None and not self.work.done()
-
-    @property
     def leaving(self) -> bool:
-        """Whether it is being stopped or has ended: its place is free soon."""
-        return self.stopping or self.state in ENDED
-
-    def move(self, state: SlotState, reason: str | None = None) -> None:
-        """Enter a state; the same state with another reason is no change of state."""
-        if state is not self.state:
-            self.since = time.time()
-            _log.info("%s: %s -> %s", self.ref, self.state, state, extra={"version": str(self.ref), "reason": reason})
-        self.state, self.reason = state, reason
+        """See `FollowedVersion.leaving`."""
+        return self.stopping or super().leaving
 
     def offered(self) -> str | None:
         """The base URL that may be sent requests, None when there is none."""

@@ -14,25 +14,31 @@ several promotions in a row only the last is brought up. Which one goes where bo
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.wire import Slot, SlotState
 from acemath_registry import ModelKind, Registry
-from acemath_registry.following import SETTLE_SECONDS, ChannelFollower, Desired, Leases, Places, StatusFile, prune
+from acemath_registry.following import (
+    BRINGING_UP,
+    SERVING,
+    SETTLE_SECONDS,
+    ChannelFollower,
+    Desired,
+    Leases,
+    Places,
+    StatusFile,
+    Versions,
+    prune,
+    rounds,
+)
 from acemath_reward.batcher import Batcher
 from acemath_reward.lifting import Lift
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader
 from acemath_reward.pulse import EnginePulse
 from acemath_reward.settings import RewardSettings
-from acemath_reward.versions import BRINGING_UP, ENDED, SERVING, VersionSlot
+from acemath_reward.versions import VersionSlot
 from acemath_web.health import Readiness
-
-_log = logging.getLogger(__name__)
-MAX_VERSIONS = 2
-_HISTORY = 8  # ended versions that are still shown
 
 
 class Reconciler:
@@ -68,10 +74,10 @@ class Reconciler:
         )
         self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
         self._pulse = EnginePulse(batcher, settings.stuck_seconds)
-        self._slots: list[VersionSlot] = []
-        self._lift = Lift(settings, registry, load_model, batcher, metrics, self._slots)
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
-        self._ended: deque[VersionSlot] = deque(maxlen=_HISTORY)
+        self._versions = Versions(_begin, self._places, on_activated=metrics.swaps.labels("activated").inc)
+        self._slots = self._versions.living
+        self._lift = Lift(settings, registry, load_model, batcher, metrics, self._slots)
         self._shown: VersionSlot | None = None  # whose figures `model_info` shows
 
     # ------------------------------------------------------------------------------------------------ what others see
@@ -79,7 +85,7 @@ class Reconciler:
     def slots(self) -> list[Slot]:
         """Every version, the newest last; ended ones first."""
         stuck = self._pulse.problem()
-        return [slot.wire(stuck) for slot in (*self._ended, *self._slots)]
+        return [slot.wire(stuck) for slot in self._versions.all()]
 
     def choose(self, version: str | None) -> VersionSlot:
         """The slot that serves a version; None means the active one.
@@ -94,7 +100,9 @@ class Reconciler:
                 return slot
         if not serving and version is None:
             raise Unavailable(
-                f"no version is loaded: {self._why_nothing_serves()}", code=ErrorCode.NOT_READY, retry_after=2
+                f"no version is loaded: {self._versions.why_nothing_serves(self._reader)}",
+                code=ErrorCode.NOT_READY,
+                retry_after=2,
             )
         self._metrics.rejections.labels("not_served").inc()
         served = ", ".join(str(slot.ref) for slot in serving) or "nothing yet"
@@ -111,48 +119,36 @@ class Reconciler:
         stuck = self._pulse.problem()
         if stuck is not None:
             return Readiness(False, stuck, details)
-        if any(slot.state is SlotState.ACTIVE for slot in self._slots):
+        if self._versions.active() is not None:
             return Readiness(True, details=details)
-        return Readiness(False, self._why_nothing_serves(), details)
-
-    def _why_nothing_serves(self) -> str:
-        desired = self._reader.desired
-        if desired is None:
-            return self._reader.problem or "the channel has not been read yet"
-        slot = self._find(desired)
-        if slot is None:
-            return self._places.waiting or f"{desired.member.ref} waits for a place"
-        return f"{slot.ref} is {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
+        return Readiness(False, self._versions.why_nothing_serves(self._reader), details)
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
     async def run(self) -> None:
         """Do rounds until cancelled."""
-        while True:
-            try:
-                await self.round()
-            except Exception:
-                _log.exception("a round failed; the next one starts afresh")
-            await asyncio.sleep(self._settings.poll_seconds)
+        await rounds(self.round, self._settings.poll_seconds)
 
     async def round(self) -> None:
         """One look at everything, and the next step."""
         self._pulse.beat()
         desired = await self._reader.read()
-        if self._forget_ended(desired):
+        if self._versions.forget_ended(desired):
             await self._prune_copies()
         if desired is not None:
-            self._note_wanted(desired)
+            self._versions.note_wanted(desired)
             self._supersede(desired)
-            self._switch(desired)
+            self._versions.switch(desired)
             await self._drop_released(desired)
-            await self._bring_up_wanted(desired)
-        self._metrics.set_versions(slot.state for slot in (*self._ended, *self._slots))
+            unused = await self._versions.bring_up_wanted(desired, self._lift.up, self._quiet)
+            if unused is not None:
+                self._drop(unused)
+        self._metrics.set_versions(slot.state for slot in self._versions.all())
         self._show_active()
         await self._write_status(desired)
 
     def _show_active(self) -> None:
-        active = next((slot for slot in self._slots if slot.state is SlotState.ACTIVE), None)
+        active = self._versions.active()
         if active is None or active.served is None or active is self._shown:
             return
         facts, self._shown = active.served.engine.model.facts(), active
@@ -174,29 +170,10 @@ class Reconciler:
         await asyncio.gather(*works, self._pulse.close(), return_exceptions=True)
         self._slots.clear()
 
-    def _find(self, desired: Desired) -> VersionSlot | None:
-        return next((slot for slot in self._slots if slot.member == desired.member), None)
-
-    def _forget_ended(self, desired: Desired | None) -> bool:
-        """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
-        before = len(self._slots)
-        for slot in [slot for slot in self._slots if slot.state in ENDED and not slot.busy]:
-            current = desired is not None and slot.member == desired.member and slot.generation == desired.generation
-            if slot.state is SlotState.RETIRED or not current:
-                self._slots.remove(slot)
-                self._ended.append(slot)
-        return len(self._slots) != before
-
     async def _prune_copies(self) -> None:
         if not any(slot.state in BRINGING_UP or slot.busy for slot in self._slots):
             keep = [slot.ref for slot in self._slots]
             await asyncio.to_thread(prune, self._settings.cache_dir, keep, self._settings.spare_copies)
-
-    def _note_wanted(self, desired: Desired) -> None:
-        slot = self._find(desired)
-        if slot is not None and slot.state is not SlotState.REJECTED:
-            slot.generation = desired.generation
-            slot.releases.add(desired.release)
 
     def _supersede(self, desired: Desired) -> None:
         """Give up loading what the channel no longer names."""
@@ -206,27 +183,15 @@ class Reconciler:
                 slot.move(SlotState.RETIRED, "superseded")
                 self._metrics.swaps.labels("superseded").inc()
 
-    def _switch(self, desired: Desired) -> None:
-        """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
-        wanted = self._find(desired)
-        if wanted is None or wanted.state not in SERVING or wanted.served is None:
-            return
-        if wanted.state is not SlotState.ACTIVE:
-            wanted.move(SlotState.ACTIVE)
-            self._metrics.swaps.labels("activated").inc()
-        for slot in self._slots:
-            if slot is not wanted and slot.state in (SlotState.READY, SlotState.ACTIVE):
-                slot.move(SlotState.DRAINING)
-
     async def _drop_released(self, desired: Desired) -> None:
         """Drop what is no longer named, once no gateway needs it and it has been quiet for a while.
 
         Another version must be active, not necessarily the named one: that may be waiting for this place.
         """
-        if not any(slot.state is SlotState.ACTIVE for slot in self._slots):
+        if self._versions.active() is None:
             return
         for slot in self._slots:
-            if slot.state is not SlotState.DRAINING or slot is self._find(desired):
+            if slot.state is not SlotState.DRAINING or slot is self._versions.find(desired):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)
             if held is None and not self._quiet(slot):
@@ -236,23 +201,13 @@ class Reconciler:
             else:
                 slot.move(SlotState.DRAINING, held)
 
-    async def _bring_up_wanted(self, desired: Desired) -> None:
-        """Bring up what is named; where no place is free, one that no gateway ever used may have to go."""
-        living = [slot for slot in self._slots if slot.state not in ENDED or slot.busy]
-        if self._find(desired) is not None or len(living) < MAX_VERSIONS:
-            self._places.nobody_waits()
-            if self._find(desired) is None:
-                slot = VersionSlot(desired.member, desired.generation, {desired.release})
-                self._slots.append(slot)
-                self._lift.up(slot)
-            return
-        unused = await self._places.make_room(desired.member.ref, living, self._quiet)
-        if unused is not None:
-            self._drop(unused)
-
     def _quiet(self, slot: VersionSlot) -> bool:
         return slot.quiet_for(self._settings.drain_quiet_seconds)
 
     def _drop(self, slot: VersionSlot) -> None:
         slot.served = None
         slot.move(SlotState.RETIRED)
+
+
+def _begin(desired: Desired) -> VersionSlot:
+    return VersionSlot(desired.member, desired.generation, {desired.release})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,21 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acemath_core.wire import Slot, SlotState
+from acemath_core.wire import Slot
 from acemath_prompts import PromptEncoder
-from acemath_registry import ModelRef, ReleaseMember
+from acemath_registry.following import SERVING, FollowedVersion
 from acemath_reward.activation import Head
 from acemath_reward.encoding import Vocabulary
 from acemath_reward.ports import ModelLoader
 from acemath_reward.rendered import RenderedText
 from acemath_reward.selfcheck import CheckResult
 from acemath_reward.tickets import Engine
-
-_log = logging.getLogger(__name__)
-
-BRINGING_UP = frozenset({SlotState.VERIFYING, SlotState.STAGING, SlotState.WARMING})
-SERVING = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
-ENDED = frozenset({SlotState.RETIRED, SlotState.REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +31,18 @@ class Served:
 
 
 @dataclass
-class VersionSlot:
+class VersionSlot(FollowedVersion):
     """What the service knows of one version.
 
     Attributes:
-        member: the version and the digest of its manifest, as the release names it.
-        generation: the last channel generation that named it.
-        releases: ids of the releases that named it.
         served: what takes calls, from ready on.
-        work: the task that brings it up.
-        failures: failed attempts in a row.
         calls: calls that use it now.
         last_call: monotonic time at which the last call ended.
     """
 
-    member: ReleaseMember
-    generation: int
-    releases: set[str]
-    state: SlotState = SlotState.VERIFYING
-    since: float = field(default_factory=time.time)
-    reason: str | None = None
     served: Served | None = None
-    work: asyncio.Task[None] | None = None
-    failures: int = 0
     calls: int = 0
     last_call: float = field(default_factory=time.monotonic)
-
-    @property
-    def ref(self) -> ModelRef:
-        """The version."""
-        return self.member.ref
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task is at work on it."""
-        return self.work is not None and not self.work.done()
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it has ended: its place is free as soon as no task is at work on it."""
-        return self.state in ENDED
-
-    def move(self, state: SlotState, reason: str | None = None) -> None:
-        """Enter a state; the same state with another reason is no change of state."""
-        if state is not self.state:
-            self.since = time.time()
-            _log.info("%s: %s -> %s", self.ref, self.state, state, extra={"version": str(self.ref), "reason": reason})
-        self.state, self.reason = state, reason
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 """What every service does that follows a channel: read what it names, say how far it is, ask who still needs the old.
 
 channel.py   which version should be active now
+version.py   one version's state
+versions.py  all of them, and what the channel's word means for each
+lifting.py   a version's way to ready, or to rejected
 leases.py    whether a gateway may still use an older one
 places.py    which version goes when the wanted one finds no place
 status.py    this replica's own record
@@ -9,19 +12,31 @@ spares.py    private copies that nothing uses any more
 
 from acemath_registry.following.channel import ChannelFollower, Desired
 from acemath_registry.following.leases import Leases, StatusLeases, Usage, forget_gateway
+from acemath_registry.following.lifting import Lifting, Patience
 from acemath_registry.following.places import SETTLE_SECONDS, Places
 from acemath_registry.following.spares import prune
 from acemath_registry.following.status import StatusFile
+from acemath_registry.following.version import BRINGING_UP, ENDED, SERVING, FollowedVersion
+from acemath_registry.following.versions import MAX_VERSIONS, Versions, rounds
 
 __all__ = [
+    "BRINGING_UP",
+    "ENDED",
+    "MAX_VERSIONS",
+    "SERVING",
     "SETTLE_SECONDS",
     "ChannelFollower",
     "Desired",
+    "FollowedVersion",
     "Leases",
+    "Lifting",
+    "Patience",
     "Places",
     "StatusFile",
     "StatusLeases",
     "Usage",
+    "Versions",
     "forget_gateway",
     "prune",
+    "rounds",
 ]

@@ -1,0 +1,107 @@
+"""A version's way from verifying to ready, or to rejected, as a task: what is tried again, and what is given up."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from acemath_core.wire import SlotState
+from acemath_registry.following.version import SERVING, FollowedVersion
+
+_log = logging.getLogger(__name__)
+V = TypeVar("V", bound=FollowedVersion)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a version is tried.
+
+    Attributes:
+        attempts: failed ones in a row after which it is rejected, if another version serves; else it is tried for ever.
+        backoff_max_seconds: longest wait between two.
+        bad: errors that say the version itself is bad: it is rejected at once.
+        transient: errors that may go away.
+    """
+
+    attempts: int
+    backoff_max_seconds: float
+    bad: tuple[type[Exception], ...]
+    transient: tuple[type[Exception], ...]
+
+
+class Lifting(abc.ABC, Generic[V]):
+    """Brings versions up; each service says how one attempt goes.
+
+    Args:
+        patience: how often a version is tried.
+        versions: every version that lives now; the list itself, which its owner changes.
+        on_rejected: told of each rejection.
+        on_phase: told the name and the seconds of each phase that ended well.
+    """
+
+    def __init__(
+        self,
+        patience: Patience,
+        versions: Sequence[V],
+        *,
+        on_rejected: Callable[[], object],
+        on_phase: Callable[[str, float], object],
+    ) -> None:
+        self._patience, self._versions = patience, versions
+        self._on_rejected, self._on_phase = on_rejected, on_phase
+
+    def up(self, version: V) -> None:
+        """Begin to bring a version up."""
+        version.work = asyncio.create_task(self._bring_up(version))
+
+    @abc.abstractmethod
+    async def _attempt(self, version: V) -> None:
+        """Bring it to ready; raises one of the declared errors when that fails."""
+
+    async def _let_go(self, version: V) -> None:
+        """Free what a failed attempt, or an earlier life, left."""
+
+    def _dispensable(self, version: V) -> bool:
+        """Whether it may be rejected after some failed attempts: another one serves."""
+        return any(other.state in SERVING for other in self._versions if other is not version)
+
+    async def _bring_up(self, version: V) -> None:
+        while True:
+            try:
+                await self._let_go(version)
+                if version.failures:
+                    await asyncio.sleep(min(2.0 ** (version.failures - 1), self._patience.backoff_max_seconds))
+                await self._attempt(version)
+                return
+            except self._patience.bad as error:
+                await self._reject(version, str(error))
+                return
+            except self._patience.transient as error:
+                version.failures += 1
+                version.move(version.state, str(error))
+                _log.warning("%s: attempt %d failed: %s", version.ref, version.failures, error)
+                if version.failures >= self._patience.attempts and self._dispensable(version):
+                    await self._reject(version, str(error))
+                    return
+            except Exception as error:
+                _log.exception("%s: bringing it up failed", version.ref)
+                await self._reject(version, f"{type(error).__name__}; see the log")
+                return
+
+    async def _reject(self, version: V, reason: str) -> None:
+        await self._let_go(version)
+        version.move(SlotState.REJECTED, reason)
+        self._on_rejected()
+        _log.error("%s is rejected: %s", version.ref, reason)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield  # a failed phase is not a duration
+        self._on_phase(phase, time.monotonic() - started)

@@ -1,0 +1,65 @@
+"""One version in a service that follows a channel: its state, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from acemath_core.wire import SlotState
+from acemath_registry.refs import ModelRef
+from acemath_registry.releases import ReleaseMember
+
+_log = logging.getLogger(__name__)
+
+BRINGING_UP = frozenset({SlotState.VERIFYING, SlotState.STAGING, SlotState.WARMING})
+SERVING = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
+ENDED = frozenset({SlotState.RETIRED, SlotState.REJECTED})
+
+
+@dataclass
+class FollowedVersion:
+    """What a service knows of one version; each adds what serves it.
+
+    Attributes:
+        member: the version and the digest of its manifest, as the release names it.
+        generation: the last channel generation that named it.
+        releases: ids of the releases that named it.
+        state: where it is.
+        since: Unix time of the last change of state.
+        reason: why it is there, where there is something to say.
+        work: the task that brings it up (or stops it).
+        failures: failed attempts in a row.
+    """
+
+    member: ReleaseMember
+    generation: int
+    releases: set[str]
+    state: SlotState = SlotState.VERIFYING
+    since: float = field(default_factory=time.time)
+    reason: str | None = None
+    work: asyncio.Task[None] | None = None
+    failures: int = 0
+
+    @property
+    def ref(self) -> ModelRef:
+        """The version."""
+        return self.member.ref
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is at work on it."""
+        return self.work is not None and not self.work.done()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has ended, or is being stopped: its place is free as soon as no task is at work on it."""
+        return self.state in ENDED
+
+    def move(self, state: SlotState, reason: str | None = None) -> None:
+        """Enter a state; the same state with another reason is no change of state."""
+        if state is not self.state:
+            self.since = time.time()
+            _log.info("%s: %s -> %s", self.ref, self.state, state, extra={"version": str(self.ref), "reason": reason})
+        self.state, self.reason = state, reason

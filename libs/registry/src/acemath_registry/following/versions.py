@@ -1,0 +1,123 @@
+"""The versions that one replica has, and what the channel's word means for each: wait, begin, switch, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from acemath_core.wire import SlotState
+from acemath_registry.following.channel import ChannelFollower, Desired
+from acemath_registry.following.places import Places
+from acemath_registry.following.version import ENDED, SERVING, FollowedVersion
+
+_log = logging.getLogger(__name__)
+MAX_VERSIONS = 2
+"""The one that serves and the one that comes."""
+_HISTORY = 8  # ended versions that are still shown
+V = TypeVar("V", bound=FollowedVersion)
+
+
+class Versions(Generic[V]):
+    """The bookkeeping that every service that follows a channel has in common.
+
+    Args:
+        make: makes a version of member, generation and releases; it is verifying.
+        places: says which one goes when the wanted one finds no place.
+        on_activated: told of each switch.
+
+    Attributes:
+        living: versions that have not been forgotten, the newest last.
+    """
+
+    def __init__(self, make: Callable[[Desired], V], places: Places[V], *, on_activated: Callable[[], object]) -> None:
+        self._make, self._places, self._on_activated = make, places, on_activated
+        self.living: list[V] = []
+        self._ended: deque[V] = deque(maxlen=_HISTORY)
+
+    def all(self) -> tuple[V, ...]:
+        """The last that ended, then the living."""
+        return (*self._ended, *self.living)
+
+    def active(self) -> V | None:
+        """The one that the channel named last and that serves."""
+        return next((version for version in self.living if version.state is SlotState.ACTIVE), None)
+
+    def find(self, desired: Desired) -> V | None:
+        """The living version that the channel names."""
+        return next((version for version in self.living if version.member == desired.member), None)
+
+    def why_nothing_serves(self, follower: ChannelFollower) -> str:
+        """For `/readyz`, in words."""
+        desired = follower.desired
+        if desired is None:
+            return follower.problem or "the channel has not been read yet"
+        version = self.find(desired)
+        if version is None:
+            return self._places.waiting or f"{desired.member.ref} waits for a place"
+        return f"{version.ref} is {version.state.value}" + (f": {version.reason}" if version.reason else "")
+
+    def forget_ended(self, desired: Desired | None) -> bool:
+        """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
+        before = len(self.living)
+        for version in [version for version in self.living if version.state in ENDED and not version.busy]:
+            named = desired is not None and version.member == desired.member
+            current = desired is not None and named and version.generation == desired.generation
+            if version.state is SlotState.RETIRED or not current:
+                self.living.remove(version)
+                self._ended.append(version)
+        return len(self.living) != before
+
+    def note_wanted(self, desired: Desired) -> None:
+        """Remember which generation and release named the wanted version last."""
+        version = self.find(desired)
+        if version is not None and version.state is not SlotState.REJECTED:
+            version.generation = desired.generation
+            version.releases.add(desired.release)
+
+    def switch(self, desired: Desired) -> None:
+        """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
+        wanted = self.find(desired)
+        if wanted is None or wanted.state not in SERVING or wanted.leaving:
+            return
+        if wanted.state is not SlotState.ACTIVE:
+            wanted.move(SlotState.ACTIVE)
+            self._on_activated()
+        for version in self.living:
+            if version is not wanted and version.state in (SlotState.READY, SlotState.ACTIVE):
+                version.move(SlotState.DRAINING)
+
+    async def bring_up_wanted(
+        self, desired: Desired, up: Callable[[V], object], quiet: Callable[[V], bool]
+    ) -> V | None:
+        """Bring up what is named; where no place is free, one that no gateway ever used may have to go.
+
+        Args:
+            desired: what is named.
+            up: begins to bring a version up.
+            quiet: whether a version has had nothing to do for a while.
+
+        Returns:
+            The version that is to be stopped now, None for none.
+        """
+        taken = [version for version in self.living if version.state not in ENDED or version.busy]
+        if self.find(desired) is None and len(taken) >= MAX_VERSIONS:
+            return await self._places.make_room(desired.member.ref, taken, quiet)
+        self._places.nobody_waits()
+        if self.find(desired) is None:
+            version = self._make(desired)
+            self.living.append(version)
+            up(version)
+        return None
+
+
+async def rounds(one: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do rounds until cancelled, `seconds` apart; one that fails is logged, and the next starts afresh."""
+    while True:
+        try:
+            await one()
+        except Exception:
+            _log.exception("a round failed; the next one starts afresh")
+        await asyncio.sleep(seconds)

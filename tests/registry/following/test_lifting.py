@@ -1,0 +1,88 @@
+"""What is tried again and what is given up, whatever the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from acemath_core.wire import SlotState
+from acemath_registry import ReleaseMember
+from acemath_registry.following import FollowedVersion, Lifting, Patience
+
+S = SlotState
+
+
+class Bad(Exception):
+    pass
+
+
+class Busy(Exception):
+    pass
+
+
+class Lift(Lifting[FollowedVersion]):
+    """Each attempt does what comes next in `script`: raises it, or is ready."""
+
+    def __init__(self, script: list[Exception | None], versions: list[FollowedVersion]) -> None:
+        self.script, self.rejected, self.phases, self.freed = script, 0, list[str](), 0
+        super().__init__(
+            Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy,)),
+            versions,
+            on_rejected=self._count,
+            on_phase=lambda phase, seconds: self.phases.append(phase),
+        )
+
+    def _count(self) -> None:
+        self.rejected += 1
+
+    async def _let_go(self, version: FollowedVersion) -> None:
+        self.freed += 1
+
+    async def _attempt(self, version: FollowedVersion) -> None:
+        version.move(S.STAGING)
+        with self._timed("stage"):
+            error = self.script.pop(0)
+            if error is not None:
+                raise error
+        version.move(S.READY)
+
+
+def version(state: S = S.VERIFYING) -> FollowedVersion:
+    member = ReleaseMember(name="p", version="s1-aaaaaaaaaaaa", manifest_sha256="a" * 64)
+    return FollowedVersion(member, 1, {"r-1"}, state)
+
+
+@pytest.mark.parametrize(
+    ("script", "other", "state", "reason", "left"),
+    [
+        ([None], None, S.READY, None, 0),
+        ([Busy("no port"), Busy("no port"), Busy("no port"), None], None, S.READY, None, 0),
+        ([Busy("a"), Busy("b"), Busy("c"), None], S.ACTIVE, S.REJECTED, "c", 1),
+        ([Busy("a"), Busy("b"), Busy("c"), None], S.STAGING, S.READY, None, 0),
+        ([Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
+        ([Busy("a"), Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
+        ([KeyError("x"), None], None, S.REJECTED, "KeyError; see the log", 1),
+    ],
+    ids=["good", "tried for ever alone", "given up beside another", "one that comes", "bad", "bad later", "a bug"],
+)
+async def test_tried_again_or_given_up(
+    script: list[Exception | None], other: S | None, state: S, reason: str | None, left: int
+) -> None:
+    versions = [version(), *([version(other)] if other else [])]
+    lift = Lift(script, versions)
+    lift.up(versions[0])
+    assert versions[0].work is not None and versions[0].busy
+    await versions[0].work
+    assert (versions[0].state, versions[0].reason, len(script)) == (state, reason, left)
+    assert lift.rejected == (state is S.REJECTED) and lift.phases == (["stage"] if state is S.READY else [])
+    assert lift.freed >= 1 and versions[0].leaving is (state is S.REJECTED)
+
+
+def test_the_same_state_with_another_reason_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Callable[[], float] = iter([2.0, 3.0]).__next__
+    one = version()
+    monkeypatch.setattr("acemath_registry.following.version.time.time", clock)
+    one.move(S.STAGING)
+    one.move(S.STAGING, "waits")
+    assert (one.since, one.reason) == (2.0, "waits")
