@@ -165,6 +165,9 @@ class StopReason(StrEnum):
 
     COMPLETE = "complete"  # all that were asked for
     GREEDY = "greedy"  # temperature 0 makes one candidate
+    AGREEMENT = "agreement"  # adaptive: the commonest answer will almost surely stay the commonest
+    CANNOT_CHANGE = "cannot_change"  # adaptive: no candidate to come could change the answer
+    SCORE = "score"  # adaptive: a calibrated score says that the answer is almost surely right
     DEADLINE = "deadline"  # the best so far at the deadline
     POLICY_FAILED = "policy_failed"  # the policy's stream broke; what had finished was used
 

@@ -7,8 +7,9 @@ r"""Which candidate is the answer: pure functions over scores and classes of equ
 
 Why the weights are `softmax(s / T)` over the request: a Bradley-Terry reward model is trained on differences only, so
 its logits have no fixed zero. `sigmoid(s)` would let the arbitrary offset decide how much a vote counts against a
-score; a softmax is unchanged when every score moves by the same amount. T is 1: under the model
-`P(i beats j) = sigmoid(s_i - s_j)`, `exp(s)` is then exactly the strength of a candidate.
+score; a softmax is unchanged when every score moves by the same amount. T is 1 unless the reward version was
+calibrated: under the model `P(i beats j) = sigmoid(s_i - s_j)`, `exp(s)` is then exactly the strength of a candidate.
+`acemath eval calibrate` fits T for a version that is surer or less sure than its scores say.
 
 The gate of `best_of_majority` (Di et al., "Best-of-Majority", arXiv 2510.03199): an answer passes with at least the
 share `GATE` of all candidates, those without an answer counted; where no answer reaches it, with as many votes as the
@@ -31,10 +32,11 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from acemath_core.calibration import Calibration
 from acemath_core.wire import Selection
 
 TEMPERATURE = 1.0
-"""Of the softmax that turns scores into the weights of votes."""
+"""Of the softmax that turns scores into the weights of votes, where no calibration says otherwise."""
 
 GATE = 0.25
 """Share of the candidates with which an answer is frequent: two votes of 8, four of 16."""
@@ -110,7 +112,14 @@ def best_of_majority(candidates: Sequence[C], gate: float = GATE) -> C:
     return min((c for members in eligible if len(members) >= votes for c in members), key=_rank)
 
 
-def rivals(selection: Selection, candidates: Sequence[C], winner: int) -> Overturns:
+def temperature_of(calibration: Calibration | None) -> float:
+    """The temperature of votes with scores that were calibrated so, or were not."""
+    return TEMPERATURE if calibration is None else calibration.temperature
+
+
+def rivals(
+    selection: Selection, candidates: Sequence[C], winner: int, temperature: float = TEMPERATURE
+) -> Overturns:
     """Whether some losing classes, were they one answer, could take the victory of class `winner` or tie with it.
 
     For a selection that looks at no answers it is never so. More classes can never overturn less.
@@ -120,20 +129,21 @@ def rivals(selection: Selection, candidates: Sequence[C], winner: int) -> Overtu
     classes = _by_class(candidates)
     if selection is Selection.BEST_OF_MAJORITY:
         return _overturns_gate(classes, winner, GATE * len(candidates))
-    weight = _WEIGHTS[selection](candidates)
+    weight = _count(candidates) if selection is Selection.MAJORITY else _softmax(candidates, temperature)
     return lambda group: math.fsum(weight(classes[one]) for one in group) >= weight(classes[winner])
 
 
-def select(selection: Selection, candidates: Sequence[C]) -> C:
-    """The candidate that `selection` chooses.
+def select(selection: Selection, candidates: Sequence[C], temperature: float = TEMPERATURE) -> C:
+    """The candidate that `selection` chooses; `temperature` is of weighted votes.
 
     Raises:
         ValueError: there is no candidate that it could choose.
     """
+    if selection is Selection.WEIGHTED_VOTE:
+        return weighted_vote(candidates, temperature)
     chooser: dict[Selection, Callable[[Sequence[C]], C]] = {
         Selection.BEST_OF_N: best_of_n,
         Selection.MAJORITY: majority,
-        Selection.WEIGHTED_VOTE: weighted_vote,
         Selection.BEST_OF_MAJORITY: best_of_majority,
     }
     return chooser[selection](candidates)
