@@ -25,6 +25,7 @@ from acemath_gateway.solver import Solver
 from acemath_web.health import Readiness
 from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.quotas import MemoryQuotas
 from doubles.stores import MemoryIdempotency, MemoryLimit
 
 PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
@@ -56,6 +57,7 @@ class GatewayOnDoubles:
     limit: MemoryLimit = field(default_factory=MemoryLimit)
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
     keys: MemoryKeys = field(default_factory=MemoryKeys)
+    quotas: MemoryQuotas = field(default_factory=MemoryQuotas)
     admin_key: str | None = None
     serving: bool = True
     state: ReadyState | None = None
@@ -83,10 +85,20 @@ class GatewayOnDoubles:
             metrics=metrics,
         )
         if self.redis_url is None:
-            yield Backends(solver, self.limit, self.idempotency, self._serving, self._readiness, keys=self.keys)
+            yield Backends(
+                solver, self.limit, self.idempotency, self._serving, self._readiness, keys=self.keys, quotas=self.quotas
+            )
             return
         async with open_shared(settings, door) as shared:
-            yield Backends(solver, shared.limit, shared.idempotency, self._serving, self._readiness, keys=shared.keys)
+            yield Backends(
+                solver,
+                shared.limit,
+                shared.idempotency,
+                self._serving,
+                self._readiness,
+                keys=shared.keys,
+                quotas=shared.quotas,
+            )
 
     def _serving(self):
         return self.release.target if self.serving else None
@@ -137,3 +149,12 @@ async def eventually(condition, seconds: float = 3.0) -> None:
             return
         await asyncio.sleep(0.01)
     assert condition()
+
+
+async def eventually_true(ask, seconds: float = 3.0) -> None:
+    """Wait until `await ask()` is true, at most `seconds`."""
+    for _ in range(int(seconds / 0.01)):
+        if await ask():
+            return
+        await asyncio.sleep(0.01)
+    assert await ask()

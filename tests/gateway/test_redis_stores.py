@@ -11,6 +11,7 @@ from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, Unavailab
 from acemath_gateway.adapters import redis_limit, redis_link, redis_store
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_link import RedisLink, StoreAway
+from acemath_gateway.adapters.redis_quota import RedisQuotaStore
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore
 from acemath_gateway.ports import LimitOutcome, Stored
 from acemath_gateway.shared import SharedStores, running
@@ -45,6 +46,7 @@ async def stores(
         RedisIdempotencyStore(link, ttl_seconds=60),
         redis_store.RedisLeaseStore(link, instance=instance),
         RedisKeyStore(link),
+        RedisQuotaStore(link),
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(link.close)

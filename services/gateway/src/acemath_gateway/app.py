@@ -15,7 +15,10 @@ from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
 from acemath_gateway.keys.book import KeyBook
+from acemath_gateway.keys.door import QuotaDoor
+from acemath_gateway.keys.quotas import QuotaStore
 from acemath_gateway.keys.store import KeyStore
+from acemath_gateway.keys.told import QuotaHeadersMiddleware
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.promotion import ChannelChanges
@@ -52,6 +55,7 @@ class Backends:
         serving: the release that new requests get, or None while there is none.
         readiness: the cached verdict on that release.
         keys: where API keys are kept.
+        quotas: where their use is counted.
     """
 
     solver: Runs
@@ -60,6 +64,7 @@ class Backends:
     serving: Callable[[], ReleaseTarget | None]
     readiness: Callable[[], Readiness]
     keys: KeyStore
+    quotas: QuotaStore
 
 
 BackendsFactory = Callable[[GatewaySettings, GatewayMetrics, DoorMetrics], AbstractAsyncContextManager[Backends]]
@@ -116,6 +121,7 @@ def create_app(
         open_paths=_OPEN_PATHS,
         loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
+    app.add_middleware(QuotaHeadersMiddleware)
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
     return app
 
@@ -139,7 +145,7 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
         metrics=door,
     )
     return Parts(
-        service=SolveService(admission, backends.solver),
+        service=SolveService(admission, backends.solver, QuotaDoor(backends.quotas)),
         once=Once(backends.idempotency, door.idempotency),
         limits=_limits(settings),
         metrics=metrics,

@@ -67,7 +67,15 @@ async def open_backends(
             encoders=encoders,
             metrics=metrics,
         )
-        yield Backends(solver, shared.limit, shared.idempotency, tracker.current, tracker.readiness, keys=shared.keys)
+        yield Backends(
+            solver,
+            shared.limit,
+            shared.idempotency,
+            tracker.current,
+            tracker.readiness,
+            keys=shared.keys,
+            quotas=shared.quotas,
+        )
 
 
 def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:

@@ -16,6 +16,7 @@ from typing import Literal
 from acemath_core.deadline import Deadline
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import DegradedReason, FinishReason, Priority, Selection, StopReason
+from acemath_gateway.keys.records import KeyCaller
 from acemath_gateway.ports import ReleaseTarget
 
 
@@ -37,6 +38,7 @@ class SolveJob:
         deadline: when an answer must have left; the best so far is given then.
         priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
+        caller: whose quotas it is charged to; None for nobody's.
     """
 
     id: str
@@ -52,6 +54,7 @@ class SolveJob:
     deadline: Deadline
     priority: Priority = Priority.DEFAULT
     asked: float = field(default_factory=time.monotonic)
+    caller: KeyCaller | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ class RejectionReason(StrEnum):
     INVALID = "invalid"
     TOO_LARGE = "too_large"
     UNAUTHENTICATED = "unauthenticated"
+    KEYS = "keys"  # a key cannot be looked up now
+    QUOTA = "quota"
     IDEMPOTENCY = "idempotency"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
 from acemath_gateway.adapters.redis_link import RedisLink
+from acemath_gateway.adapters.redis_quota import RedisQuotaStore
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore, RedisLeaseStore
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.settings import GatewaySettings
@@ -27,6 +28,7 @@ class SharedStores:
     idempotency: RedisIdempotencyStore
     leases: RedisLeaseStore
     keys: RedisKeyStore
+    quotas: RedisQuotaStore
 
 
 @asynccontextmanager
@@ -47,6 +49,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
         idempotency=RedisIdempotencyStore(link, ttl_seconds=settings.idempotency_ttl_seconds),
         leases=RedisLeaseStore(link, instance=settings.instance),
         keys=RedisKeyStore(link),
+        quotas=RedisQuotaStore(link),
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(link.close)
@@ -55,6 +58,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
         await stack.enter_async_context(running("watch redis", link.watch()))
         await stack.enter_async_context(running("keep holds", stores.limit.keep()))
         await stack.enter_async_context(running("keep claims", stores.idempotency.keep()))
+        await stack.enter_async_context(running("keep quotas", stores.quotas.keep()))
         yield stores
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from acemath_core.admin import KeyScope
 from acemath_core.errors import Forbidden, Unauthenticated
 from acemath_web.auth import Caller, identity_of
+from acemath_web.context import note_facts
 
-__all__ = ["ADMIN_CALLER", "ANYBODY", "FILE_CALLER", "USER_SCOPES", "KeyScope", "requires"]
+__all__ = ["ADMIN_CALLER", "ANYBODY", "FILE_CALLER", "USER_SCOPES", "KeyScope", "MaySolve", "requires"]
 
 
 USER_SCOPES: frozenset[str] = frozenset({KeyScope.SOLVE, KeyScope.JOBS})
@@ -43,7 +45,12 @@ def requires(scope: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
     return caller_with_scope
 
 
+MaySolve = Annotated[Caller, Depends(requires(KeyScope.SOLVE))]
+"""The caller of a route that solves."""
+
+
 def _checked(caller: Caller, scope: KeyScope) -> Caller:
+    note_facts(key_id=caller.id)
     if scope not in caller.scopes:
         raise Forbidden(f"this API key lacks the scope {scope.value!r}; ask an administrator for a key that has it")
     return caller

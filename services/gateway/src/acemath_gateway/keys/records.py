@@ -49,6 +49,11 @@ class KeyRecord(KeyInfo):
         return KeyCaller(self.id, frozenset(self.scopes), self.quotas)
 
 
+def payer(caller: Caller) -> KeyCaller | None:
+    """Whose quotas a caller's requests are charged to; None when it has none."""
+    return caller if isinstance(caller, KeyCaller) and caller.quotas else None
+
+
 def draw(request: KeyRequest, by: str) -> tuple[str, KeyRecord]:
     """A new key and its record.
 

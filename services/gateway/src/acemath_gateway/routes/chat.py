@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from acemath_core.errors import ServiceError
 from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
 from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neutral
 from acemath_gateway.jobs import SolveJob
-from acemath_gateway.keys.access import KeyScope, requires
+from acemath_gateway.keys.access import MaySolve
+from acemath_gateway.keys.records import payer
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
@@ -33,14 +35,13 @@ def chat_router(limits: Limits) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
-        dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve the last turn of a chat",
         openapi_extra=json_body(chat_schema(limits), ChatCompletion, _EVENT),
     )
-    async def chat(request: Request) -> Response:
+    async def chat(request: Request, caller: MaySolve) -> Response:
         parts = parts_of(request)
         body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
-        job = chat_job(body, current_request_id() or "", parts.limits)
+        job = replace(chat_job(body, current_request_id() or "", parts.limits), caller=payer(caller))
         note_facts(n=job.n, selection=job.selection, stream=bool(body.stream))
         key = idempotency_key(request, stream=bool(body.stream))
         if body.stream:

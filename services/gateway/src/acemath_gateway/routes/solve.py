@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import ErrorBody, Solution, SolveRequest
 from acemath_gateway.admission import Admitted
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
-from acemath_gateway.keys.access import KeyScope, requires
+from acemath_gateway.keys.access import MaySolve
+from acemath_gateway.keys.records import payer
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
@@ -48,14 +50,13 @@ def solve_router(limits: Limits) -> APIRouter:
 
     @router.post(
         "/v1/solve",
-        dependencies=[Depends(requires(KeyScope.SOLVE))],
         summary="Solve a problem by best-of-N",
         openapi_extra=json_body(solve_schema(limits), Solution, _EVENT),
     )
-    async def solve(request: Request) -> Response:
+    async def solve(request: Request, caller: MaySolve) -> Response:
         parts = parts_of(request)
         body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
-        job = job_of(body, current_request_id() or "", parts.limits)
+        job = replace(job_of(body, current_request_id() or "", parts.limits), caller=payer(caller))
         note_facts(n=job.n, selection=job.selection, stream=body.stream)
         key = idempotency_key(request, stream=body.stream)
         if body.stream:

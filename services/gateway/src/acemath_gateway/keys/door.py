@@ -1,0 +1,80 @@
+"""What a key may use: requests a minute, generated tokens a minute, candidates being made at once.
+
+    SolveService ──► QuotaDoor.charged  ──► QuotaStore.enter   a request of the bucket, and the candidates it may make
+                          the block                              (429 when there is none)
+                     ◄── its end         ──► QuotaStore.leave   the tokens that were generated, off the other bucket
+
+Both buckets hold a minute's worth and fill at that rate. How many tokens a request generates is known afterwards: it is
+let in while the bucket holds any, then pays what it used, and the bucket may be in debt until it has filled up again.
+Every generated token counts, of candidates that lost and of requests that were broken off too, as soon as a candidate
+is complete. A request that was not started (503, and the caller left while it waited) gives its place in the first
+bucket back; an answer that is replayed for its Idempotency-Key costs nothing. Whatever waits for places at the door
+counts as being made: a caller cannot fill the queue with what it may not run.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from acemath_core.admin import Quotas
+from acemath_core.errors import ErrorCode, InvalidRequest, QuotaExceeded
+from acemath_gateway.jobs import SolveJob
+from acemath_gateway.keys.quotas import Bill, QuotaKind, QuotaStore, Visit
+from acemath_gateway.keys.told import tell_bill
+
+
+class QuotaDoor:
+    """Charges jobs to the keys that asked for them.
+
+    Args:
+        store: where keys' use is counted.
+    """
+
+    def __init__(self, store: QuotaStore) -> None:
+        self._store = store
+
+    @asynccontextmanager
+    async def charged(self, job: SolveJob, sequences: int) -> AsyncIterator[Bill]:
+        """A place in the quotas of the job's caller for the length of the block; tell the bill every event.
+
+        Raises:
+            InvalidRequest: more sequences than the key may ever have in flight.
+            QuotaExceeded: (`requests_…`, `tokens_…`, `sequences_quota_exceeded`, with `Retry-After`) not now.
+            Unavailable: as `QuotaStore.enter`.
+        """
+        caller = job.caller
+        if caller is None or not caller.quotas:
+            yield Bill()
+            return
+        _check_possible(caller.quotas, sequences)
+        visit = Visit(uuid.uuid4().hex, caller.id, caller.quotas, sequences, job.deadline)
+        standing = await self._store.enter(visit)
+        bill = Bill(caller.quotas, standing)
+        tell_bill(bill)
+        if standing is not None and standing.refused is not None:
+            raise _refusal(caller.quotas, standing.refused, standing.retry_seconds)
+        try:
+            yield bill
+        finally:
+            self._store.leave(visit, tokens=bill.tokens, started=bill.started)
+
+
+def _check_possible(quotas: Quotas, sequences: int) -> None:
+    most = quotas.sequences_in_flight
+    if most is not None and sequences > most:
+        raise InvalidRequest(f"this API key may have at most {most} candidates in flight; ask for fewer", param="n")
+
+
+def _refusal(quotas: Quotas, kind: QuotaKind, retry_seconds: float) -> QuotaExceeded:
+    said, code = {
+        QuotaKind.REQUESTS: (f"{quotas.requests_per_minute} requests a minute", ErrorCode.REQUESTS_QUOTA_EXCEEDED),
+        QuotaKind.TOKENS: (f"{quotas.tokens_per_minute} generated tokens a minute", ErrorCode.TOKENS_QUOTA_EXCEEDED),
+        QuotaKind.SEQUENCES: (f"{quotas.sequences_in_flight} candidates in flight", ErrorCode.SEQUENCES_QUOTA_EXCEEDED),
+    }[kind]
+    return QuotaExceeded(
+        f"this API key's quota of {said} is used up; try again after the time in Retry-After",
+        code=code,
+        retry_after=retry_seconds,
+    )
