@@ -15,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from acemath_gateway.adapters.redis_jobs import RedisJobStore
+from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.app import Backends, create_app
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
@@ -25,7 +27,6 @@ from acemath_gateway.solver import Solver
 from acemath_web.health import Readiness
 from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
-from doubles.quotas import MemoryQuotas
 from doubles.stores import MemoryIdempotency, MemoryLimit
 
 PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
@@ -57,7 +58,6 @@ class GatewayOnDoubles:
     limit: MemoryLimit = field(default_factory=MemoryLimit)
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
     keys: MemoryKeys = field(default_factory=MemoryKeys)
-    quotas: MemoryQuotas = field(default_factory=MemoryQuotas)
     admin_key: str | None = None
     serving: bool = True
     state: ReadyState | None = None
@@ -85,8 +85,9 @@ class GatewayOnDoubles:
             metrics=metrics,
         )
         if self.redis_url is None:
+            jobs = unreachable_jobs(settings)
             yield Backends(
-                solver, self.limit, self.idempotency, self._serving, self._readiness, keys=self.keys, quotas=self.quotas
+                solver, self.limit, self.idempotency, self._serving, self._readiness, jobs=jobs, keys=self.keys
             )
             return
         async with open_shared(settings, door) as shared:
@@ -96,8 +97,8 @@ class GatewayOnDoubles:
                 shared.idempotency,
                 self._serving,
                 self._readiness,
+                jobs=shared.jobs,
                 keys=shared.keys,
-                quotas=shared.quotas,
             )
 
     def _serving(self):
@@ -105,6 +106,12 @@ class GatewayOnDoubles:
 
     def _readiness(self) -> Readiness:
         return Readiness(self.serving, "" if self.serving else "no release")
+
+
+def unreachable_jobs(settings: GatewaySettings) -> RedisJobStore:
+    """The real store on a link that was never connected: jobs are an error, and nothing is asked of any network."""
+    link = RedisLink("redis://127.0.0.1:1/0", timeout_seconds=1, on_change=lambda up: None)
+    return RedisJobStore(link, settings.job_rules(), instance="test")
 
 
 class _Server(uvicorn.Server):

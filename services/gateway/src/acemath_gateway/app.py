@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.jobqueue.assembly import open_jobs
+from acemath_gateway.jobqueue.metrics import JobMetrics
+from acemath_gateway.jobqueue.store import JobStore
 from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
 from acemath_gateway.keys.book import KeyBook
-from acemath_gateway.keys.door import QuotaDoor
-from acemath_gateway.keys.quotas import QuotaStore
 from acemath_gateway.keys.store import KeyStore
-from acemath_gateway.keys.told import QuotaHeadersMiddleware
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.promotion import ChannelChanges
@@ -27,6 +27,7 @@ from acemath_gateway.routes.admin_keys import admin_keys_router
 from acemath_gateway.routes.admin_parts import AdminParts
 from acemath_gateway.routes.admin_releases import admin_releases_router
 from acemath_gateway.routes.chat import chat_router
+from acemath_gateway.routes.jobs import jobs_router
 from acemath_gateway.routes.models import models_router
 from acemath_gateway.routes.once import Once
 from acemath_gateway.routes.page import page_router
@@ -54,8 +55,8 @@ class Backends:
         idempotency: one answer for one key.
         serving: the release that new requests get, or None while there is none.
         readiness: the cached verdict on that release.
+        jobs: where jobs are kept.
         keys: where API keys are kept.
-        quotas: where their use is counted.
     """
 
     solver: Runs
@@ -63,8 +64,8 @@ class Backends:
     idempotency: IdempotencyStore
     serving: Callable[[], ReleaseTarget | None]
     readiness: Callable[[], Readiness]
+    jobs: JobStore
     keys: KeyStore
-    quotas: QuotaStore
 
 
 BackendsFactory = Callable[[GatewaySettings, GatewayMetrics, DoorMetrics], AbstractAsyncContextManager[Backends]]
@@ -87,6 +88,7 @@ def create_app(
     """
     registry, state = CollectorRegistry(), ReadyState()
     internal = settings.internal_key()
+    job_metrics = JobMetrics.on(registry)
     metrics, door, limits = GatewayMetrics.on(registry), DoorMetrics.on(registry), _limits(settings)
 
     @asynccontextmanager
@@ -96,8 +98,11 @@ def create_app(
             app.state.admin = AdminParts(opened.keys, book, ChannelChanges(Registry(settings.registry_root)))
             book.opened(opened.keys)
             state.opened(opened.readiness)
-            with during(state):
-                yield
+            parts: Parts = app.state.parts
+            async with open_jobs(settings, opened.jobs, parts, lambda: state.verdict().ready, job_metrics) as jobs:
+                app.state.jobs = jobs
+                with during(state):
+                    yield
 
     book = _key_book(settings, admin_key)
     app = create_service(
@@ -105,6 +110,7 @@ def create_app(
         routers=(
             solve_router(limits),
             chat_router(limits),
+            jobs_router(limits),
             models_router(),
             admin_keys_router(),
             admin_releases_router(),
@@ -121,7 +127,6 @@ def create_app(
         open_paths=_OPEN_PATHS,
         loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
-    app.add_middleware(QuotaHeadersMiddleware)
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
     return app
 
@@ -145,7 +150,7 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
         metrics=door,
     )
     return Parts(
-        service=SolveService(admission, backends.solver, QuotaDoor(backends.quotas)),
+        service=SolveService(admission, backends.solver),
         once=Once(backends.idempotency, door.idempotency),
         limits=_limits(settings),
         metrics=metrics,

@@ -73,8 +73,8 @@ async def open_backends(
             shared.idempotency,
             tracker.current,
             tracker.readiness,
+            jobs=shared.jobs,
             keys=shared.keys,
-            quotas=shared.quotas,
         )
 
 

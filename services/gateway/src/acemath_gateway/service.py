@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from acemath_core.deadline import Deadline
 from acemath_core.errors import InternalError
 from acemath_gateway.admission import Admission, Admitted
 from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
-from acemath_gateway.keys.door import QuotaDoor
+
+_LONGEST_WAIT_SECONDS = 600.0  # for places, of what nobody waits for; the door's own bound is at most that
 
 
 class Runs(Protocol):
@@ -35,11 +38,10 @@ class SolveService:
     Args:
         admission: the door.
         solver: does the work.
-        quotas: charges it to the keys that ask.
     """
 
-    def __init__(self, admission: Admission, solver: Runs, quotas: QuotaDoor) -> None:
-        self._admission, self._solver, self._quotas = admission, solver, quotas
+    def __init__(self, admission: Admission, solver: Runs) -> None:
+        self._admission, self._solver = admission, solver
 
     async def events(self, job: SolveJob) -> AsyncGenerator[Admitted | SolveEvent, None]:
         """`Admitted` once the job has its places, then its events; closing the generator cancels it.
@@ -47,15 +49,10 @@ class SolveService:
         Raises:
             ServiceError: whatever the door or the solver raises.
         """
-        async with (
-            self._quotas.charged(job, cost(job)) as bill,
-            self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted,
-        ):
-            bill.see(admitted)
+        async with self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted:
             yield admitted
             async with aclosing(self._solver.run(job)) as run:
                 async for event in run:
-                    bill.see(event)
                     yield event
 
     async def solve(self, job: SolveJob) -> Solved:
@@ -74,6 +71,21 @@ class SolveService:
         if outcome is None:
             raise InternalError("the solver ended without an outcome; this is a bug")
         return Solved(outcome, queue_seconds)
+
+    async def solve_from_queue(self, job: SolveJob, seconds: float) -> Solved:
+        """The outcome of a job that nobody waits for: it has its `seconds` from when it has its places.
+
+        Raises:
+            ServiceError: whatever the door or the solver raises.
+        """
+        asked = Deadline.after(_LONGEST_WAIT_SECONDS + seconds)
+        async with self._admission.enter(job.id, cost(job), asked, job.priority) as admitted:
+            begun = replace(job, deadline=Deadline.after(seconds), asked=time.monotonic())
+            async with aclosing(self._solver.run(begun)) as run:
+                async for event in run:
+                    if isinstance(event, Outcome):
+                        return Solved(event, admitted.queue_seconds)
+        raise InternalError("the solver ended without an outcome; this is a bug")
 
 
 def cost(job: SolveJob) -> int:

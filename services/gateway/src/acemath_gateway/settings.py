@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
+from acemath_gateway.jobqueue.settings import JobSettings
 
 Urls = Annotated[tuple[str, ...], NoDecode]
 
@@ -22,7 +23,7 @@ def _replica_name(values: dict[str, Any]) -> str:
     return f"{socket.gethostname()[:48]}-{values.get('port', 0)}"
 
 
-class GatewaySettings(HttpServiceSettings):
+class GatewaySettings(JobSettings, HttpServiceSettings):
     """Everything that can be set about a gateway; every field has its unit in its name or description."""
 
     model_config = settings_config("ACEMATH_GATEWAY__")

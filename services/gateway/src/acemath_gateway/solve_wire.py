@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from dataclasses import replace
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest
@@ -12,6 +13,7 @@ from acemath_core.wire import (
     MAX_SEED,
     CompletionTokensDetails,
     FinishReason,
+    Priority,
     ServedModels,
     Solution,
     SolvedCandidate,
@@ -100,6 +102,20 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         deadline=limits.deadline(asked, "deadline_seconds"),
         priority=request.priority,
     )
+
+
+def batch_job_of(request: SolveRequest, request_id: str, limits: Limits) -> tuple[SolveJob, float]:
+    """The job that a line of a file asks for, and the seconds that it has once it has its places.
+
+    Raises:
+        InvalidRequest: as `job_of`; or it is to be streamed, or to be more urgent than jobs are.
+    """
+    if request.stream:
+        raise InvalidRequest("stream: nobody listens to a job; leave it out, and follow its events", param="stream")
+    if "priority" in request.model_fields_set and request.priority is not Priority.BATCH:
+        raise InvalidRequest("priority: jobs are always batch; leave it out", param="priority")
+    job = replace(job_of(request, request_id, limits), priority=Priority.BATCH)
+    return job, job.deadline.remaining()
 
 
 def random_seed() -> int:

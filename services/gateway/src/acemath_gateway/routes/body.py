@@ -23,6 +23,7 @@ from acemath_web.errors import from_validation
 Model = TypeVar("Model", bound=BaseModel)
 Fields = dict[str, object]
 
+JSON_KIND = "application/json"
 _BODY_SECONDS = 15.0
 _MAX_DEPTH = 16  # the deepest body that we know is messages → turn → parts → part → text
 _MAX_VALUES = 10_000  # a chat of 256 turns, each in ten pieces
@@ -70,8 +71,25 @@ async def read_fields(request: Request, known: Collection[str] | None = None) ->
         TooLarge: the body is over the service's limit.
         ClientGone: the caller left before the body was here.
     """
-    _check_kind(request)
-    fields = _parse(await _whole(request))
+    _, raw = await read_raw(request, (JSON_KIND,))
+    return fields_in(raw, known)
+
+
+async def read_raw(request: Request, kinds: Collection[str]) -> tuple[str, bytes]:
+    """The body's content type, one of `kinds`, and its bytes.
+
+    Raises:
+        InvalidRequest: it is of another kind, or does not come in time.
+        TooLarge: it is over the service's limit.
+        ClientGone: the caller left before it was here.
+    """
+    kind = _checked_kind(request, kinds)
+    return kind, await _whole(request)
+
+
+def fields_in(raw: bytes, known: Collection[str] | None = None) -> Fields:
+    """The JSON object in `raw`; as `read_fields` of one that is here already."""
+    fields = _parse(raw)
     if not isinstance(fields, dict):
         raise InvalidRequest('the body must be a JSON object such as {"problem": "…"}', param="body")
     if known is not None:
@@ -92,13 +110,13 @@ def validated(model: type[Model], fields: Fields) -> Model:
         raise from_validation(error.errors(include_url=False, include_input=False)) from error
 
 
-def _check_kind(request: Request) -> None:
-    """Refuse what says of itself that it is something else than plain JSON in UTF-8."""
+def _checked_kind(request: Request, kinds: Collection[str]) -> str:
+    """The content type; refuses what says of itself that it is something else than plain JSON in UTF-8."""
     kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    if kind.strip() != "application/json":
-        raise InvalidRequest(
-            "the content-type must be application/json; send the body as UTF-8 JSON", param="content-type"
-        )
+    kind = kind.strip()
+    if kind not in kinds:
+        named = " or ".join(kinds)
+        raise InvalidRequest(f"the content-type must be {named}; send the body as UTF-8 JSON", param="content-type")
     charset = _CHARSET.search(f";{parameters}")
     if charset is not None and charset[1] not in _UTF_8:
         raise InvalidRequest(f"charset {_printable(charset[1])!r} is not read; send UTF-8", param="content-type")
@@ -107,6 +125,7 @@ def _check_kind(request: Request) -> None:
         raise InvalidRequest(
             f"content-encoding {_printable(coding)!r} is not read; send the body as it is", param="content-encoding"
         )
+    return kind
 
 
 async def _whole(request: Request) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from acemath_core.jobs import Job
 from acemath_core.wire import ErrorBody, SolveRequest
 from acemath_gateway.chat_wire import MODEL, NEUTRAL, NEUTRAL_IN_MESSAGE, ChatRequest
 from acemath_gateway.solve_wire import Limits
@@ -18,6 +19,9 @@ _KEY = {
     "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
 }
 _CHAR = "[^\\u0000]"  # no text may hold a null character (`routes.body`)
+FILE_KINDS = ("application/x-ndjson", "application/jsonl")
+"""What a JSON Lines file may be called; there is no registered name."""
+WEBHOOK_HEADER = "x-acemath-webhook"
 _TOKENS = "prompt and max_tokens together must fit into the model's context, else 400 context_length_exceeded"
 
 
@@ -96,6 +100,46 @@ def event_schema(name: str, data: str | type[BaseModel]) -> dict[str, Any]:
         said = {"type": "string", "contentMediaType": "application/json", "contentSchema": inlined(data)}
     fields: dict[str, Any] = {"event": {"const": name}, "data": said}
     return {"type": "object", "properties": fields, "required": ["event", "data"]}
+
+
+def jobs_schema(limits: Limits) -> dict[str, Any]:
+    """`openapi_extra` of `POST /v1/jobs` at a gateway with these limits."""
+    line = solve_schema(limits)
+    line["properties"] |= {"stream": {"enum": [False]}, "priority": {"enum": ["batch"]}}
+    file = {"type": "string", "description": "one JSON object a line, each with the fields of a single problem"}
+    content = {"application/json": {"schema": line}} | {kind: {"schema": file} for kind in FILE_KINDS}
+    webhook = {
+        "name": WEBHOOK_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "URL that is told of the job's end; its host must be one that this gateway allows",
+        "schema": {"type": "string"},
+    }
+    said = job_schema()
+    said["parameters"] = [{**_KEY, "description": "the same key with the same lines gives the same job"}, webhook]
+    said["requestBody"] = {"required": True, "content": content}
+    said["responses"]["202"] = {
+        "description": "every line was accepted",
+        "content": {"application/json": {"schema": inlined(Job)}},
+    }
+    return said
+
+
+def job_schema() -> dict[str, Any]:
+    """`openapi_extra` of a route of jobs: what its errors look like."""
+    return {
+        "responses": {
+            "4XX": failures("the request is at fault"),
+            "5XX": failures("we are at fault, full or not ready"),
+        }
+    }
+
+
+def stream_schema(kind: str) -> dict[str, Any]:
+    """`openapi_extra` of a route of jobs that streams `kind`."""
+    said = job_schema()
+    said["responses"]["200"] = {"description": "as far as there is", "content": {kind: {"schema": {"type": "string"}}}}
+    return said
 
 
 def failures(description: str) -> dict[str, Any]:

@@ -62,7 +62,9 @@ class EventStream(Response):
         on_gone: told when the client left before the end.
         on_failure: told of an error that is sent as an event.
         headers: gives more response headers when the response starts.
-        keep_alive_seconds: a comment is sent after so long without an event.
+        keep_alive_seconds: `keep_alive` is sent after so long without an event.
+        keep_alive: a comment when left out; a stream of another kind may have nothing that says nothing.
+        media_type: of a stream of another kind.
     """
 
     media_type = "text/event-stream"
@@ -76,11 +78,13 @@ class EventStream(Response):
         on_failure: Callable[[ServiceError], None],
         headers: Callable[[], dict[str, str]],
         keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        keep_alive: bytes = KEEP_ALIVE,
+        media_type: str | None = None,
     ) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"}, media_type=media_type)
         del self.headers["content-length"]
         self._events, self._render_error, self._on_gone, self._more = events, render_error, on_gone, headers
-        self._on_failure, self._keep_alive_seconds = on_failure, keep_alive_seconds
+        self._on_failure, self._keep_alive_seconds, self._keep_alive = on_failure, keep_alive_seconds, keep_alive
         self._started = self._whole = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,13 +142,14 @@ class EventStream(Response):
             end = InternalError("an internal error; quote the x-request-id of this response when you report it")
         await queue.put(end)
 
-    @staticmethod
-    async def _next(queue: asyncio.Queue[bytes | ServiceError | None], seconds: float) -> bytes | ServiceError | None:
+    async def _next(
+        self, queue: asyncio.Queue[bytes | ServiceError | None], seconds: float
+    ) -> bytes | ServiceError | None:
         try:
             async with asyncio.timeout(seconds):
                 return await queue.get()
         except TimeoutError:
-            return KEEP_ALIVE
+            return self._keep_alive
 
     async def _start(self, send: Send) -> None:
         self._started = True

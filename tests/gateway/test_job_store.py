@@ -1,0 +1,313 @@
+"""Jobs on a real server of the Redis protocol: nothing half-accepted, nothing run too often, nothing kept twice."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_core.jobs import JobState, LineState, WebhookState
+from acemath_gateway.adapters.redis_jobs import RedisJobStore
+from acemath_gateway.adapters.redis_link import RedisLink
+from acemath_gateway.jobqueue.store import Finished, Kept, Made, NewJob, Rules
+from acemath_gateway.shared import running
+from doubles.gateway_app import eventually
+from doubles.valkey import ValkeyServer
+
+IDLE = 0.6
+RULES = Rules(10, 1000, 10_000, window_seconds=60, kept_seconds=60, idle_seconds=60)
+HASTY = replace(RULES, idle_seconds=IDLE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(server):
+    server.flush()
+    return server
+
+
+@asynccontextmanager
+async def store(url: str, rules: Rules = RULES, name: str = "a"):
+    """One gateway's; nothing beats by itself, so that it is a dead one's once nothing is called any more."""
+    link = RedisLink(url, timeout_seconds=3.0, on_change=lambda up: None)
+    opened = RedisJobStore(link, rules, instance=name)
+    await link.connect()
+    opened._others_rest_until = 0.0
+    try:
+        async with running("watch", link.watch()):
+            yield opened
+    finally:
+        await link.close()
+
+
+def job(name: str = "j", lines: int = 3, **other) -> NewJob:
+    bodies = [f'{{"problem": "{i}"}}'.encode() for i in range(1, lines + 1)]
+    return NewJob(**{"id": name, "owner": "me", "fingerprint": "f", "lines": bodies, "webhook_url": None} | other)
+
+
+def done(line: int, state: LineState = LineState.SUCCEEDED, row: bytes | None = None) -> Finished:
+    return Finished(state, row or f'{{"line": {line}}}'.encode(), 10, 20)
+
+
+async def test_a_job_is_taken_line_by_line_and_ends_with_its_last_result(valkey):
+    async with store(valkey.url) as a:
+        assert await a.make(job()) is Made.MADE
+        made = await a.read("j")
+        assert (made.state, made.total, made.running, made.done) == (JobState.QUEUED, 3, 0, 0)
+        lines = [await a.take() for _ in range(3)]
+        assert [(line.job, line.line, line.runs) for line in lines] == [("j", 1, 1), ("j", 2, 1), ("j", 3, 1)]
+        assert lines[1].body == b'{"problem": "2"}' and await a.take() is None
+        assert (await a.read("j")).running == 3
+        for line in reversed(lines):
+            state = LineState.FAILED if line.line == 2 else LineState.SUCCEEDED
+            assert await a.finish(line, done(line.line, state)) is Kept.KEPT
+        ended = await a.read("j", after=1, limit=5)
+        assert (ended.state, ended.succeeded, ended.failed, ended.running) == (JobState.COMPLETED, 2, 1, 0)
+        assert (ended.prompt_tokens, ended.completion_tokens) == (30, 60)
+        assert [(one.line, one.state) for one in ended.finished] == [(2, "failed"), (1, "succeeded")]
+        assert ended.created <= ended.started <= ended.ended < ended.expires
+        assert await a.results("j", [3, 4, 1]) == [b'{"line": 3}', None, b'{"line": 1}']
+
+
+async def test_a_job_of_which_no_line_succeeded_has_failed(valkey):
+    async with store(valkey.url) as a:
+        await a.make(job(lines=1))
+        await a.finish(await a.take(), done(1, LineState.FAILED))
+        assert (await a.read("j")).state is JobState.FAILED
+
+
+async def test_jobs_take_turns(valkey):
+    async with store(valkey.url) as a:
+        await a.make(job("long", lines=50))
+        await a.take()
+        await a.make(job("short", lines=2))
+        assert [(await a.take()).job for _ in range(5)] == ["short", "long", "short", "long", "long"]
+
+
+async def test_thousands_of_lines_are_there_in_order(valkey):
+    async with store(valkey.url, replace(RULES, max_queued_lines=10_000)) as a:
+        lines = [b"%d" % number + b"x" * (number % 997) for number in range(1, 5001)]
+        await a.make(replace(job(), lines=lines))
+        assert [(await a.take()).body for _ in range(300)] == lines[:300]
+
+
+async def test_the_same_job_is_made_once_and_another_with_its_id_is_refused(valkey):
+    async with store(valkey.url) as a:
+        assert [await a.make(job()) for _ in range(2)] == [Made.MADE, Made.KNOWN]
+        with pytest.raises(Conflict) as conflict:
+            await a.make(job(fingerprint="g"))
+        assert conflict.value.code is ErrorCode.IDEMPOTENCY_CONFLICT
+        assert (await a.read("j")).total == 3
+
+
+@pytest.mark.parametrize("rules", [replace(RULES, max_stored=1), replace(RULES, max_queued_lines=5)])
+async def test_a_full_queue_takes_nothing_and_leaves_nothing_behind(valkey, rules):
+    async with store(valkey.url, rules) as a:
+        await a.make(job("one"))
+        with pytest.raises(Unavailable) as full:
+            await a.make(job("two"))
+        assert full.value.code is ErrorCode.JOBS_FULL and full.value.retry_after
+        assert await a.read("two") is None and b"two" not in valkey.ask("KEYS *")
+
+
+async def test_racing_jobs_never_overfill_the_queue(valkey):
+    async with store(valkey.url, replace(RULES, max_queued_lines=20)) as a, store(valkey.url) as b:
+        b._rules = a._rules
+        jobs = (s.make(job(f"{i}")) for i, s in enumerate([a, b] * 8))
+        made = await asyncio.gather(*jobs, return_exceptions=True)
+        assert made.count(Made.MADE) == 6 and (await a.stock()).lines == 18
+        assert b":new:" not in valkey.ask("KEYS *")
+
+
+# --------------------------------------------------------------------------------------------------- workers that die
+
+
+async def test_a_dead_workers_line_goes_to_another_and_not_a_living_ones(valkey):
+    async with store(valkey.url, HASTY, "dead") as dead, store(valkey.url, HASTY, "alive") as alive:
+        await dead.make(job(lines=2))
+        lost, kept = await dead.take(), await alive.take()
+        for _ in range(6):
+            await asyncio.sleep(IDLE / 4)
+            assert await alive.beat() == []
+        again = await dead.take()
+        assert (again.line, again.runs) == (lost.line, 2)  # of two that it could take over, only its own was idle
+        assert await alive.finish(kept, done(kept.line)) is Kept.KEPT
+
+
+async def test_a_line_has_one_result_whoever_comes_with_another(valkey):
+    async with store(valkey.url, HASTY) as slow, store(valkey.url, HASTY) as quick:
+        await slow.make(job(lines=2))
+        line = await slow.take()
+        await asyncio.sleep(1.2 * IDLE)
+        taken_over = await quick.take()
+        assert taken_over.line == line.line
+        assert await slow.beat() == [line]  # and is told so
+        assert await slow.finish(line, done(1, row=b"slow")) is Kept.KEPT
+        assert await quick.finish(taken_over, done(1, row=b"quick")) is Kept.KNOWN
+        assert await quick.results("j", [1]) == [b"slow"] and (await quick.read("j")).done == 1
+        assert await quick.beat() == []
+
+
+async def test_each_time_that_a_line_is_taken_up_counts(valkey):
+    async with store(valkey.url, HASTY) as a:
+        await a.make(job(lines=1))
+        runs = []
+        for _ in range(3):
+            runs.append((await a.take()).runs)
+            await asyncio.sleep(1.2 * IDLE)
+        assert runs == [1, 2, 3]
+
+
+async def test_a_line_that_is_put_back_comes_when_it_should(valkey):
+    async with store(valkey.url, HASTY) as a, store(valkey.url, HASTY) as b:
+        await a.make(job(lines=1))
+        await a.put_back(await a.take(), after_seconds=0.0, count=False)
+        line = await b.take()
+        assert line.runs == 1
+        await b.put_back(line, after_seconds=IDLE / 2, count=True)
+        assert await a.take() is None and (await a.read("j")).running == 0
+        await asyncio.sleep(0.6 * IDLE)
+        assert (await a.take()).runs == 2
+
+
+async def test_a_call_that_is_sent_twice_takes_one_line(valkey):
+    async with store(valkey.url, HASTY) as a:
+        await a.make(job())
+        run = a._link.run
+
+        async def twice(script, keys, args, **other):
+            first = await run(script, keys, args, **other)
+            second = await run(script, keys, args, **other)
+            return second if isinstance(second, list) else first
+
+        a._link.run = twice
+        lines = [await a.take(), await a.take()]
+        assert [(line.line, line.runs) for line in lines] == [(1, 1), (2, 1)]
+        await a.put_back(lines[0], after_seconds=0.0, count=False)
+        assert await a.finish(lines[1], done(2)) is Kept.KEPT
+        assert (await a.take()).line == 1
+        assert (await a.read("j")).done == 1 and (await a.stock()).lines == 2
+
+
+async def test_right_after_redis_was_away_nothing_is_taken_from_others(valkey):
+    async with store(valkey.url, HASTY) as dead, store(valkey.url, HASTY) as alive:
+        await dead.make(job(lines=1))
+        await dead.take()
+        await asyncio.sleep(1.2 * IDLE)
+        await alive._assert_again()
+        assert await alive.take() is None
+        await asyncio.sleep(1.2 * IDLE)
+        assert (await alive.take()).runs == 2
+
+
+# ------------------------------------------------------------------------------------------- ends, bounds and restarts
+
+
+async def test_a_cancelled_job_gives_no_more_lines_and_stops_those_that_run(valkey):
+    async with store(valkey.url) as a, store(valkey.url) as b:
+        await a.make(job())
+        first, second = await a.take(), await a.take()
+        await a.finish(first, done(1))
+        await b.cancel("j")
+        assert await b.take() is None and await a.beat() == [second]
+        assert await a.finish(second, done(2)) is Kept.ENDED
+        ended = await b.read("j")
+        assert (ended.state, ended.done, ended.running) == (JobState.CANCELLED, 1, 0)
+        await b.cancel("j")
+        assert await b.results("j", [1, 2]) == [b'{"line": 1}', None]
+
+
+async def test_a_job_over_its_time_ends_and_what_it_has_is_kept(valkey):
+    async with store(valkey.url, replace(RULES, window_seconds=1)) as a:
+        await a.make(job(webhook_url="https://hooks.test/"))
+        await a.finish(await a.take(), done(1))
+        await asyncio.sleep(1.05)
+        assert await a.take() is None
+        ended = await a.read("j")
+        assert (ended.state, ended.done, ended.webhook_state) == (JobState.EXPIRED, 1, WebhookState.PENDING)
+
+
+async def test_all_of_a_job_is_forgotten_in_time(valkey):
+    async with store(valkey.url, replace(RULES, kept_seconds=1)) as a:
+        await a.make(job(lines=1))
+        await a.make(job("other", lines=1))
+        await a.finish(await a.take(), done(1))
+        await asyncio.sleep(1.1)
+        assert await a.read("j") is None and await a.results("j", [1]) == [None]
+        await a.make(job("third", lines=1))
+        assert b"acemath:job:j" not in valkey.ask("KEYS *") and b"\nj\r" not in valkey.ask(
+            "ZRANGE acemath:jobs:all 0 -1"
+        )
+
+
+async def test_results_have_a_largest_size(valkey):
+    async with store(valkey.url, replace(RULES, max_result_bytes=100)) as a:
+        await a.make(job(lines=2))
+        one, two = await a.take(), await a.take()
+        assert await a.finish(one, done(1, row=b"x" * 90)) is Kept.KEPT
+        assert await a.finish(two, done(2, row=b"x" * 90)) is Kept.FULL
+        assert await a.finish(two, done(2, LineState.FAILED, b"x" * 20)) is Kept.KEPT
+        assert (await a.read("j")).state is JobState.COMPLETED
+
+
+async def test_jobs_survive_a_restart_of_the_server(tmp_path):
+    with ValkeyServer(tmp_path) as server:
+        async with store(server.url) as a:
+            await a.make(job())
+            line = await a.take()
+            await a.finish(await a.take(), done(2))
+            await asyncio.sleep(1.1)  # the append-only file is synced every second
+            server.stop()
+            with pytest.raises(Unavailable) as away:
+                await a.make(job("other"))
+            assert away.value.code is ErrorCode.JOBS_UNAVAILABLE and away.value.retry_after
+            server.start()
+            await eventually(lambda: a._link.up)
+            assert await a.beat() == [] and await a.finish(line, done(1)) is Kept.KEPT
+            assert (await a.take()).line == 3 and (await a.read("j")).done == 2
+
+
+async def test_the_list_is_the_callers_and_the_youngest_first(valkey):
+    async with store(valkey.url) as a:
+        for name, owner in (("1", "me"), ("2", "you"), ("3", "me")):
+            await a.make(job(name, owner=owner))
+            await asyncio.sleep(0.005)
+        assert [one.id for one in await a.of_owner("me", 10)] == ["3", "1"]
+        assert [one.id for one in await a.of_owner("me", 1)] == ["3"]
+
+
+async def test_the_stock_says_how_much_waits_and_for_how_long(valkey):
+    async with store(valkey.url) as a:
+        assert (await a.stock()).oldest_seconds == 0
+        await a.make(job(lines=1))
+        await a.finish(await a.take(), done(1))
+        await a.make(job("k", lines=4))
+        await asyncio.sleep(0.2)
+        stock = await a.stock()
+        assert stock.lines == 4 and 0.2 <= stock.oldest_seconds < 2
+        assert (stock.jobs[JobState.QUEUED], stock.jobs[JobState.COMPLETED]) == (1, 1)
+
+
+async def test_a_notice_is_due_at_the_end_and_again_until_it_is_done(valkey):
+    async with store(valkey.url) as a, store(valkey.url) as b:
+        await a.make(job(lines=1, webhook_url="https://hooks.test/x"))
+        assert await a.due_notice(0.2) is None
+        await a.finish(await a.take(), done(1))
+        first = await a.due_notice(0.2)
+        assert (first.job.id, first.attempt, first.job.webhook_url) == ("j", 1, "https://hooks.test/x")
+        assert await b.due_notice(0.2) is None
+        await asyncio.sleep(0.25)
+        assert (await b.due_notice(5)).attempt == 2  # whoever had it is gone
+        await b.notice_done("j", "HTTP 500", 0.1)
+        assert (await b.read("j")).webhook_problem == "HTTP 500"
+        await asyncio.sleep(0.15)
+        assert (await a.due_notice(5)).attempt == 3
+        await a.notice_done("j", None, None)
+        told = await a.read("j")
+        assert (told.webhook_state, told.webhook_problem, told.webhook_attempts) == (WebhookState.DELIVERED, None, 3)
