@@ -27,6 +27,7 @@ from acemath_gateway.solver import Solver
 from acemath_web.health import Readiness
 from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.quotas import MemoryQuotas
 from doubles.stores import MemoryIdempotency, MemoryLimit
 
 PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
@@ -58,6 +59,7 @@ class GatewayOnDoubles:
     limit: MemoryLimit = field(default_factory=MemoryLimit)
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
     keys: MemoryKeys = field(default_factory=MemoryKeys)
+    quotas: MemoryQuotas = field(default_factory=MemoryQuotas)
     admin_key: str | None = None
     serving: bool = True
     state: ReadyState | None = None
@@ -85,9 +87,15 @@ class GatewayOnDoubles:
             metrics=metrics,
         )
         if self.redis_url is None:
-            jobs = unreachable_jobs(settings)
             yield Backends(
-                solver, self.limit, self.idempotency, self._serving, self._readiness, jobs=jobs, keys=self.keys
+                solver,
+                self.limit,
+                self.idempotency,
+                self._serving,
+                self._readiness,
+                keys=self.keys,
+                quotas=self.quotas,
+                jobs=unreachable_jobs(settings),
             )
             return
         async with open_shared(settings, door) as shared:
@@ -97,8 +105,9 @@ class GatewayOnDoubles:
                 shared.idempotency,
                 self._serving,
                 self._readiness,
-                jobs=shared.jobs,
                 keys=shared.keys,
+                jobs=shared.jobs,
+                quotas=shared.quotas,
             )
 
     def _serving(self):

@@ -12,6 +12,7 @@ from acemath_gateway.adapters import redis_limit, redis_link, redis_store
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_link import RedisLink, StoreAway
+from acemath_gateway.adapters.redis_quota import RedisQuotaStore
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore
 from acemath_gateway.jobqueue.store import Rules
 from acemath_gateway.ports import LimitOutcome, Stored
@@ -47,6 +48,7 @@ async def stores(
         RedisIdempotencyStore(link, ttl_seconds=60),
         redis_store.RedisLeaseStore(link, instance=instance),
         RedisKeyStore(link),
+        RedisQuotaStore(link),
         RedisJobStore(link, Rules(10, 10, 1000, 60, 60), instance=instance),
     )
     async with AsyncExitStack() as stack:

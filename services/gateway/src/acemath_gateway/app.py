@@ -18,7 +18,10 @@ from acemath_gateway.jobqueue.metrics import JobMetrics
 from acemath_gateway.jobqueue.store import JobStore
 from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
 from acemath_gateway.keys.book import KeyBook
+from acemath_gateway.keys.door import QuotaDoor
+from acemath_gateway.keys.quotas import QuotaStore
 from acemath_gateway.keys.store import KeyStore
+from acemath_gateway.keys.told import QuotaHeadersMiddleware
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.promotion import ChannelChanges
@@ -57,6 +60,7 @@ class Backends:
         readiness: the cached verdict on that release.
         jobs: where jobs are kept.
         keys: where API keys are kept.
+        quotas: where their use is counted.
     """
 
     solver: Runs
@@ -66,6 +70,7 @@ class Backends:
     readiness: Callable[[], Readiness]
     jobs: JobStore
     keys: KeyStore
+    quotas: QuotaStore
 
 
 BackendsFactory = Callable[[GatewaySettings, GatewayMetrics, DoorMetrics], AbstractAsyncContextManager[Backends]]
@@ -127,6 +132,7 @@ def create_app(
         open_paths=_OPEN_PATHS,
         loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
+    app.add_middleware(QuotaHeadersMiddleware)
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
     return app
 
@@ -150,7 +156,7 @@ def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics
         metrics=door,
     )
     return Parts(
-        service=SolveService(admission, backends.solver),
+        service=SolveService(admission, backends.solver, QuotaDoor(backends.quotas)),
         once=Once(backends.idempotency, door.idempotency),
         limits=_limits(settings),
         metrics=metrics,

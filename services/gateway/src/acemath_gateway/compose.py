@@ -75,6 +75,7 @@ async def open_backends(
             tracker.readiness,
             jobs=shared.jobs,
             keys=shared.keys,
+            quotas=shared.quotas,
         )
 
 

@@ -12,6 +12,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import InternalError
 from acemath_gateway.admission import Admission, Admitted
 from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
+from acemath_gateway.keys.door import QuotaDoor
 
 _LONGEST_WAIT_SECONDS = 600.0  # for places, of what nobody waits for; the door's own bound is at most that
 
@@ -38,10 +39,11 @@ class SolveService:
     Args:
         admission: the door.
         solver: does the work.
+        quotas: charges it to the keys that ask.
     """
 
-    def __init__(self, admission: Admission, solver: Runs) -> None:
-        self._admission, self._solver = admission, solver
+    def __init__(self, admission: Admission, solver: Runs, quotas: QuotaDoor) -> None:
+        self._admission, self._solver, self._quotas = admission, solver, quotas
 
     async def events(self, job: SolveJob) -> AsyncGenerator[Admitted | SolveEvent, None]:
         """`Admitted` once the job has its places, then its events; closing the generator cancels it.
@@ -49,10 +51,15 @@ class SolveService:
         Raises:
             ServiceError: whatever the door or the solver raises.
         """
-        async with self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted:
+        async with (
+            self._quotas.charged(job, cost(job)) as bill,
+            self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted,
+        ):
+            bill.see(admitted)
             yield admitted
             async with aclosing(self._solver.run(job)) as run:
                 async for event in run:
+                    bill.see(event)
                     yield event
 
     async def solve(self, job: SolveJob) -> Solved:

@@ -13,6 +13,7 @@ from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
 from acemath_gateway.adapters.redis_link import RedisLink
+from acemath_gateway.adapters.redis_quota import RedisQuotaStore
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore, RedisLeaseStore
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.settings import GatewaySettings
@@ -28,6 +29,7 @@ class SharedStores:
     idempotency: RedisIdempotencyStore
     leases: RedisLeaseStore
     keys: RedisKeyStore
+    quotas: RedisQuotaStore
     jobs: RedisJobStore
 
 
@@ -49,6 +51,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
         idempotency=RedisIdempotencyStore(link, ttl_seconds=settings.idempotency_ttl_seconds),
         leases=RedisLeaseStore(link, instance=settings.instance),
         keys=RedisKeyStore(link),
+        quotas=RedisQuotaStore(link),
         jobs=RedisJobStore(link, settings.job_rules(), instance=settings.instance),
     )
     async with AsyncExitStack() as stack:
@@ -58,6 +61,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
         await stack.enter_async_context(running("watch redis", link.watch()))
         await stack.enter_async_context(running("keep holds", stores.limit.keep()))
         await stack.enter_async_context(running("keep claims", stores.idempotency.keep()))
+        await stack.enter_async_context(running("keep quotas", stores.quotas.keep()))
         yield stores
 
 
