@@ -1,4 +1,4 @@
-"""The gateway over HTTP: one streamed solve."""
+"""The gateway over HTTP: one streamed solve, and plain requests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from acemath_core.wire import Solution, SolveRequest
+from acemath_core.wire import Solution, SolveRequest, Wire
 
 _CONNECT_SECONDS = 5.0
+_PLAIN_SECONDS = 60.0  # the longest change of a channel takes 40
 _GRACE_SECONDS = 15.0  # beyond the request's own deadline: the gateway's answer to a deadline must still arrive
 
 
@@ -48,6 +49,25 @@ def solve_stream(url: str, key: SecretStr | None, request: SolveRequest) -> Iter
             yield from _until_solution(response)
     except httpx.HTTPError as error:
         raise AskError(f"{url}: {error or type(error).__name__}; is the stack running? (make run)") from error
+
+
+def ask(url: str, key: SecretStr | None, method: str, path: str, body: Wire | None = None) -> Any:
+    """The JSON answer to one request.
+
+    Raises:
+        AskError: no connection, or an error answer.
+    """
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    timeout = httpx.Timeout(_PLAIN_SECONDS, connect=_CONNECT_SECONDS)
+    content = None if body is None else body.model_dump(mode="json", exclude_none=True)
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False) as client:
+            response = client.request(method, path, json=content)
+    except httpx.HTTPError as error:
+        raise AskError(f"{url}: {error or type(error).__name__}; is the stack running? (make run)") from error
+    if not response.is_success:
+        raise AskError(_message(response) + _hint(response.status_code))
+    return response.json()
 
 
 def solution_of(event: Event) -> Solution:

@@ -1,0 +1,153 @@
+"""`acemath keys`: make, list and revoke the API keys of a running gateway.
+
+It takes an admin key from `--key-file`, or else from ACEMATH_CLI__API_KEY; the first one is where the gateway's log
+says. Results go to standard output, errors to standard error with exit status 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr, ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from acemath_cli.arguments import gateway_url
+from acemath_cli.client import AskError, ask
+from acemath_cli.settings import CliSettings
+from acemath_core.admin import KeyInfo, KeyList, KeyRequest, KeyScope, NewKey, Quotas
+from acemath_core.settings import SettingsError, read_key_file
+from acemath_core.wire import Wire
+
+app = typer.Typer(no_args_is_help=True, help="API keys of a gateway: make, list, revoke. Needs an admin key.")
+
+_PATH = "/admin/v1/keys"
+_WIDE = 10_000  # columns: ids and names are there to be copied, never cut
+Url = Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", help="file (mode 0600) with an admin key; default: ACEMATH_CLI__API_KEY")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="who gets the key; for people")],
+    scope: Annotated[list[KeyScope] | None, typer.Option(help="what it opens; may be given several times")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="quota: solves that are started")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="quota: tokens generated, of every candidate")] = None,
+    sequences_in_flight: Annotated[int | None, typer.Option(help="quota: candidates being made at once")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is printed once; the gateway keeps only its hash. Without --scope it opens solve and jobs."""
+    with _errors("create"):
+        quotas = Quotas(
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            sequences_in_flight=sequences_in_flight,
+        )
+        wanted = KeyRequest(name=name, scopes=tuple(scope or (KeyScope.SOLVE, KeyScope.JOBS)), quotas=quotas)
+        made = NewKey.model_validate(_Gateway.of(url, key_file).ask("POST", _PATH, wanted))
+    if as_json:
+        _print_json(made)
+    else:
+        typer.echo(f"id      {made.id}\nscopes  {', '.join(made.scopes)}\nquotas  {_quotas(made.quotas)}")
+        typer.echo(f"key     {made.key}\nWrite the key down: it is not shown again.")
+
+
+@app.command(name="list")
+def every(url: Url = None, key_file: KeyFile = None, as_json: AsJson = False) -> None:
+    """List the keys, the newest first; the revoked ones for 90 days."""
+    with _errors("list"):
+        found = KeyList.model_validate(_Gateway.of(url, key_file).ask("GET", _PATH))
+    if as_json:
+        _print_json(found)
+        return
+    table = Table()
+    for column in ("id", "name", "ends in", "scopes", "quotas", "made", "revoked"):
+        table.add_column(column, no_wrap=True)
+    for key in found.data:
+        table.add_row(*(escape(cell) for cell in _cells(key)), style="dim" if key.revoked_at else None)
+    console = Console()
+    Console(width=None if console.is_terminal else _WIDE).print(table)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="such as key-0123456789abcdef; `acemath keys list`")],
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a key for ever. Every other gateway refuses it within KEY_CACHE_SECONDS (5)."""
+    with _errors("revoke"):
+        gone = KeyInfo.model_validate(_Gateway.of(url, key_file).ask("DELETE", f"{_PATH}/{_as_segment(key_id)}"))
+    if as_json:
+        _print_json(gone)
+    else:
+        typer.echo(f"revoked {gone.id} ({gone.name})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    """Which gateway, and the key that it is shown."""
+
+    url: str
+    key: SecretStr | None
+
+    @classmethod
+    def of(cls, url: str | None, key_file: Path | None) -> _Gateway:
+        settings = CliSettings.from_env()
+        key = settings.api_key if key_file is None else read_key_file(key_file)
+        return cls(gateway_url(settings.url if url is None else url), key)
+
+    def ask(self, method: str, path: str, body: Wire | None = None) -> Any:
+        return ask(self.url, self.key, method, path, body)
+
+
+def _as_segment(key_id: str) -> str:
+    if not key_id.removeprefix("key-").isalnum():
+        raise AskError(f"{key_id!r} is not the id of a key; one looks like key-0123456789abcdef")
+    return key_id
+
+
+def _cells(key: KeyInfo) -> list[str]:
+    made, revoked = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.revoked_at))
+    return [key.id, key.name, key.last_four, ", ".join(key.scopes), _quotas(key.quotas), made, revoked]
+
+
+def _quotas(quotas: Quotas) -> str:
+    said = {
+        "requests/min": quotas.requests_per_minute,
+        "tokens/min": quotas.tokens_per_minute,
+        "in flight": quotas.sequences_in_flight,
+    }
+    return ", ".join(f"{value} {name}" for name, value in said.items() if value is not None) or "none"
+
+
+def _print_json(body: Wire) -> None:
+    typer.echo(body.model_dump_json(indent=2))
+
+
+@contextmanager
+def _errors(command: str) -> Iterator[None]:
+    try:
+        yield
+    except (AskError, SettingsError) as error:
+        raise _failed(command, str(error)) from error
+    except ValidationError as error:
+        found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise _failed(command, "; ".join(found)) from error
+
+
+def _failed(command: str, message: str) -> typer.Exit:
+    typer.echo(f"acemath keys {command}: {message}", err=True)
+    return typer.Exit(1)
