@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
 
 from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
-from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually, eventually_true, served
+from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually
+from doubles.job_client import NDJSON, clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
 from doubles.valkey import ValkeyServer
-
-NDJSON = {"content-type": "application/x-ndjson"}
-HASTY = {"job_idle_seconds": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -26,51 +23,6 @@ def server(tmp_path_factory):
 def valkey(server):
     server.flush()
     return server
-
-
-def gateway(valkey, name: str = "g", **other) -> GatewayOnDoubles:
-    settings = {"instance": name, "redis_timeout_seconds": 3.0} | HASTY | other.pop("settings", {})
-    return GatewayOnDoubles(redis_url=valkey.url, settings=settings, **other)
-
-
-@asynccontextmanager
-async def clients(*gateways: GatewayOnDoubles, **more):
-    async with AsyncExitStack() as stack:
-        opened = []
-        for one in gateways:
-            url = await stack.enter_async_context(served(one.app()))
-            client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, **more)
-            opened.append(await stack.enter_async_context(client))
-        yield opened if len(opened) > 1 else opened[0]
-
-
-def file(count: int = 5, **fields) -> bytes:
-    lines = ({"problem": f"{number}. {PROBLEM}", "n": 3, "seed": 0} | fields for number in range(1, count + 1))
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-
-
-async def submitted(http: httpx.AsyncClient, content: bytes, **headers) -> str:
-    answer = await http.post("/v1/jobs", content=content, headers=NDJSON | headers)
-    assert answer.status_code == 202, answer.text
-    return answer.json()["id"]
-
-
-async def ended(http: httpx.AsyncClient, job: str, seconds: float = 15.0) -> dict:
-    found: dict = {}
-
-    async def look() -> bool:
-        found.update((await http.get(f"/v1/jobs/{job}")).json())
-        await asyncio.sleep(0.05)
-        return found["state"] not in ("queued", "running")
-
-    await eventually_true(look, seconds / 6)
-    return found
-
-
-async def rows_of(http: httpx.AsyncClient, job: str, **query) -> list[dict]:
-    answer = await http.get(f"/v1/jobs/{job}/results", params=query)
-    assert answer.status_code == 200 and answer.headers["content-type"] == "application/x-ndjson"
-    return [json.loads(line) for line in answer.text.splitlines()]
 
 
 # ------------------------------------------------------------------------------------------------------ the whole way
