@@ -104,7 +104,9 @@ def create_app(
             book.opened(opened.keys)
             state.opened(opened.readiness)
             parts: Parts = app.state.parts
-            async with open_jobs(settings, opened.jobs, parts, lambda: state.verdict().ready, job_metrics) as jobs:
+            async with open_jobs(
+                settings, opened.jobs, parts, book, lambda: state.verdict().ready, job_metrics
+            ) as jobs:
                 app.state.jobs = jobs
                 with during(state):
                     yield

@@ -14,6 +14,7 @@ from acemath_gateway.admission import Admission, Admitted
 from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
 from acemath_gateway.keys.door import QuotaDoor
 
+_QUOTA_SECONDS = 2.0  # for a key's quota, of what nobody waits for: others' lines get their turns meanwhile
 _LONGEST_WAIT_SECONDS = 600.0  # for places, of what nobody waits for; the door's own bound is at most that
 
 
@@ -52,7 +53,7 @@ class SolveService:
             ServiceError: whatever the door or the solver raises.
         """
         async with (
-            self._quotas.charged(job, cost(job)) as bill,
+            self._quotas.charged(job.caller, cost(job), job.deadline) as bill,
             self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted,
         ):
             bill.see(admitted)
@@ -86,10 +87,15 @@ class SolveService:
             ServiceError: whatever the door or the solver raises.
         """
         asked = Deadline.after(_LONGEST_WAIT_SECONDS + seconds)
-        async with self._admission.enter(job.id, cost(job), asked, job.priority) as admitted:
+        async with (
+            self._quotas.charged(job.caller, cost(job), asked, patience_seconds=_QUOTA_SECONDS) as bill,
+            self._admission.enter(job.id, cost(job), asked, job.priority) as admitted,
+        ):
+            bill.see(admitted)
             begun = replace(job, deadline=Deadline.after(seconds), asked=time.monotonic())
             async with aclosing(self._solver.run(begun)) as run:
                 async for event in run:
+                    bill.see(event)
                     if isinstance(event, Outcome):
                         return Solved(event, admitted.queue_seconds)
         raise InternalError("the solver ended without an outcome; this is a bug")

@@ -144,14 +144,14 @@ RESULTS = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
 CANCEL = _COMMON + "if is_active(ARGV[1]) then end_job(ARGV[1], 'cancelled') end return 1"
 
 # KEYS: what this call took.  ARGV: worker, idle ms after which a line is taken from another (0: never).
-# → {id, line, runs, body}.  The job that was served longest ago comes first; one that is over its time ends.
+# → {id, line, runs, body, owner}.  The job that was served longest ago comes first; one that is over its time ends.
 TAKE = (
     _COMMON
     + """
 local function taken(id, line)
   local entry = redis.call('XRANGE', key(id, ':lines'), line, line)[1]
   local pending = redis.call('XPENDING', key(id, ':lines'), 'workers', line, line, 1)[1]
-  return {id, line, pending[4], entry[2][2]}
+  return {id, line, pending[4], entry[2][2], redis.call('HGET', key(id), 'owner') or ''}
 end
 local again = redis.call('HMGET', KEYS[1], 'id', 'line')
 if again[1] then

@@ -93,7 +93,7 @@ class RedisJobStore:
         reply = cast("list[bytes] | None", await self._run(scripts.TAKE, [token], [self._worker, idle_ms]))
         if reply is None:
             return None
-        taken = TakenLine(reply[0].decode(), int(reply[1].split(b"-")[0]), int(reply[2]), reply[3])
+        taken = TakenLine(reply[0].decode(), int(reply[1].split(b"-")[0]), int(reply[2]), reply[3], reply[4].decode())
         self._held[taken.job, taken.line] = taken
         return taken
 

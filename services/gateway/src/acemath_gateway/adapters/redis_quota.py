@@ -217,5 +217,5 @@ def _member(visit: Visit) -> str:
 
 
 def _lifetime_ms(visit: Visit) -> int:
-    """Until the request's deadline, and never longer than a gateway that died may block others."""
-    return int(1000 * min(visit.deadline.remaining() + 1.0, LIFETIME_SECONDS))
+    """Until some time after the request's deadline, and never longer than a gateway that died may block others."""
+    return int(1000 * min(visit.deadline.remaining() + ASSERT_SECONDS + 1.0, LIFETIME_SECONDS))

@@ -11,6 +11,7 @@ from acemath_gateway.jobqueue.metrics import JobMetrics
 from acemath_gateway.jobqueue.runs import LineRunner
 from acemath_gateway.jobqueue.store import JobStore
 from acemath_gateway.jobqueue.worker import Worker
+from acemath_gateway.keys.book import KeyBook
 from acemath_gateway.routes.job_parts import JobParts
 from acemath_gateway.routes.parts import Parts
 from acemath_gateway.settings import GatewaySettings
@@ -19,7 +20,12 @@ from acemath_gateway.shared import running
 
 @asynccontextmanager
 async def open_jobs(
-    settings: GatewaySettings, store: JobStore, parts: Parts, ready: Callable[[], bool], metrics: JobMetrics
+    settings: GatewaySettings,
+    store: JobStore,
+    parts: Parts,
+    book: KeyBook,
+    ready: Callable[[], bool],
+    metrics: JobMetrics,
 ) -> AsyncIterator[JobParts]:
     """Work on jobs for the length of the block.
 
@@ -27,12 +33,13 @@ async def open_jobs(
         settings: the gateway's settings.
         store: where jobs are kept.
         parts: the gateway as its other routes see it; lines go through the same door.
+        book: whose quotas they are charged to.
         ready: whether lines may be taken now.
         metrics: where jobs are counted.
     """
     worker = Worker(
         store,
-        LineRunner(parts.service, parts.limits),
+        LineRunner(parts.service, parts.limits, book.with_id),
         at_once=settings.job_lines_at_once,
         idle_seconds=settings.job_idle_seconds,
         ready=ready,

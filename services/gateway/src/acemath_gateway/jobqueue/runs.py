@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from acemath_core.errors import ErrorCode, InternalError, ServiceError
 from acemath_core.jobs import LineResult, LineState
 from acemath_core.wire import SolveRequest
 from acemath_gateway.jobqueue.store import LINE_RUNS, Finished, TakenLine
+from acemath_gateway.keys.records import KeyCaller
 from acemath_gateway.service import SolveService
 from acemath_gateway.solve_wire import Limits, batch_job_of, solution_of
 from acemath_web.errors import error_body
 
 _log = logging.getLogger(__name__)
 
-_NOT_STARTED = frozenset({ErrorCode.OVERLOADED, ErrorCode.NOT_READY, ErrorCode.DRAINING})
+_NOT_STARTED = frozenset(
+    {
+        ErrorCode.OVERLOADED,
+        ErrorCode.NOT_READY,
+        ErrorCode.DRAINING,
+        ErrorCode.KEYS_UNAVAILABLE,
+        ErrorCode.REQUESTS_QUOTA_EXCEEDED,
+        ErrorCode.TOKENS_QUOTA_EXCEEDED,
+        ErrorCode.SEQUENCES_QUOTA_EXCEEDED,
+    }
+)
 """Refusals before any work: nothing was run, and the same line may be taken up again later."""
 _MAY_PASS = frozenset(
     {
@@ -41,10 +53,13 @@ class LineRunner:
     Args:
         service: the door and the solver.
         limits: what is allowed beyond the schema.
+        caller: who has the key with an id (`KeyBook.with_id`); lines are charged to the quotas of their job's key.
     """
 
-    def __init__(self, service: SolveService, limits: Limits) -> None:
-        self._service, self._limits = service, limits
+    def __init__(
+        self, service: SolveService, limits: Limits, caller: Callable[[str], Awaitable[KeyCaller | None]]
+    ) -> None:
+        self._service, self._limits, self._caller = service, limits, caller
 
     async def run(self, line: TakenLine) -> Finished | PutBack:
         """The line's result, or why there is none yet. Raises nothing; cancelling it cancels the work."""
@@ -63,6 +78,7 @@ class LineRunner:
     async def _solve(self, line: TakenLine) -> Finished:
         request = SolveRequest.model_validate_json(line.body)
         job, seconds = batch_job_of(request, f"{line.job}-{line.line}", self._limits)
+        job = replace(job, caller=await self._caller(line.owner))
         solved = await self._service.solve_from_queue(job, seconds)
         solution = solution_of(solved.outcome, detail=request.candidates, queue_seconds=solved.queue_seconds)
         row = LineResult(line=line.line, state=LineState.SUCCEEDED, runs=line.runs, solution=solution)

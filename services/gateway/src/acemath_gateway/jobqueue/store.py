@@ -99,12 +99,14 @@ class TakenLine:
         line: its number, from 1.
         runs: how often it has been taken up, this time included.
         body: the `SolveRequest` as JSON.
+        owner: id of the key that asked for the job.
     """
 
     job: str
     line: int
     runs: int
     body: bytes = field(repr=False)
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ that is cut off from the store after `grace_seconds`.
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acemath_core.admin import KeyScope
-from acemath_core.errors import ErrorCode, Unavailable
+from acemath_core.admin import KEY_ID_PATTERN, KeyScope
+from acemath_core.errors import ErrorCode, Unauthenticated, Unavailable
 from acemath_gateway.keys.records import KeyCaller, id_of, may_be_one
 from acemath_gateway.keys.store import KeyStore
 from acemath_web.auth import Caller, KeySet, digest_of
@@ -72,35 +73,52 @@ class KeyBook:
                 return caller
         return await self._look_up(digest_of(key)) if may_be_one(key) else None
 
+    async def with_id(self, key_id: str) -> KeyCaller | None:
+        """Who has the key with this id; None for somebody without a record: the caller of a file, or anybody.
+
+        Raises:
+            Unauthenticated: the key was revoked.
+            Unavailable: (`keys_unavailable`) the store is away, and the key was not seen lately.
+        """
+        if not re.fullmatch(KEY_ID_PATTERN, key_id):
+            return None
+        seen = await self._seen_now(key_id)
+        if seen is None:
+            raise Unauthenticated("the API key that asked for this was revoked; nothing more is done for it")
+        return seen.caller
+
     def forget(self, key_id: str) -> None:
         """Read the key again at its next use: it was revoked."""
         self._seen.pop(key_id, None)
 
     async def _look_up(self, digest: bytes) -> KeyCaller | None:
         key_id = id_of(digest)
-        seen = self._seen.get(key_id)
+        seen = await self._seen_now(key_id)
         # An id is a part of the digest, and the digest says nothing of the key; comparing it in constant time is free.
-        if seen is not None and not hmac.compare_digest(seen.digest, digest):
-            seen = None
+        return seen.caller if seen is not None and hmac.compare_digest(seen.digest, digest) else None
+
+    async def _seen_now(self, key_id: str) -> _Seen | None:
+        seen = self._seen.get(key_id)
         if seen is not None and self._age(seen) < self._fresh_seconds:
-            return seen.caller
+            return seen
         try:
-            return await self._read(key_id, digest)
+            return await self._read(key_id)
         except Unavailable:
             if seen is not None and self._age(seen) < self._grace_seconds and KeyScope.ADMIN not in seen.caller.scopes:
-                return seen.caller
+                return seen
             raise
 
-    async def _read(self, key_id: str, digest: bytes) -> KeyCaller | None:
+    async def _read(self, key_id: str) -> _Seen | None:
         if self._store is None:
             raise Unavailable("keys cannot be looked up yet", code=ErrorCode.KEYS_UNAVAILABLE, retry_after=2.0)
         asked = time.monotonic()  # before the call: it may have been revoked while the answer was on its way
         record = await self._store.read(key_id)
-        if record is None or not hmac.compare_digest(bytes.fromhex(record.digest), digest):
+        if record is None:
             self.forget(key_id)
             return None
-        self._remember(key_id, _Seen(digest, record.caller(), asked))
-        return record.caller()
+        seen = _Seen(bytes.fromhex(record.digest), record.caller(), asked)
+        self._remember(key_id, seen)
+        return seen
 
     def _remember(self, key_id: str, seen: _Seen) -> None:
         self._seen[key_id] = seen

@@ -14,14 +14,16 @@ counts as being made: a caller cannot fill the queue with what it may not run.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from acemath_core.admin import Quotas
+from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest, QuotaExceeded
-from acemath_gateway.jobs import SolveJob
 from acemath_gateway.keys.quotas import Bill, QuotaKind, QuotaStore, Visit
+from acemath_gateway.keys.records import KeyCaller
 from acemath_gateway.keys.told import tell_bill
 
 
@@ -36,29 +38,44 @@ class QuotaDoor:
         self._store = store
 
     @asynccontextmanager
-    async def charged(self, job: SolveJob, sequences: int) -> AsyncIterator[Bill]:
-        """A place in the quotas of the job's caller for the length of the block; tell the bill every event.
+    async def charged(
+        self, caller: KeyCaller | None, sequences: int, deadline: Deadline, *, patience_seconds: float = 0.0
+    ) -> AsyncIterator[Bill]:
+        """A place in the caller's quotas for the length of the block; tell the bill every event.
+
+        Args:
+            caller: whose quotas; None for nobody's.
+            sequences: candidates in flight at once.
+            deadline: the block has ended by then.
+            patience_seconds: how long a place is waited for.
 
         Raises:
             InvalidRequest: more sequences than the key may ever have in flight.
             QuotaExceeded: (`requests_…`, `tokens_…`, `sequences_quota_exceeded`, with `Retry-After`) not now.
             Unavailable: as `QuotaStore.enter`.
         """
-        caller = job.caller
         if caller is None or not caller.quotas:
             yield Bill()
             return
         _check_possible(caller.quotas, sequences)
-        visit = Visit(uuid.uuid4().hex, caller.id, caller.quotas, sequences, job.deadline)
-        standing = await self._store.enter(visit)
-        bill = Bill(caller.quotas, standing)
+        visit = Visit(uuid.uuid4().hex, caller.id, caller.quotas, sequences, deadline)
+        bill = Bill(caller.quotas)
         tell_bill(bill)
-        if standing is not None and standing.refused is not None:
-            raise _refusal(caller.quotas, standing.refused, standing.retry_seconds)
+        await self._enter(visit, bill, patience_seconds)
         try:
             yield bill
         finally:
             self._store.leave(visit, tokens=bill.tokens, started=bill.started)
+
+    async def _enter(self, visit: Visit, bill: Bill, patience_seconds: float) -> None:
+        patience = Deadline.after(patience_seconds)
+        while True:
+            standing = bill.standing = await self._store.enter(visit)
+            if standing is None or standing.refused is None:
+                return
+            if patience.expired():
+                raise _refusal(visit.quotas, standing.refused, standing.retry_seconds)
+            await asyncio.sleep(min(standing.retry_seconds, patience.remaining()))
 
 
 def _check_possible(quotas: Quotas, sequences: int) -> None:
