@@ -13,6 +13,7 @@ from acemath_core.settings import ServiceSettings, read_key_file
 from acemath_gateway.jobqueue.store import Rules
 
 Hosts = Annotated[tuple[str, ...], NoDecode]
+Seconds = Annotated[tuple[Annotated[float, Field(ge=0.1, le=86_400)], ...], NoDecode]
 
 
 class JobSettings(ServiceSettings):
@@ -52,13 +53,19 @@ class JobSettings(ServiceSettings):
         False, description="let listed hosts have addresses that are not public ones, and http:// URLs"
     )
 
-    @field_validator("webhook_hosts", mode="before")
+    webhook_pauses_seconds: Seconds = Field(
+        (5.0, 60.0, 300.0, 1800.0, 7200.0),
+        max_length=20,
+        description="between the attempts to deliver a webhook, a comma-separated or JSON list; then it has failed",
+    )
+
+    @field_validator("webhook_hosts", "webhook_pauses_seconds", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         listed = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
-        return tuple(str(host).strip().lower() for host in listed if str(host).strip())
+        return tuple(str(item).strip().lower() for item in listed if str(item).strip())
 
     def webhook_secret(self) -> SecretStr | None:
         """What messages are signed with; None when none is configured.
