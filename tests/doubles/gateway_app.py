@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_link import RedisLink
+from acemath_gateway.adapters.webhook_http import HttpWebhooks
 from acemath_gateway.app import Backends, create_app
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
@@ -60,6 +61,7 @@ class GatewayOnDoubles:
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     quotas: MemoryQuotas = field(default_factory=MemoryQuotas)
+    webhooks: HttpWebhooks = field(default_factory=lambda: HttpWebhooks(inside=True))
     admin_key: str | None = None
     serving: bool = True
     state: ReadyState | None = None
@@ -96,6 +98,7 @@ class GatewayOnDoubles:
                 keys=self.keys,
                 quotas=self.quotas,
                 jobs=unreachable_jobs(settings),
+                webhooks=self.webhooks,
             )
             return
         async with open_shared(settings, door) as shared:
@@ -107,6 +110,7 @@ class GatewayOnDoubles:
                 self._readiness,
                 keys=shared.keys,
                 jobs=shared.jobs,
+                webhooks=self.webhooks,
                 quotas=shared.quotas,
             )
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.jobqueue.assembly import open_jobs
+from acemath_gateway.jobqueue.hooks import Hooks, WebhookSender
 from acemath_gateway.jobqueue.metrics import JobMetrics
 from acemath_gateway.jobqueue.store import JobStore
 from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
@@ -59,6 +60,7 @@ class Backends:
         serving: the release that new requests get, or None while there is none.
         readiness: the cached verdict on that release.
         jobs: where jobs are kept.
+        webhooks: carries word of their ends.
         keys: where API keys are kept.
         quotas: where their use is counted.
     """
@@ -69,6 +71,7 @@ class Backends:
     serving: Callable[[], ReleaseTarget | None]
     readiness: Callable[[], Readiness]
     jobs: JobStore
+    webhooks: WebhookSender
     keys: KeyStore
     quotas: QuotaStore
 
@@ -89,9 +92,11 @@ def create_app(
         admin_key: the first key with the scope admin (`keys.first`); None leaves those that are kept.
 
     Raises:
-        SettingsError: the API keys cannot be used, or none are configured on an address that others can reach.
+        SettingsError: the API keys or the webhooks' secret cannot be used, or there are no keys on an address that
+            others can reach.
     """
     registry, state = CollectorRegistry(), ReadyState()
+    Hooks.of(settings)  # a secret that cannot be used is found now, not when the first job ends
     internal = settings.internal_key()
     job_metrics = JobMetrics.on(registry)
     metrics, door, limits = GatewayMetrics.on(registry), DoorMetrics.on(registry), _limits(settings)
@@ -105,7 +110,7 @@ def create_app(
             state.opened(opened.readiness)
             parts: Parts = app.state.parts
             async with open_jobs(
-                settings, opened.jobs, parts, book, lambda: state.verdict().ready, job_metrics
+                settings, opened.jobs, opened.webhooks, parts, book, lambda: state.verdict().ready, job_metrics
             ) as jobs:
                 app.state.jobs = jobs
                 with during(state):

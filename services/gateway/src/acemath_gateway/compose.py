@@ -13,6 +13,7 @@ from acemath_gateway.adapters.reward_http import HttpScorer
 from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.adapters.slots_http import HttpSlots
 from acemath_gateway.adapters.status_file import StatusFileLeases
+from acemath_gateway.adapters.webhook_http import HttpWebhooks
 from acemath_gateway.app import Backends
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
@@ -74,6 +75,7 @@ async def open_backends(
             tracker.current,
             tracker.readiness,
             jobs=shared.jobs,
+            webhooks=HttpWebhooks(inside=settings.webhook_inside),
             keys=shared.keys,
             quotas=shared.quotas,
         )

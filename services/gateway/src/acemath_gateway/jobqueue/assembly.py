@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from acemath_core.errors import InvalidRequest
+from acemath_gateway.jobqueue.hooks import Hooks, WebhookSender
 from acemath_gateway.jobqueue.intake import Intake
 from acemath_gateway.jobqueue.metrics import JobMetrics
+from acemath_gateway.jobqueue.notices import Notifier
 from acemath_gateway.jobqueue.runs import LineRunner
 from acemath_gateway.jobqueue.store import JobStore
 from acemath_gateway.jobqueue.worker import Worker
@@ -22,6 +23,7 @@ from acemath_gateway.shared import running
 async def open_jobs(
     settings: GatewaySettings,
     store: JobStore,
+    sender: WebhookSender,
     parts: Parts,
     book: KeyBook,
     ready: Callable[[], bool],
@@ -32,6 +34,7 @@ async def open_jobs(
     Args:
         settings: the gateway's settings.
         store: where jobs are kept.
+        sender: carries webhooks.
         parts: the gateway as its other routes see it; lines go through the same door.
         book: whose quotas they are charged to.
         ready: whether lines may be taken now.
@@ -45,18 +48,17 @@ async def open_jobs(
         ready=ready,
         metrics=metrics,
     )
+    hooks = Hooks.of(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running("work on jobs", worker.run()))
+        if hooks.key is not None:
+            notifier = Notifier(store, sender, hooks, metrics, settings.webhook_pauses_seconds)
+            await stack.enter_async_context(running("tell of jobs", notifier.run()))
         yield JobParts(
             store=store,
             intake=Intake(parts.limits, settings.job_max_lines, settings.max_sequences_in_flight),
-            checked_webhook=_no_webhooks,
+            checked_webhook=hooks.checked,
             look=worker.look,
             client_left=parts.client_left,
             failed_in_stream=parts.failed_in_stream,
         )
-
-
-def _no_webhooks(url: str | None) -> None:
-    if url is not None:
-        raise InvalidRequest("x-acemath-webhook: this gateway tells nobody; leave it out", param="x-acemath-webhook")
