@@ -135,6 +135,8 @@ def test_no_registry(tmp_path: Path) -> None:
         ("verify", "default"),
         ("rollback", "default"),
         ("forget-gateway", "gw"),
+        ("gc",),
+        ("log",),
         ("promote", "default", "--release", "r-0123456789ab"),
     ],
 )
@@ -174,3 +176,33 @@ def test_names_are_whole_in_a_terminal_of_any_width(
     assert text.count(str(policy)) == text.count(str(reward)) == 2  # as a version and in the release
     if width != 80:  # there the short names of one table fit, and not those of another
         assert ("┃" in text) == (width == 250)
+
+
+def test_gc_is_a_plan_until_it_is_applied(cli: Cli, registry: Registry, policy: ModelRef, reward: ModelRef) -> None:
+    eager = ("gc", "--newest", "0", "--age-hours", "0", "--grace-hours", "0", "--by", "ann")
+    rows = {row["model"]: row for row in cli.json(*eager)["planned"]}
+    assert (rows[str(policy)]["action"], rows[str(policy)]["done"]) == ("mark", False)
+    said = cli.run(*eager)
+    assert said.stdout.startswith("# model\taction\tbytes\twhy\n") and str(policy) in said.stdout
+    assert "0 of 2 versions would be removed (0 MB), 2 would be marked; --apply does it" in said.stderr
+    assert {row["action"] for row in cli.json(*eager, "--apply")["collected"]} == {"mark"}
+    assert {row["action"] for row in cli.json(*eager, "--apply")["collected"]} == {"remove"}
+    assert registry.versions() == []
+    assert [(row["event"], row["by"]) for row in cli.json("log", str(policy))["log"]][1:] == [
+        ("mark", "ann"),
+        ("remove", "ann"),
+    ]
+
+
+def test_gc_keeps_what_is_new_without_being_told(cli: Cli, registry: Registry, policy: ModelRef) -> None:
+    assert [row["action"] for row in cli.json("gc", "--apply")["collected"]] == ["keep"]
+    assert registry.versions() == [policy]
+
+
+def test_the_log_is_a_table_the_newest_last(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
+    release = cli.json("promote", "default", "--policy", str(policy), "--reward", str(reward), "--by", "ann")["release"]
+    assert [row["what"] for row in cli.json("log", "--last", "2")["log"]] == [str(reward), "default"]
+    lines = cli.run("log").stdout.splitlines()
+    assert lines[0] == "# at\tevent\tby\twhat\tfrom\tto\twhy"
+    assert lines[-1].split("\t")[1:] == ["promote", "ann", "default", "", release, ""]
+    assert cli.json("log", "absent") == {"log": []}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from acemath_core.wire import SlotState
-from acemath_registry import ReleaseMember
+from acemath_registry import Registry, ReleaseMember
 from acemath_registry.following import FollowedVersion, Lifting, Patience
 
 S = SlotState
@@ -24,11 +24,13 @@ class Busy(Exception):
 class Lift(Lifting[FollowedVersion]):
     """Each attempt does what comes next in `script`: raises it, or is ready."""
 
-    def __init__(self, script: list[Exception | None], versions: list[FollowedVersion]) -> None:
+    def __init__(self, script: list[Exception | None], versions: list[FollowedVersion], registry: Registry) -> None:
         self.script, self.rejected, self.phases, self.freed = script, 0, list[str](), 0
         super().__init__(
             Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy,)),
             versions,
+            registry=registry,
+            replica="policy/0",
             on_rejected=self._count,
             on_phase=lambda phase, seconds: self.phases.append(phase),
         )
@@ -67,15 +69,17 @@ def version(state: S = S.VERIFYING) -> FollowedVersion:
     ids=["good", "tried for ever alone", "given up beside another", "one that comes", "bad", "bad later", "a bug"],
 )
 async def test_tried_again_or_given_up(
-    script: list[Exception | None], other: S | None, state: S, reason: str | None, left: int
+    registry: Registry, script: list[Exception | None], other: S | None, state: S, reason: str | None, left: int
 ) -> None:
     versions = [version(), *([version(other)] if other else [])]
-    lift = Lift(script, versions)
+    lift = Lift(script, versions, registry)
     lift.up(versions[0])
     assert versions[0].work is not None and versions[0].busy
     await versions[0].work
     assert (versions[0].state, versions[0].reason, len(script)) == (state, reason, left)
     assert lift.rejected == (state is S.REJECTED) and lift.phases == (["stage"] if state is S.READY else [])
+    noted = [(entry.by, entry.what, entry.why) for entry in registry.log()]
+    assert noted == ([("policy/0", str(versions[0].ref), reason)] if state is S.REJECTED else [])
     assert lift.freed >= 1 and versions[0].leaving is (state is S.REJECTED)
 
 

@@ -22,7 +22,7 @@ from acemath_registry.files import OWN_NAMES
 from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
-from acemath_registry.verify import check_listing, read_manifest, verify_directory
+from acemath_registry.verify import check_listing, kept, read_manifest, verify_directory
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def private_copy(
     target = cache / ref.name / ref.version
     with storage_errors(f"copying {ref} into the cache"):
         ensure_directory(target.parent, 0o700)
-        with exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
+        with kept(ref, source), exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
             if not _reusable(ref, target, manifest_sha256, progress):
                 _copy_verified(ref, manifest, source, target, manifest_sha256, progress)
     return target

@@ -1,4 +1,4 @@
-"""`acemath registry …`: publish, promote, roll back, list, show and verify; for people and, with `--json`, for scripts.
+"""`acemath registry …`: publish, promote, roll back, list, show, verify; for people and, with `--json`, for scripts.
 
 Results go to standard output, progress and errors to standard error; the exit status is 1 when something was refused.
 """
@@ -6,17 +6,17 @@ Results go to standard output, progress and errors to standard error; the exit s
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry.cli_output import describe_error, print_document, print_overview, print_rows, progress_bar
+from acemath_registry import cli_upkeep
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
+from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
 from acemath_registry.durable import read_file
 from acemath_registry.errors import NotFound, RejectReason
@@ -27,11 +27,9 @@ from acemath_registry.registry import Registry
 from acemath_registry.releases import Channel, Release, ReleaseMember
 
 app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
+app.command()(cli_upkeep.gc)
+app.command()(cli_upkeep.log)
 
-Root = Annotated[
-    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY__ROOT", help="The registry's directory.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Expect = Annotated[
     int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")
 ]
@@ -40,7 +38,6 @@ Witness = Annotated[
     str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=getpass.getuser)
 ]
 Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]
-DEFAULT_ROOT = Path(".local/registry")
 
 
 @app.command()
@@ -54,14 +51,15 @@ def publish(
         Path | None,
         typer.Option(help="JSON file: step, licence, parent, base_model, training, metrics, canary, tools."),
     ] = None,
+    by: Annotated[str | None, typer.Option(help="Who publishes, for the audit log; else the account's name.")] = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
     """Publish a checkpoint as an immutable version; the same content again changes nothing."""
-    with _errors(as_json), progress_bar(quiet=as_json) as progress:
+    with errors(as_json), progress_bar(quiet=as_json) as progress:
         given = _metadata(metadata, {"step": step, "licence": licence})
         registry = Registry(root)
-        ref = registry.publish(source, name=name, kind=kind, metadata=given, progress=progress)
+        ref = registry.publish(source, name=name, kind=kind, metadata=given, by=by, progress=progress)
         document = {"model": str(ref), "path": str(registry.path(ref))}
     print_document(document, as_json=as_json)
 
@@ -78,8 +76,8 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Point a channel at a release; replicas that follow it verify, load and switch."""
-    with _errors(as_json):
-        registry = _existing(root)
+    with errors(as_json):
+        registry = existing(root)
         chosen = _chosen_release(registry, release, policy, reward)
         changed = registry.promote(channel, chosen, expected_generation=expect, by=by)
     print_document(_channel_document(channel, changed), as_json=as_json)
@@ -94,24 +92,24 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Promote the release that the channel had before."""
-    with _errors(as_json):
-        changed = _existing(root).rollback(channel, by=by, expected_generation=expect)
+    with errors(as_json):
+        changed = existing(root).rollback(channel, by=by, expected_generation=expect)
     print_document(_channel_document(channel, changed), as_json=as_json)
 
 
 @app.command(name="list")
 def list_all(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """List every version, release and channel; one that can not be read is shown with what is wrong."""
-    with _errors(as_json):
-        overview = _overview(_existing(root))
+    with errors(as_json):
+        overview = _overview(existing(root))
     print_overview(overview, as_json=as_json)
 
 
 @app.command()
 def show(target: Target, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Show a version's manifest, a release's two versions, or where a channel points."""
-    with _errors(as_json):
-        document = _show(_existing(root), target)
+    with errors(as_json):
+        document = _show(existing(root), target)
     print_document(document, as_json=as_json)
 
 
@@ -123,8 +121,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a version, or of both versions of a release or channel."""
-    with _errors(as_json), progress_bar(quiet=as_json) as progress:
-        registry = _existing(root) if directory is None else Registry(root)  # a copy is checked without a registry too
+    with errors(as_json), progress_bar(quiet=as_json) as progress:
+        registry = existing(root) if directory is None else Registry(root)  # a copy is checked without a registry too
         if directory is not None and "@" not in target:
             raise InvalidRequest("--directory holds one version; name it as name@version", param="directory")
         verified = [
@@ -146,25 +144,9 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Say that a gateway was killed for good: nobody waits for it any more. Refused while its record is fresh."""
-    with _errors(as_json):
-        record = forget_gateway(_existing(root), instance, by=by, max_age_seconds=max_age)
+    with errors(as_json):
+        record = forget_gateway(existing(root), instance, by=by, max_age_seconds=max_age)
     print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except ServiceError as error:
-        describe_error(Console(stderr=True), error, as_json=as_json)
-        raise typer.Exit(1) from error
-
-
-def _existing(root: Path) -> Registry:
-    registry = Registry(root)
-    if not registry.root.is_dir():
-        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
-    return registry
 
 
 def _metadata(path: Path | None, options: dict[str, Any]) -> PublishMetadata:

@@ -23,6 +23,9 @@ _COLUMNS = {
     "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
     "releases": ("release", "policy", "reward"),
     "verified": ("model", "files", "bytes"),
+    "planned": ("model", "action", "bytes", "why"),
+    "collected": ("model", "action", "bytes", "why"),
+    "log": ("at", "event", "by", "what", "from", "to", "why"),
     "channels": ("channel", "release", "generation", "previous", "by", "at"),
 }
 

@@ -28,6 +28,7 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 LOCK_TIMEOUT_S: Final = 30.0
 _LOCK_POLL_S: Final = 0.01
 _RESERVE_BYTES: Final = 64 * 1024 * 1024
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def make_directory(path: Path, mode: int) -> None:
@@ -175,6 +176,40 @@ def exclusive_lock(path: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[No
         os.close(descriptor)
 
 
+@contextmanager
+def reading(path: Path, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Keep `unread` from getting the plain file `path` while the block runs; any number may read at once.
+
+    Where the mount has no locks this does nothing, and `unread` refuses.
+
+    Raises:
+        FileNotFoundError: it is not there, or was taken away while we waited.
+        LockTimeout: it is being taken away for longer than `timeout_s` seconds.
+    """
+    descriptor = open_regular(path)
+    try:
+        deadline = Deadline.after(timeout_s)
+        while not _try_share(descriptor):
+            if deadline.expired():
+                raise LockTimeout(f"{path} is being removed; try again later", retry_after=timeout_s)
+            threading.Event().wait(_LOCK_POLL_S)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+            raise FileNotFoundError(errno.ENOENT, "was replaced", str(path))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def unread(path: Path) -> Iterator[bool]:
+    """Whether nobody is `reading` the file; if so, nobody begins to while the block runs."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)  # NFS locks exclusively only what is writable
+    try:
+        yield _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock file; a missing file is not held."""
     try:
@@ -192,6 +227,17 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _try_share(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
 
 

@@ -71,6 +71,7 @@ class RejectReason(StrEnum):
     METADATA_MISMATCH = "metadata_mismatch"
     RELEASE_EDITED = "release_edited"
     CHANNEL_MALFORMED = "channel_malformed"
+    TOMBSTONE_MALFORMED = "tombstone_malformed"
 
 
 class VerificationError(ServiceError):

@@ -50,7 +50,31 @@ class Layout:
         """The lock file of those who change a channel."""
         return self.channels / f".{check_name(name, what='channel name')}.lock"
 
+    @property
+    def statuses(self) -> Path:
+        """What replicas report, `<service>/<instance>.json`."""
+        return self.root / "status"
+
+    @property
+    def tombstones(self) -> Path:
+        """Marks of versions that nobody named, `<name>/<version>.json`."""
+        return self.root / "tombstones"
+
+    @property
+    def audit(self) -> Path:
+        """Who did what: one JSON object a line."""
+        return self.root / "audit.jsonl"
+
+    @property
+    def audit_lock(self) -> Path:
+        """The lock file of those who append to it."""
+        return self.root / ".audit.lock"
+
+    def tombstone(self, ref: ModelRef) -> Path:
+        """The mark of a version."""
+        return self.tombstones / ref.name / f"{ref.version}.json"
+
     def status(self, service: str, instance: str | None = None) -> Path:
         """The folder of a service's status files, or the file of one instance."""
-        folder = self.root / "status" / check_name(service, what="service name")
+        folder = self.statuses / check_name(service, what="service name")
         return folder if instance is None else folder / f"{check_name(instance, what='instance name')}.json"

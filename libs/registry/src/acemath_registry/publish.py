@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from acemath_registry.audit import AuditEvent, acting_user, record
+from acemath_registry.collect import withdraw_tombstone
 from acemath_registry.durable import (
     copy_file,
     ensure_directory,
@@ -46,7 +48,7 @@ from acemath_registry.manifest import (
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef, check_name
 from acemath_registry.tensors import read_tensors
-from acemath_registry.verify import verify_directory
+from acemath_registry.verify import kept, verify_directory
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +65,12 @@ def publish(
     name: str,
     kind: ModelKind,
     metadata: PublishMetadata,
+    by: str | None = None,
     progress: Progress = no_progress,
 ) -> ModelRef:
     """Publish the checkpoint in `source`; the same content again gives the same version and changes nothing.
+
+    `by` says who publishes, for the audit log; without it, the account that this process runs under.
 
     When the version is already there, its manifest stands: other metrics or another canary for the same bytes are
     logged as a warning and not stored.
@@ -82,11 +87,30 @@ def publish(
         raise NotFound(
             f"there is no directory {source.name!r} to publish; give the folder that holds config.json", param="source"
         )
+    publisher = by or acting_user()
     stored = _already_published(layout, source, name, metadata.step, progress)
-    if stored is not None:
+    if stored is not None and _wanted_again(layout, stored.ref, publisher):
         _check_kind(stored.architecture, stored.kind, kind)
         _warn_about_difference(stored, metadata)
         return stored.ref
+    ref = _publish_new(layout, source, name, kind, metadata, progress)
+    record(layout, AuditEvent.PUBLISH, by=publisher, what=str(ref))
+    return ref
+
+
+def _wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
+    """Take away the mark of a version that was to be removed; False when it is gone already."""
+    try:
+        with kept(ref, layout.version(ref)), storage_errors(f"publishing {ref}"):
+            withdraw_tombstone(layout, ref, by=by, why="published again")
+    except NotFound:
+        return False
+    return True
+
+
+def _publish_new(
+    layout: Layout, source: Path, name: str, kind: ModelKind, metadata: PublishMetadata, progress: Progress
+) -> ModelRef:
     with storage_errors(f"publishing {name}"):
         ensure_directory(layout.staging)
         sweep_staging(layout.staging)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from acemath_registry import cache, publish, releases, status, verify
+from acemath_registry import audit, cache, collect, publish, releases, status, verify
+from acemath_registry.audit import AuditEntry, AuditEvent
+from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
@@ -39,13 +41,14 @@ class Registry:
         name: str,
         kind: ModelKind | str,
         metadata: PublishMetadata,
+        by: str | None = None,
         progress: Progress = no_progress,
     ) -> ModelRef:
         """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors."""
         if kind not in list(ModelKind):
             raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
         return publish.publish(
-            self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, progress=progress
+            self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, by=by, progress=progress
         )
 
     def path(self, ref: ModelRef) -> Path:
@@ -134,6 +137,18 @@ class Registry:
     def statuses(self, service: str) -> dict[str, dict[str, Any]]:
         """Instance → what it reported last. Raises VerificationError, StorageError."""
         return status.read_statuses(self._layout, service)
+
+    def collect(self, retention: Retention, *, by: str, apply: bool) -> list[Verdict]:
+        """What becomes of each version that nobody may need; done only if `apply`. See `collect.collect` for errors."""
+        return collect.collect(self._layout, retention, by=by, apply=apply)
+
+    def log(self) -> list[AuditEntry]:
+        """The last changes of the registry, the oldest first. Raises StorageError."""
+        return audit.read_log(self._layout)
+
+    def note(self, event: AuditEvent, *, by: str, what: str, why: str | None = None) -> bool:
+        """Append a change to the audit log; False when it cannot be written, which is logged and stops nobody."""
+        return audit.record(self._layout, event, by=by, what=what, why=why)
 
     def versions(self) -> list[ModelRef]:
         """Every version, sorted by name and step; for people. A service follows a channel instead."""

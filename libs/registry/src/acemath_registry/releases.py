@@ -5,19 +5,21 @@ A reader follows channel → release → two versions, each link checked by a sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from acemath_registry.audit import AuditEvent, record
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode, sha256_hex
 from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, read_file, replace_file
 from acemath_registry.errors import Conflict, InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import MANIFEST_NAME, Manifest, ModelKind
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
-from acemath_registry.verify import read_manifest
+from acemath_registry.verify import kept, read_manifest
 
 _MAX_BY_LENGTH: Final = 200
 
@@ -177,7 +179,7 @@ def promote(layout: Layout, name: str, release_id: str, *, expected_generation: 
         _check_generation(name, current, expected_generation)
         return release_id
 
-    return _change(layout, name, by, target)
+    return _change(layout, name, AuditEvent.PROMOTE, by, target)
 
 
 def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str) -> Channel:
@@ -197,10 +199,10 @@ def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: 
             raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
         return current.previous
 
-    return _change(layout, name, by, target)
+    return _change(layout, name, AuditEvent.ROLLBACK, by, target)
 
 
-def _change(layout: Layout, name: str, by: str, target: Callable[[Channel | None], str]) -> Channel:
+def _change(layout: Layout, name: str, event: AuditEvent, by: str, target: Callable[[Channel | None], str]) -> Channel:
     if not by or len(by) > _MAX_BY_LENGTH or not by.isprintable():
         raise InvalidRequest(
             f"by must be 1 to {_MAX_BY_LENGTH} printable characters that say who changes the channel", param="by"
@@ -211,12 +213,15 @@ def _change(layout: Layout, name: str, by: str, target: Callable[[Channel | None
         with exclusive_lock(layout.channel_lock(name), LOCK_TIMEOUT_S):
             current = _read_pointer(layout, name)
             release = read_release(layout, target(current))
-            _check_members(layout, release)
-            if current is not None and current.release_sha256 == release.sha256:
-                return current
-            changed = _next(current, release, by)
-            replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
-            return changed
+            with _members_kept(layout, release):
+                if current is not None and current.release_sha256 == release.sha256:
+                    return current
+                changed = _next(current, release, by)
+                replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
+    record(
+        layout, event, by=by, what=name, before=changed.previous, after=changed.release, generation=changed.generation
+    )
+    return changed
 
 
 def _check_generation(name: str, current: Channel | None, expected: int | None) -> None:
@@ -271,6 +276,12 @@ def _manifest_and_digest(layout: Layout, ref: ModelRef) -> tuple[Manifest, str]:
         return manifest, sha256_hex(read_file(directory / MANIFEST_NAME, MAX_DOCUMENT_BYTES))
 
 
-def _check_members(layout: Layout, release: Release) -> None:
-    for member in (release.policy, release.reward):
-        read_manifest(member.ref, layout.version(member.ref), manifest_sha256=member.manifest_sha256)
+@contextmanager
+def _members_kept(layout: Layout, release: Release) -> Iterator[None]:
+    """Both versions are there, and are not removed while the block runs."""
+    with ExitStack() as stack:
+        for member in (release.policy, release.reward):
+            directory = layout.version(member.ref)
+            read_manifest(member.ref, directory, manifest_sha256=member.manifest_sha256)
+            stack.enter_context(kept(member.ref, directory))
+        yield

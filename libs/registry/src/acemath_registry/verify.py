@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, sha256_hex
-from acemath_registry.durable import read_file
+from acemath_registry.durable import read_file, reading
 from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.facts import compute_facts
 from acemath_registry.files import OWN_NAMES, hash_files, list_files, reject_reason
@@ -49,6 +51,23 @@ def read_manifest(ref: ModelRef, directory: Path, *, manifest_sha256: str | None
             RejectReason.VERSION_MISMATCH, f"lists files whose digest is not that of {ref}; publish again, never edit"
         )
     return manifest
+
+
+@contextmanager
+def kept(ref: ModelRef, directory: Path) -> Iterator[None]:
+    """Keep a version that was found in the registry from being removed while the block runs.
+
+    Raises:
+        NotFound: it was removed meanwhile.
+        LockTimeout, StorageError: it can not be kept.
+    """
+    with ExitStack() as stack:
+        with storage_errors(f"keeping {ref}"):
+            try:
+                stack.enter_context(reading(directory / MANIFEST_NAME))
+            except FileNotFoundError as error:
+                raise _missing(ref, directory) from error
+        yield
 
 
 def verify_directory(

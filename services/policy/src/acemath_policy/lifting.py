@@ -43,10 +43,12 @@ class Lift(Lifting[VersionSlot]):
         super().__init__(
             Patience(settings.start_attempts, settings.restart_backoff_max_seconds, _BAD, _TRANSIENT),
             slots,
+            registry=registry,
+            replica=f"policy/{settings.instance}",
             on_rejected=metrics.swaps.labels("rejected").inc,
             on_phase=lambda phase, seconds: metrics.phase_seconds.labels(phase).observe(seconds),
         )
-        self._settings, self._registry, self._launcher, self._slots = settings, registry, launcher, slots
+        self._settings, self._launcher, self._slots = settings, launcher, slots
 
     def down(self, slot: VersionSlot, reason: str | None, *, at_once: bool) -> None:
         """Begin to stop a version; unless at once, its server finishes what it has."""

@@ -49,10 +49,12 @@ class Lift(Lifting[VersionSlot]):
         super().__init__(
             Patience(settings.load_attempts, settings.retry_max_seconds, _BAD, (ServiceError, OSError)),
             slots,
+            registry=registry,
+            replica=f"reward/{settings.instance}",
             on_rejected=metrics.swaps.labels("rejected").inc,
             on_phase=lambda phase, seconds: metrics.phase_seconds.labels(phase).observe(seconds),
         )
-        self._settings, self._registry, self._load_model, self._batcher = settings, registry, load_model, batcher
+        self._settings, self._load_model, self._batcher = settings, load_model, batcher
 
     async def _attempt(self, slot: VersionSlot) -> None:
         digest = slot.member.manifest_sha256

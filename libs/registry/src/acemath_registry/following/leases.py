@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from acemath_core.errors import Conflict, InvalidRequest, ServiceError
+from acemath_registry.audit import AuditEvent
 from acemath_registry.errors import VerificationError
 from acemath_registry.registry import Registry
 from acemath_registry.releases import ReleaseMember
@@ -212,6 +213,7 @@ def forget_gateway(
         )
     registry.write_status("forgotten-gateway", instance, {"record": record, "by": by, "at": current})
     registry.remove_status("gateway", instance)
+    registry.note(AuditEvent.FORGET_GATEWAY, by=by, what=instance)
     _log.warning("gateway %s is forgotten", instance, extra={"by": by, "record": record})
     return record
 

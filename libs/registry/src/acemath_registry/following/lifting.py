@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from acemath_core.wire import SlotState
+from acemath_registry.audit import AuditEvent
 from acemath_registry.following.version import SERVING, FollowedVersion
+from acemath_registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 V = TypeVar("V", bound=FollowedVersion)
@@ -41,6 +44,8 @@ class Lifting(abc.ABC, Generic[V]):
     Args:
         patience: how often a version is tried.
         versions: every version that lives now; the list itself, which its owner changes.
+        registry: whose audit log hears of rejections.
+        replica: who rejects, for that log: service and instance.
         on_rejected: told of each rejection.
         on_phase: told the name and the seconds of each phase that ended well.
     """
@@ -50,10 +55,13 @@ class Lifting(abc.ABC, Generic[V]):
         patience: Patience,
         versions: Sequence[V],
         *,
+        registry: Registry,
+        replica: str,
         on_rejected: Callable[[], object],
         on_phase: Callable[[str, float], object],
     ) -> None:
         self._patience, self._versions = patience, versions
+        self._registry, self._replica = registry, replica
         self._on_rejected, self._on_phase = on_rejected, on_phase
 
     def up(self, version: V) -> None:
@@ -99,6 +107,8 @@ class Lifting(abc.ABC, Generic[V]):
         version.move(SlotState.REJECTED, reason)
         self._on_rejected()
         _log.error("%s is rejected: %s", version.ref, reason)
+        note = partial(self._registry.note, AuditEvent.REJECT, by=self._replica, what=str(version.ref), why=reason)
+        await asyncio.to_thread(note)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

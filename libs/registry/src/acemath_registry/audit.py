@@ -1,0 +1,150 @@
+"""Who did what to the registry, and when: one line a change, only ever appended to.
+
+A line is written after its change, so that it never tells of one that did not happen; a process that is killed between
+the two leaves a change without a line (of a channel's, the next line's generation shows the gap). That a line cannot be
+written is logged and stops nobody: a replica's mount may be read-only.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from acemath_registry.durable import ensure_directory, exclusive_lock, open_regular
+from acemath_registry.errors import LockTimeout, StorageError, storage_errors
+from acemath_registry.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+MAX_TAIL_BYTES: Final = 16 * 1024 * 1024
+"""As much of the log's end is read; some sixty thousand changes."""
+_MAX_TEXT: Final = 500
+_LOCK_TIMEOUT_S: Final = 5.0
+
+
+class AuditEvent(StrEnum):
+    """What was done."""
+
+    PUBLISH = "publish"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    REJECT = "reject"
+    MARK = "mark"
+    UNMARK = "unmark"
+    REMOVE = "remove"
+    FORGET_GATEWAY = "forget_gateway"
+
+
+class AuditEntry(BaseModel):
+    """One change.
+
+    Attributes:
+        at: when, in UTC.
+        event: what was done.
+        by: who did it: a person, or a service's instance.
+        what: the version, channel or gateway it was done to.
+        before: of a channel: the release that was current; JSON key `from`.
+        after: of a channel: the release that is current now; JSON key `to`.
+        generation: of a channel: its new one.
+        why: the reason, where there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    at: AwareDatetime
+    event: AuditEvent
+    by: str
+    what: str
+    before: str | None = Field(None, alias="from")
+    after: str | None = Field(None, alias="to")
+    generation: int | None = None
+    why: str | None = None
+
+
+def acting_user() -> str:
+    """The name of the account that this process runs under, or its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def record(
+    layout: Layout,
+    event: AuditEvent,
+    *,
+    by: str,
+    what: str,
+    before: str | None = None,
+    after: str | None = None,
+    generation: int | None = None,
+    why: str | None = None,
+) -> bool:
+    """Append one line, durable before return; False when that is not possible, which is logged."""
+    reason = why if why is None else why[:_MAX_TEXT]
+    entry = AuditEntry(
+        at=datetime.now(UTC), event=event, by=by[:_MAX_TEXT], what=what, before=before, after=after,
+        generation=generation, why=reason,
+    )  # fmt: skip
+    line = json.dumps(entry.model_dump(mode="json", by_alias=True, exclude_none=True), ensure_ascii=False)
+    try:
+        with storage_errors("writing the audit log"):
+            ensure_directory(layout.root)
+            with exclusive_lock(layout.audit_lock, _LOCK_TIMEOUT_S):
+                _append(layout.audit, line.encode() + b"\n")
+    except (StorageError, LockTimeout) as error:
+        _log.warning("%s of %s by %s is not in the audit log: %s", event.value, what, by, error.message)
+        return False
+    return True
+
+
+def read_log(layout: Layout) -> list[AuditEntry]:
+    """The last changes, the oldest first; a line that was torn or is none is left out and counted in the log.
+
+    Raises:
+        StorageError: it can not be read.
+    """
+    with storage_errors("reading the audit log"):
+        lines = _tail(layout.audit)
+    entries: list[AuditEntry] = []
+    for line in lines:
+        try:
+            entries.append(AuditEntry.model_validate_json(line))
+        except ValidationError:
+            _log.warning("a line of the audit log cannot be read; it is left out")
+    return entries
+
+
+def _append(path: Path, line: bytes) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # somebody was killed in the middle of a line
+        view = memoryview(b"\n" + line if torn else line)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _tail(path: Path) -> list[bytes]:
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return []
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = max(0, size - MAX_TAIL_BYTES)
+        file.seek(begin)
+        lines = file.read(MAX_TAIL_BYTES).split(b"\n")
+    return [line for line in lines[1 if begin else 0 :] if line.strip()]

@@ -1,0 +1,44 @@
+"""What the commands of `acemath registry` share: their options, and how they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from acemath_core.errors import ServiceError
+from acemath_registry.cli_output import describe_error
+from acemath_registry.errors import NotFound
+from acemath_registry.registry import Registry
+
+Root = Annotated[
+    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY__ROOT", help="The registry's directory.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+DEFAULT_ROOT = Path(".local/registry")
+
+
+@contextmanager
+def errors(as_json: bool) -> Iterator[None]:
+    """Say what went wrong in one sentence (or as JSON) and end with status 1."""
+    try:
+        yield
+    except ServiceError as error:
+        describe_error(Console(stderr=True), error, as_json=as_json)
+        raise typer.Exit(1) from error
+
+
+def existing(root: Path) -> Registry:
+    """The registry at `root`.
+
+    Raises:
+        NotFound: there is no such directory.
+    """
+    registry = Registry(root)
+    if not registry.root.is_dir():
+        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
+    return registry

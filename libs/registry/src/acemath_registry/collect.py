@@ -1,0 +1,222 @@
+"""Removing versions that nobody needs any more, in two steps, so that who is about to need one can still say so.
+
+First a version that nobody names (`references`) and that is neither young nor among the newest of its model is *marked*
+(a tombstone). After the grace time, if still nobody names it and nobody reads it, it is *removed*: with the manifest
+locked against readers, the references are looked up once more, and one rename takes the directory away. Promoting holds
+the same lock from checking the versions to writing the channel, so that one of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from acemath_core.errors import ServiceError
+from acemath_registry import audit
+from acemath_registry.audit import AuditEvent
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
+from acemath_registry.durable import (
+    ensure_directory,
+    exclusive_lock,
+    read_file,
+    remove_tree,
+    rename_directory,
+    replace_file,
+    sync_directory,
+    unread,
+)
+from acemath_registry.errors import RejectReason, VerificationError, storage_errors
+from acemath_registry.layout import Layout
+from acemath_registry.manifest import MANIFEST_NAME, Manifest
+from acemath_registry.references import HISTORY, named_versions
+from acemath_registry.refs import VERSION_PATTERN, ModelRef
+from acemath_registry.verify import read_manifest
+
+DAY_S: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept although nobody names it.
+
+    Attributes:
+        newest: versions of each model, by time of publication.
+        age_s: what was published within so many seconds.
+        grace_s: seconds from marking to removing.
+        history: last releases of each channel.
+    """
+
+    newest: int = 3
+    age_s: float = DAY_S
+    grace_s: float = DAY_S
+    history: int = HISTORY
+
+
+class Action(StrEnum):
+    """What a collection does with a version."""
+
+    KEEP = "keep"
+    MARK = "mark"
+    WAIT = "wait"  # it is marked, and goes when the grace time is over
+    UNMARK = "unmark"  # it was marked, and somebody names it again
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is done with one version, and why.
+
+    Attributes:
+        size: bytes of its files; 0 when its manifest can not be read.
+        done: whether it was done; False for a plan.
+    """
+
+    ref: ModelRef
+    action: Action
+    why: str
+    size: int
+    done: bool
+
+
+def collect(
+    layout: Layout, retention: Retention, *, by: str, apply: bool, now: Callable[[], float] = time.time
+) -> list[Verdict]:
+    """Look at every version and, if `apply`, mark and remove; sorted by name and step.
+
+    Raises:
+        VerificationError: a document that may name versions is damaged: nothing was done.
+        LockTimeout: another collection runs.
+        StorageError: something can not be read, written or removed; what was done before stays done.
+    """
+    with storage_errors("collecting unused versions"):
+        if not apply:
+            return [_Collection(layout, retention, by, now).verdict(ref) for ref in _versions(layout)]
+        ensure_directory(layout.tombstones)
+        with exclusive_lock(layout.tombstones / ".lock"):
+            collection = _Collection(layout, retention, by, now)
+            return [collection.act(collection.verdict(ref)) for ref in _versions(layout)]
+
+
+def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> None:
+    """Take a mark away, if there is one.
+
+    Raises:
+        OSError: it can not be removed.
+    """
+    path = layout.tombstone(ref)
+    if path.exists():
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+        audit.record(layout, AuditEvent.UNMARK, by=by, what=str(ref), why=why)
+
+
+class _Collection:
+    def __init__(self, layout: Layout, retention: Retention, by: str, now: Callable[[], float]) -> None:
+        self._layout, self._retention, self._by, self._now = layout, retention, by, now
+        self._named = named_versions(layout, retention.history)
+        self._manifests = {ref: _manifest(layout, ref) for ref in _versions(layout)}
+        self._newest = self._newest_of_each()
+
+    def _newest_of_each(self) -> frozenset[ModelRef]:
+        by_name: dict[str, list[Manifest]] = {}
+        for manifest in self._manifests.values():
+            if isinstance(manifest, Manifest):
+                by_name.setdefault(manifest.name, []).append(manifest)
+        kept = [
+            sorted(found, key=lambda one: one.created_at, reverse=True)[: self._retention.newest]
+            for found in by_name.values()
+        ]
+        return frozenset(manifest.ref for found in kept for manifest in found)
+
+    def verdict(self, ref: ModelRef) -> Verdict:
+        manifest = self._manifests[ref]
+        size = manifest.size if isinstance(manifest, Manifest) else 0
+        marked = _marked_at(self._layout, ref)
+        why = self._why_kept(ref, manifest)
+        if why is not None:
+            return Verdict(ref, Action.KEEP if marked is None else Action.UNMARK, why, size, done=False)
+        if marked is None:
+            return Verdict(ref, Action.MARK, "nobody names it", size, done=False)
+        left = marked + self._retention.grace_s - self._now()
+        if left > 0:
+            return Verdict(ref, Action.WAIT, f"marked; {left / 3600:.1f} h of grace are left", size, done=False)
+        return Verdict(ref, Action.REMOVE, "nobody has named it since it was marked", size, done=False)
+
+    def _why_kept(self, ref: ModelRef, manifest: Manifest | str) -> str | None:
+        if ref in self._named:
+            return self._named[ref]
+        if isinstance(manifest, str):
+            return f"its manifest can not be read ({manifest}); remove it by hand"
+        age = self._now() - manifest.created_at.timestamp()
+        if age < self._retention.age_s:
+            return f"published {max(0.0, age) / 3600:.1f} h ago"
+        if ref in self._newest:
+            return f"among the newest {self._retention.newest} of {ref.name}"
+        return None
+
+    def act(self, verdict: Verdict) -> Verdict:
+        ref = verdict.ref
+        if verdict.action is Action.MARK:
+            ensure_directory(self._layout.tombstone(ref).parent)
+            replace_file(self._layout.tombstone(ref), encode({"at": self._now(), "by": self._by, "why": verdict.why}))
+            audit.record(self._layout, AuditEvent.MARK, by=self._by, what=str(ref), why=verdict.why)
+        elif verdict.action is Action.UNMARK:
+            withdraw_tombstone(self._layout, ref, by=self._by, why=verdict.why)
+        elif verdict.action is Action.REMOVE:
+            kept = self._remove(ref)
+            if kept is not None:
+                return replace(verdict, action=Action.WAIT, why=kept, done=True)
+        return replace(verdict, done=True)
+
+    def _remove(self, ref: ModelRef) -> str | None:
+        """Remove it; or why it stays."""
+        directory = self._layout.version(ref)
+        grave = self._layout.staging / f"gc-{uuid.uuid4().hex}"
+        ensure_directory(self._layout.staging)
+        with unread(directory / MANIFEST_NAME) as alone:
+            if not alone:
+                return "somebody reads it now"
+            # From here on nobody can promote it: who does holds the lock, or finds it gone.
+            who = named_versions(self._layout, self._retention.history).get(ref)
+            if who is not None:
+                return who
+            if _marked_at(self._layout, ref) is None:
+                return "its mark was withdrawn"
+            rename_directory(directory, grave)
+            sync_directory(directory.parent)
+        audit.record(self._layout, AuditEvent.REMOVE, by=self._by, what=str(ref))
+        self._layout.tombstone(ref).unlink(missing_ok=True)
+        remove_tree(grave)
+        return None
+
+
+def _versions(layout: Layout) -> list[ModelRef]:
+    found = [path for path in layout.models.glob("*/*") if VERSION_PATTERN.fullmatch(path.name)]
+    refs = [ModelRef(path.parent.name, path.name) for path in found]
+    return sorted(refs, key=lambda ref: (ref.name, ref.step, ref.version))
+
+
+def _manifest(layout: Layout, ref: ModelRef) -> Manifest | str:
+    try:
+        return read_manifest(ref, layout.version(ref))
+    except ServiceError as error:
+        return error.message
+
+
+def _marked_at(layout: Layout, ref: ModelRef) -> float | None:
+    """Unix time at which it was marked; None when it is not."""
+    path: Path = layout.tombstone(ref)
+    try:
+        data = read_file(path, MAX_DOCUMENT_BYTES)
+    except FileNotFoundError:
+        return None
+    document: dict[str, Any] = decode(data, file=path.name, reason=RejectReason.TOMBSTONE_MALFORMED)
+    at = document.get("at")
+    if not isinstance(at, int | float):
+        raise VerificationError(RejectReason.TOMBSTONE_MALFORMED, "says no time; remove it, then again", file=path.name)
+    return float(at)

@@ -1,0 +1,101 @@
+"""Which versions somebody still names, and who: what may never be removed.
+
+Named are: what each channel points at, what it pointed at before, and the last few releases of its history (the audit
+log); every release and version in a status record, so also what gateways hold leases on. A document that can not be
+read may name anything: then nothing is known, and nothing may go.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from acemath_registry.audit import AuditEvent, read_log
+from acemath_registry.errors import NotFound, storage_errors
+from acemath_registry.layout import Layout
+from acemath_registry.refs import RELEASE_PATTERN, VERSION_PATTERN, ModelRef
+from acemath_registry.releases import read_channel, read_release
+from acemath_registry.status import read_statuses
+
+HISTORY: Final = 5
+"""Releases of a channel's history that are kept, the current one among them."""
+
+_ENDED_SERVICES: Final = frozenset({"forgotten-gateway"})  # written down for people; holds nothing any more
+
+
+def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str]:
+    """Version → who names it, in words.
+
+    Args:
+        layout: of the registry.
+        history: how many of each channel's last releases count.
+
+    Raises:
+        VerificationError: a channel, release or status record is damaged, so that what it names is not known.
+        StorageError: one can not be read.
+    """
+    found: dict[ModelRef, str] = {}
+    for release, who in (*_of_channels(layout, history), *_of_status(layout)):
+        for ref in _members(layout, release) if isinstance(release, str) else (release,):
+            found.setdefault(ref, who)
+    return found
+
+
+def _of_channels(layout: Layout, history: int) -> Iterator[tuple[str | ModelRef, str]]:
+    with storage_errors("listing the channels"):
+        names = sorted(path.stem for path in layout.channels.glob("[!.]*.json"))
+    past = _history(layout)
+    for name in names:
+        channel = read_channel(layout, name)
+        yield channel.release, f"channel {name} points at it"
+        if channel.previous is not None:
+            yield channel.previous, f"channel {name} would roll back to it"
+        for release in past[name][:history]:
+            yield release, f"channel {name} pointed at it lately"
+
+
+def _history(layout: Layout) -> dict[str, list[str]]:
+    """Channel → its releases, the newest first, each once."""
+    past: dict[str, list[str]] = defaultdict(list)
+    for entry in reversed(read_log(layout)):
+        if entry.event in (AuditEvent.PROMOTE, AuditEvent.ROLLBACK):
+            for release in (entry.after, entry.before):
+                if release is not None and release not in past[entry.what]:
+                    past[entry.what].append(release)
+    return past
+
+
+def _of_status(layout: Layout) -> Iterator[tuple[str | ModelRef, str]]:
+    with storage_errors("listing the status records"):
+        folders = sorted(layout.statuses.iterdir()) if layout.statuses.is_dir() else []
+    for folder in folders:
+        if folder.name in _ENDED_SERVICES:
+            continue
+        for instance, document in read_statuses(layout, folder.name).items():
+            for name in _names(document):
+                yield name, f"the status record {folder.name}/{instance} names it"
+
+
+def _names(document: Any) -> Iterator[str | ModelRef]:
+    """Every release id and version anywhere in a document, keys too (leases are counted by release)."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from _names(key)
+            yield from _names(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from _names(value)
+    elif isinstance(document, str):
+        if RELEASE_PATTERN.fullmatch(document):
+            yield document
+        elif VERSION_PATTERN.fullmatch(document.rpartition("@")[2]) and document.count("@") == 1:
+            yield ModelRef.parse(document)
+
+
+def _members(layout: Layout, release_id: str) -> tuple[ModelRef, ...]:
+    try:
+        release = read_release(layout, release_id)
+    except NotFound:
+        return ()  # it names nothing that could be loaded
+    return release.policy.ref, release.reward.ref
