@@ -45,9 +45,11 @@ async def ended(http: httpx.AsyncClient, job: str, seconds: float = 15.0) -> dic
     found: dict = {}
 
     async def look() -> bool:
-        found.update((await http.get(f"/v1/jobs/{job}")).json())
+        answer = await http.get(f"/v1/jobs/{job}")
+        if answer.status_code == 200:  # 503 while Redis is away
+            found.update(answer.json())
         await asyncio.sleep(0.05)
-        return found["state"] not in ("queued", "running")
+        return found.get("state", "queued") not in ("queued", "running")
 
     await eventually_true(look, seconds / 6)
     return found
