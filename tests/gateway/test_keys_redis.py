@@ -24,7 +24,7 @@ def valkey(tmp_path):
 
 
 @asynccontextmanager
-async def replicas(valkey: ValkeyServer, tmp_path, **settings):
+async def replicas(valkey: ValkeyServer, tmp_path, *, slow: float = 0.0, **settings):
     keys = tmp_path / "api.keys"
     keys.write_text(FROM_FILE)
     keys.chmod(0o600)
@@ -32,6 +32,8 @@ async def replicas(valkey: ValkeyServer, tmp_path, **settings):
     gateways = [
         GatewayOnDoubles(settings | {"instance": name}, redis_url=valkey.url, admin_key=ADMIN) for name in ("a", "b")
     ]
+    for gateway in gateways:
+        gateway.policy.token_seconds = slow
     async with (
         served(gateways[0].app()) as first,
         served(gateways[1].app()) as second,
@@ -100,6 +102,18 @@ async def test_away_a_key_that_was_seen_works_on_without_its_quota_and_no_other(
         await asyncio.sleep(0.25)
         assert (await _solve(a, seen)).status_code == 429, "what it had used is in the append-only file"
         assert (await _solve(a, unseen)).status_code == 200
+
+
+async def test_tokens_of_a_request_that_was_let_in_before_are_paid_when_the_server_is_back(valkey, tmp_path):
+    async with replicas(valkey, tmp_path, slow=0.1) as (a, _):
+        _, key = await _made(a, tokens_per_minute=10)
+        solving = asyncio.create_task(_solve(a, key))
+        await asyncio.sleep(0.3)
+        valkey.stop()
+        assert (await solving).status_code == 200
+        valkey.start()
+        await _answers_again(a)
+        assert (await _solve(a, key)).status_code == 429
 
 
 async def test_away_for_longer_than_the_grace_a_key_that_was_seen_works_no_more(valkey, tmp_path):

@@ -28,7 +28,7 @@ from acemath_core.wire import Wire
 app = typer.Typer(no_args_is_help=True, help="API keys of a gateway: make, list, revoke. Needs an admin key.")
 
 _PATH = "/admin/v1/keys"
-_WIDE = 10_000  # columns: ids and names are there to be copied, never cut
+_COLUMNS = ["id", "name", "ends in", "scopes", "quotas", "made", "revoked"]
 Url = Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")]
 KeyFile = Annotated[
     Path | None, typer.Option("--key-file", help="file (mode 0600) with an admin key; default: ACEMATH_CLI__API_KEY")
@@ -71,13 +71,14 @@ def every(url: Url = None, key_file: KeyFile = None, as_json: AsJson = False) ->
     if as_json:
         _print_json(found)
         return
-    table = Table()
-    for column in ("id", "name", "ends in", "scopes", "quotas", "made", "revoked"):
-        table.add_column(column, no_wrap=True)
+    console = Console()
+    if not console.is_terminal:  # names are there to be copied: never cut and never on two lines
+        typer.echo("\n".join("\t".join(cells) for cells in (_COLUMNS, *map(_cells, found.data))))
+        return
+    table = Table(*_COLUMNS)
     for key in found.data:
         table.add_row(*(escape(cell) for cell in _cells(key)), style="dim" if key.revoked_at else None)
-    console = Console()
-    Console(width=None if console.is_terminal else _WIDE).print(table)
+    console.print(table)
 
 
 @app.command()
