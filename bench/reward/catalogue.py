@@ -19,6 +19,7 @@ OFF: Variants = {
     "duplicates not merged": {"dedup": False},
     "last layer not trimmed": {"engine": {"trim": False}},
     "weights not prepacked": {"engine": {"prepack": False}},
+    "tensor operators between products": {"engine": {"compiled": False}},
     "cells of 32": {"engine": {"cell_tokens": 32}},
     "cells of 128": {"engine": {"cell_tokens": 128}},
     "live, pieces of 16 tokens": {"live": 16},
@@ -91,7 +92,7 @@ def legs(setup: Setup) -> dict[str, Leg]:
 
 def defaults(setup: Setup) -> list[str]:
     """The legs of a run that names none; on a GPU not those that hold several copies of the weights or are for CPUs."""
-    left_out = {"ours-workers", "ours-http-workers", "ours-off"} if setup.device != "cpu" else set()
+    left_out = {"ours-workers", "ours-one", "ours-http-workers", "ours-http-one", "ours-off"} if setup.device != "cpu" else set()
     return [name for name in legs(setup) if name not in left_out]
 
 
@@ -151,7 +152,9 @@ def _ours(setup: Setup) -> list[Leg]:
     return [
         make("ours", "ours", base),
         make("ours-workers", "workers", base | single | workers, environment={"OMP_NUM_THREADS": "1"}),
+        make("ours-one", "ours", base | single, environment={"OMP_NUM_THREADS": "1"}),
         make("ours-http", "http", base | {"services": 1}),
+        make("ours-http-one", "http", base | single | {"services": 1}),
         make("ours-http-workers", "http", base | single | {"services": setup.threads}),
         Leg("ours-off", "ours", base, variants=OFF, sets=off_sets, every=2, kind="off"),
         Leg("peak", "peak", base, variants={"team": {}, "workers": {"kind": "workers"}}, sets={}, kind="peak"),

@@ -133,7 +133,7 @@ def _same_as_ours(document: Mapping[str, Any], scores: ScoreBook) -> dict[str, A
 def _http_overhead(document: Mapping[str, Any], seconds: Seconds) -> dict[str, Any]:
     """Milliseconds a candidate: the median over rounds of (HTTP - in process) / candidates."""
     found: dict[str, Any] = {}
-    for face, inner in (("ours-http", "ours"), ("ours-http-workers", "ours-workers")):
+    for face, inner in (("ours-http-one", "ours-one"), ("ours-http", "ours"), ("ours-http-workers", "ours-workers")):
         if face in seconds and inner in seconds:
             for name in _common(seconds, face, inner):
                 rounds = seconds[face][name].keys() & seconds[inner][name].keys()

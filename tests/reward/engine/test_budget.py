@@ -133,7 +133,7 @@ def test_a_pass_that_fails_can_be_tried_again(llama: Path, monkeypatch: pytest.M
     session.extend(0, OWN[8])
     session.finish(0)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._last, "keys_and_values", lambda *_: 1 / 0)
+        patch.setattr(engine._last, "put_keys_and_values", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             step(engine, [session])
     assert step(engine, [session]) == [{0: alone(llama, "bfloat16")[4, 8]}]

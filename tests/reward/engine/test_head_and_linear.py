@@ -15,7 +15,7 @@ from transformers import Qwen2ForSequenceClassification
 
 from acemath_reward.engine.config import parse_config
 from acemath_reward.engine.device import place
-from acemath_reward.engine.linear import TiledLinear, prepacks, tiles
+from acemath_reward.engine.linear import TiledLinear, prepacks
 from acemath_reward.engine.model import load_engine
 from acemath_reward.ports import PromptGroup, UnsupportedCheckpoint
 
@@ -117,7 +117,3 @@ def test_a_library_without_prepacking_is_no_loss(llama: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse, raising=False)
     engine = load_engine(llama, place("cpu", "bfloat16", threads=1, cell_tokens=16))
     assert engine.score(group) == engine_of(llama, prepack=False).score(group)
-
-
-def test_tiles_cover_all_rows() -> None:
-    assert list(tiles(96, 32)) == [slice(0, 32), slice(32, 64), slice(64, 96)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _SMOOTHING = 0.2  # weight of the newest pass
-SMALLEST_PASS = 256
-"""A pass of fewer tokens takes about as long: the weights are read, and one tile is computed."""
+SMALLEST_PASS = 64
+"""A pass of fewer tokens takes as long: the weights are read, and the smallest tile is computed."""
 _FIRST_GUESS = 500.0  # tokens per second, before anything was measured
 
 

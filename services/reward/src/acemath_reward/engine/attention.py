@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acemath_reward.engine.config import EngineConfig
 from acemath_reward.engine.device import Placement
-from acemath_reward.engine.packing import Run
+from acemath_reward.engine.packing import Run, Span
 
 
 class CellMask:
@@ -36,33 +38,65 @@ class CellMask:
         return view.contiguous() if self._cuda else view  # CUDA kernels ask for aligned rows
 
 
-def attend(query: Tensor, fresh: Tensor, layer: int, runs: Sequence[Run], mask: CellMask) -> Tensor:
-    """Attention of all cells of the runs.
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One attention call: views of where its arguments and its result lie in every layer."""
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    out: Tensor
+
+
+class CellAttention:
+    """Attention of all cells of a pass, layer after layer in the same buffers.
 
     Query heads that share a key head are handed over as more rows of that head, so that no key is copied for them.
+    All views are made once for a pass: on short cells, making them costs as much as a third of the computation.
 
     Args:
-        query: `[rows, heads, head_dim]`, the rows that the runs' spans count in.
-        fresh: keys and values that this pass computed, `[rows of the pass, 2, kv_heads, head_dim]`.
-        layer: which layer's kept keys and values lie before them.
         runs: what attends to what.
+        rows: of the queries, fillers among them.
+        fresh: where each layer puts its keys and values, `[rows of the pass, 2, kv_heads, head_dim]`.
         mask: of a cell.
+        config: shapes.
 
-    Returns:
-        `[rows, heads * head_dim]`; zero in the rows that fill the last tile.
+    Attributes:
+        query: where each layer puts its queries, `[kv_heads, rows, group, head_dim]`.
     """
-    out = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    heads = (fresh.shape[2], query.shape[1] // fresh.shape[2])  # key heads, query heads of each
-    for run in runs:
-        known = torch.cat([*(kept[layer] for kept in run.before), *(fresh[rows] for rows in run.rows)])
-        keys, values = known[:, 0].transpose(0, 1)[None], known[:, 1].transpose(0, 1)[None]
-        for span in run.spans:
-            rows = query[span.rows].view(-1, *heads, query.shape[2]).transpose(0, 1)
-            result = F.scaled_dot_product_attention(
-                rows.flatten(1, 2)[None],
-                keys[:, :, : span.keys],
-                values[:, :, : span.keys],
-                attn_mask=mask.behind(rows.shape[1], span.keys),
-            )
-            out[span.rows].view(-1, *heads, query.shape[2]).copy_(result[0].reshape(rows.shape).transpose(0, 1))
-    return out.flatten(1)
+
+    def __init__(self, runs: Sequence[Run], rows: int, fresh: Tensor, mask: CellMask, config: EngineConfig) -> None:
+        self._runs, self._fresh, self._mask = runs, fresh, mask
+        group = config.heads // config.kv_heads
+        self.query = fresh.new_empty(config.kv_heads, rows, group, config.head_dim)
+        self._out = fresh.new_zeros(rows, group, config.kv_heads, config.head_dim)  # fillers stay zero
+        longest = max((run.spans[-1].keys for run in runs), default=0)
+        self._known = fresh.new_empty(longest, *fresh.shape[1:])
+        self._calls = [[self._call(span) for span in run.spans] for run in runs]
+
+    def __call__(self, layer: int) -> Tensor:
+        """`[rows, group * kv_heads * head_dim]` for the queries and fresh keys there are now.
+
+        Args:
+            layer: which layer's kept keys and values lie before the fresh ones.
+        """
+        for run, calls in zip(self._runs, self._calls, strict=True):
+            parts = [*(kept[layer] for kept in run.before), *(self._fresh[rows] for rows in run.rows)]
+            torch.cat(parts, out=self._known[: run.spans[-1].keys])
+            for call in calls:
+                found = F.scaled_dot_product_attention(call.query, call.keys, call.values, attn_mask=call.mask)
+                call.out.copy_(found)
+        return self._out.flatten(1)
+
+    def _call(self, span: Span) -> _Call:
+        rows = span.rows.stop - span.rows.start
+        keys, values = self._known[: span.keys].permute(1, 2, 0, 3)[:, None]
+        out = self._out[span.rows].permute(2, 0, 1, 3)
+        return _Call(
+            self.query[:, span.rows].flatten(1, 2)[None],
+            keys,
+            values,
+            self._mask.behind(rows, span.keys),
+            out.flatten(1, 2)[None],
+        )

@@ -16,9 +16,9 @@ DtypeName = Literal["auto", "bfloat16", "float32"]
 
 CPU_ROW_TILE = 256
 CUDA_ROW_TILE = 1024
-"""Rows of one matrix product; see `linear.TiledLinear`. Part of the numerics: replicas must agree on it. On a CPU a row
-of a 135M model takes 7.8 us in products of 128 rows, 6.1 in those of 256 (bfloat16, AMX, one thread, weights not in the
-cache), a pass of 2,077 tokens 6 to 10 % less; the filler rows of a lone cell cost 16 ms more."""
+"""Rows of one matrix product, but for the last of a pass (`tiling`). Part of the numerics: replicas must agree on it.
+On a CPU a row of a 135M model's layer takes 6.4 us in products of 256 rows, 6.2 in those of 512, 7.7 of 128, 10.2 of 64
+(bfloat16, AMX, one thread); beyond 256 rows what lies between two products no longer fits in the cache."""
 
 CELL_TOKENS = 64
 """Tokens of one attention call; see `cells`. Part of the numerics. Fewer leave less to compute after a live candidate's
@@ -37,6 +37,7 @@ class Placement:
         cell_tokens: tokens of one attention call.
         prepack: lay weights out for their product once, where the library can.
         trim: compute the last layer's output only for rows that are scored; the bits are the same without.
+        compiled: compute what lies between products in compiled loops, where the device is a CPU.
     """
 
     device: torch.device
@@ -45,6 +46,7 @@ class Placement:
     cell_tokens: int = CELL_TOKENS
     prepack: bool = True
     trim: bool = True
+    compiled: bool = True
 
 
 def place(
@@ -56,6 +58,7 @@ def place(
     cell_tokens: int = CELL_TOKENS,
     prepack: bool = True,
     trim: bool = True,
+    compiled: bool = True,
 ) -> Placement:
     """Decide device and number format, and set the process's threads for one operator.
 
@@ -64,9 +67,10 @@ def place(
         dtype: `auto` takes bfloat16 where the device computes in it, float32 elsewhere.
         threads: threads of one CPU operator.
         row_tile: None for the device's default.
-        cell_tokens: see `Placement`, as the next two.
+        cell_tokens: see `Placement`, as the next three.
         prepack: for measurements without.
         trim: for measurements without.
+        compiled: for measurements without.
     """
     torch.set_num_threads(threads)
     where = torch.device(device)
@@ -74,7 +78,7 @@ def place(
         keep_freed_memory()
     wanted = _dtype(where, dtype)
     tile = row_tile or (CPU_ROW_TILE if where.type == "cpu" else CUDA_ROW_TILE)
-    return Placement(where, wanted, tile, cell_tokens, prepack, trim)
+    return Placement(where, wanted, tile, cell_tokens, prepack, trim, compiled)
 
 
 def has_bfloat16(device: torch.device) -> bool:

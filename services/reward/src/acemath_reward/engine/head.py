@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acemath_reward.engine.layers import RMSNorm
+RowNorm = Callable[[Tensor], Tensor]
+"""The model's last norm, of one row `[hidden]`."""
 
 
 class LinearHead:
@@ -22,7 +23,7 @@ class LinearHead:
         weight: `[1, hidden]`, float32.
     """
 
-    def __init__(self, norm: RMSNorm, weight: Tensor) -> None:
+    def __init__(self, norm: RowNorm, weight: Tensor) -> None:
         self._norm, self._weight = norm, weight[0]
 
     def __call__(self, row: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class MlpHead:
             `score.2.weight` `[1, hidden]`, `score.2.bias` `[1]`.
     """
 
-    def __init__(self, norm: RMSNorm, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, norm: RowNorm, tensors: Mapping[str, Tensor]) -> None:
         self._norm = norm
         self._first = tensors["score.0.weight"], tensors["score.0.bias"]
         self._second = tensors["score.2.weight"][0], tensors["score.2.bias"][0]

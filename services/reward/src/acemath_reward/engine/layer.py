@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from acemath_reward.engine.attention import CellMask, attend
+from acemath_reward.engine.attention import CellAttention
 from acemath_reward.engine.config import EngineConfig
 from acemath_reward.engine.device import Placement
-from acemath_reward.engine.layers import RMSNorm, rotate
-from acemath_reward.engine.linear import GatedLinear, TiledLinear, tiles
-from acemath_reward.engine.packing import Asked, Packed
+from acemath_reward.engine.elementwise import Elementwise
+from acemath_reward.engine.linear import GatedLinear, TiledLinear
+from acemath_reward.engine.tiling import Trial
 
-Rotary = tuple[Tensor, Tensor]
+Tiles = Sequence[Tensor]
+"""Rows of a pass, a tile in each tensor (`tiling.Tiling.cut`)."""
 Keep = Callable[[Tensor], None]
 """Takes the keys and values of a layer, `[rows, 2, kv_heads, head_dim]`, and copies what must outlive the pass."""
 
@@ -27,30 +28,60 @@ class DecoderLayer:
         config: shapes.
         placement: device, format and tile.
         index: which layer it is.
-        mask: of a cell.
+        between: what is computed between products.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], config: EngineConfig, placement: Placement, index: int, mask: CellMask
+        self,
+        tensors: Mapping[str, Tensor],
+        config: EngineConfig,
+        placement: Placement,
+        index: int,
+        between: Elementwise,
     ) -> None:
         self._tensors, self._config, self._placement = tensors, config, placement
-        self._index, self._mask, self._tile = index, mask, placement.row_tile
+        self._index, self._between = index, between
         self._make_projections()
-        self._out = TiledLinear(tensors["self_attn.o_proj.weight"], None, placement)
+        self._out = TiledLinear(self._output_weight(), None, placement)
         self._gated = GatedLinear(tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"], placement)
         self._down = TiledLinear(tensors["mlp.down_proj.weight"], None, placement)
-        self._attention_norm = RMSNorm(tensors["input_layernorm.weight"], config.norm_eps)
-        self._mlp_norm = RMSNorm(tensors["post_attention_layernorm.weight"], config.norm_eps)
+        self._attention_norm = tensors["input_layernorm.weight"].contiguous()
+        self._mlp_norm = tensors["post_attention_layernorm.weight"].contiguous()
         self._tensors = {}  # the plain weights are not kept beside prepacked ones
 
-    def __call__(self, x: Tensor, batch: Packed, rotary: Rotary, keep: Keep) -> Tensor:
-        """The residual stream after this layer, `[rows, hidden]`."""
-        query, fresh = self._project(x, rotary)
+    def __call__(self, x: Tiles, positions: Tiles, fresh: Tensor, attention: CellAttention, keep: Keep) -> Tiles:
+        """The residual stream after this layer.
+
+        Args:
+            x: before it, `[tile, hidden]` each.
+            positions: of the rows in their sequences, `[tile]` each.
+            fresh: where its keys and values go, `[rows, 2, kv_heads, head_dim]`.
+            attention: reads `fresh` and its own `query`.
+            keep: takes `fresh` when it is filled.
+        """
+        for first, rows, places in _numbered(x, positions):
+            heads = self._qkv(self._between.norm(rows, self._attention_norm))
+            self._between.put_queries(heads, places, attention.query, first)
+            self._between.put_keys_and_values(heads, places, fresh, first)
         keep(fresh)
-        return self._complete(x, attend(query, fresh, self._index, batch.runs, self._mask))
+        return self._complete(x, attention(self._index))
+
+    def trials(self) -> list[Trial]:
+        """Its products, each of its shapes with what is fused into it (`tiling.find_tiling`)."""
+        hidden, between = self._config.hidden_size, self._config.heads * self._config.head_dim
+        wide = self._config.intermediate_size
+        return [
+            *(Trial(hidden, projection) for projection in self._projections()),
+            Trial(between, lambda x: self._out.plus(x, _as_wide_as(x, hidden))),
+            Trial(hidden, self._gated),
+            Trial(wide, lambda x: self._down.plus(x, _as_wide_as(x, hidden))),
+        ]
 
     def _make_projections(self) -> None:
         self._qkv = self._projection("qkv")
+
+    def _projections(self) -> Sequence[TiledLinear]:
+        return (self._qkv,)
 
     def _projection(self, letters: str) -> TiledLinear:
         weight = torch.cat([self._tensors[f"self_attn.{letter}_proj.weight"] for letter in letters])
@@ -59,31 +90,18 @@ class DecoderLayer:
         bias = torch.cat([self._tensors[f"self_attn.{letter}_proj.bias"] for letter in letters])
         return TiledLinear(weight, bias, self._placement)
 
-    def _project(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Rotated queries `[rows, heads, head_dim]`; rotated keys, and values, `[rows, 2, kv_heads, head_dim]`."""
-        config = self._config
-        turned = config.heads + config.kv_heads
-        query = x.new_empty(x.shape[0], config.heads, config.head_dim)
-        fresh = self._new_keys_and_values(x)
-        for rows in tiles(x.shape[0], self._tile):
-            heads = self._qkv(self._attention_norm(x[rows])).view(self._tile, -1, config.head_dim)
-            both = rotate(heads[:, :turned], rotary[0][rows], rotary[1][rows])
-            query[rows], fresh[rows, 0], fresh[rows, 1] = (
-                both[:, : config.heads],
-                both[:, config.heads :],
-                heads[:, turned:],
-            )
-        return query, fresh
+    def _output_weight(self) -> Tensor:
+        """Its columns in the order in which attention leaves the heads: the first of every group, the second, ..."""
+        weight, config = self._tensors["self_attn.o_proj.weight"], self._config
+        by_head = weight.view(len(weight), config.kv_heads, -1, config.head_dim)
+        return by_head.transpose(1, 2).reshape(weight.shape)
 
-    def _new_keys_and_values(self, x: Tensor) -> Tensor:
-        return x.new_empty(x.shape[0], 2, self._config.kv_heads, self._config.head_dim)
-
-    def _complete(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Output projection, MLP and both residual additions for `x` of `[rows, hidden]`."""
-        out = torch.empty_like(x)
-        for rows in tiles(x.shape[0], self._tile):
-            middle = self._out.plus(attended[rows], x[rows])
-            out[rows] = self._down.plus(self._gated(self._mlp_norm(middle)), middle)
+    def _complete(self, x: Tiles, attended: Tensor) -> Tiles:
+        """Output projection, MLP and both residual additions."""
+        out = []
+        for rows, seen in zip(x, torch.split(attended, [len(tile) for tile in x]), strict=True):
+            middle = self._out.plus(seen, rows)
+            out.append(self._down.plus(self._gated(self._between.norm(middle, self._mlp_norm)), middle))
         return out
 
 
@@ -93,32 +111,35 @@ class LastLayer(DecoderLayer):
     def _make_projections(self) -> None:
         self._q, self._kv = self._projection("q"), self._projection("kv")
 
-    def keys_and_values(self, x: Tensor, rotary: Rotary) -> Tensor:
-        """Rotated keys, and values, `[rows, 2, kv_heads, head_dim]`."""
-        fresh, kv_heads = self._new_keys_and_values(x), self._config.kv_heads
-        for rows in tiles(x.shape[0], self._tile):
-            heads = self._kv(self._attention_norm(x[rows])).view(self._tile, -1, self._config.head_dim)
-            fresh[rows, 0] = rotate(heads[:, :kv_heads], rotary[0][rows], rotary[1][rows])
-            fresh[rows, 1] = heads[:, kv_heads:]
-        return fresh
+    def _projections(self) -> Sequence[TiledLinear]:
+        return self._q, self._kv
 
-    def outputs(self, x: Tensor, fresh: Tensor, asked: Asked, rotary: Rotary) -> Tensor:
-        """The residual stream after this layer at `asked.out`, `[outputs, hidden]`.
+    def put_keys_and_values(self, x: Tiles, positions: Tiles, fresh: Tensor) -> None:
+        """Fill `fresh`; arguments as for a call."""
+        for first, rows, places in _numbered(x, positions):
+            heads = self._kv(self._between.norm(rows, self._attention_norm))
+            self._between.put_keys_and_values(heads, places, fresh, first)
 
-        Args:
-            x: residual stream before the layer, all rows of the pass.
-            fresh: `keys_and_values` of it.
-            asked: the rows.
-            rotary: of all rows of the pass.
-        """
-        wanted = x[asked.rows]
-        query = self._queries(wanted, (rotary[0][asked.rows], rotary[1][asked.rows]))
-        attended = attend(query, fresh, self._index, asked.runs, self._mask)
-        return self._complete(wanted[asked.out], attended[asked.out])
+    def attend(self, x: Tiles, positions: Tiles, attention: CellAttention) -> Tensor:
+        """What attention gives for the queries of `x`, `[rows, heads * head_dim]`; arguments as for a call."""
+        for first, rows, places in _numbered(x, positions):
+            heads = self._q(self._between.norm(rows, self._attention_norm))
+            self._between.put_queries(heads, places, attention.query, first)
+        return attention(self._index)
 
-    def _queries(self, x: Tensor, rotary: Rotary) -> Tensor:
-        query = x.new_empty(x.shape[0], self._config.heads, self._config.head_dim)
-        for rows in tiles(x.shape[0], self._tile):
-            heads = self._q(self._attention_norm(x[rows])).view(self._tile, -1, self._config.head_dim)
-            query[rows] = rotate(heads, rotary[0][rows], rotary[1][rows])
-        return query
+    def complete(self, x: Tiles, attended: Tensor) -> Tiles:
+        """The residual stream after this layer, of the rows `x` before it that `attend` gave `attended` for."""
+        return self._complete(x, attended)
+
+
+def _as_wide_as(x: Tensor, width: int) -> Tensor:
+    """Something to add to a product of `x`, `[rows, width]`."""
+    return x[:, :1].expand(-1, width).contiguous()
+
+
+def _numbered(x: Tiles, positions: Tiles) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The tiles and positions of their rows, each with its first row."""
+    first = 0
+    for rows, places in zip(x, positions, strict=True):
+        yield first, rows, places
+        first += len(rows)

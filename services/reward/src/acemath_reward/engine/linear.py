@@ -1,8 +1,6 @@
-"""Linear maps on one fixed number of rows, prepacked where the library can."""
+"""Linear maps on a tile of rows, prepacked where the library can."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +10,12 @@ from acemath_reward.engine.device import Placement
 
 
 class TiledLinear:
-    """A linear map that is only ever computed on `row_tile` rows at once.
+    """A linear map that is only ever computed on a tile of rows (`tiling`).
 
     A library chooses its kernel, and with it the order of additions, by the shape of the product: on AMX bfloat16 and
-    on every float32 path a row's bits change with the number of rows beside it. One shape means one kernel. And since
-    the shape is known, a bfloat16 weight on a CPU is laid out for that kernel once (oneDNN's blocked format) instead
-    of at every call; the plain copy is not kept.
+    on every float32 path a row's bits change with the number of rows beside it, somewhere. And since the shape is
+    known, a bfloat16 weight on a CPU is laid out for its kernel once (oneDNN's blocked format) instead of at every
+    call; the plain copy is not kept.
 
     Args:
         weight: `[out, in]`.
@@ -31,20 +29,20 @@ class TiledLinear:
         self._weight = weight.new_empty(0) if self._blocked is not None else weight.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x W^T + b` for `x` of `[row_tile, in]`, contiguous."""
+        """`x W^T + b` for `x` of `[tile, in]`, contiguous."""
         if self._blocked is not None:
             return _then(x, self._blocked, self._bias, "none")
         return F.linear(x, self._weight, self._bias)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """`residual + x W^T + b` for `residual` of `[row_tile, out]`; rounded once where the weight is prepacked."""
+        """`residual + x W^T + b` for `residual` of `[tile, out]`; rounded once where the weight is prepacked."""
         if self._blocked is not None:
             return _with(x, residual, self._blocked, self._bias, "add")
         return self(x).add_(residual)
 
 
 class GatedLinear:
-    """`silu(x G^T) * (x U^T)`: the first half of a gated MLP (Shazeer 2020), on `row_tile` rows at once.
+    """`silu(x G^T) * (x U^T)`: the first half of a gated MLP (Shazeer 2020), on a tile of rows.
 
     With prepacked weights the activation and the multiplication are part of the two products: rounded twice, not four
     times. Without, both are one product.
@@ -63,21 +61,12 @@ class GatedLinear:
             self._both = TiledLinear(torch.cat((gate, up)), None, placement)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The gated activations of `x` of `[row_tile, in]`: `[row_tile, wide]`."""
+        """The gated activations of `x` of `[tile, in]`: `[tile, wide]`."""
         if self._gate is not None and self._up is not None:
             return _with(x, _then(x, self._gate, None, "swish"), self._up, None, "mul")
         assert self._both is not None
         first, second = self._both(x).chunk(2, dim=-1)
         return F.silu(first).mul_(second)
-
-
-def tiles(rows: int, tile: int) -> Iterator[slice]:
-    """The tiles of `rows` rows, a multiple of `tile`.
-
-    Everything between two products is computed tile by tile too, so that it stays in the cache.
-    """
-    for start in range(0, rows, tile):
-        yield slice(start, start + tile)
 
 
 def prepacks(placement: Placement) -> bool:

@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acemath_reward.engine.attention import CellMask
+from acemath_reward.engine.attention import CellAttention, CellMask
 from acemath_reward.engine.budget import Budget
 from acemath_reward.engine.cells import GridCell, Track, cells_of
+from acemath_reward.engine.compiled import CompiledLoops
 from acemath_reward.engine.config import EngineConfig, read_config
 from acemath_reward.engine.device import Placement
-from acemath_reward.engine.head import LinearHead, MlpHead
-from acemath_reward.engine.layer import DecoderLayer, LastLayer
-from acemath_reward.engine.layers import RMSNorm, RotaryTable
+from acemath_reward.engine.elementwise import Elementwise, TensorOperators
+from acemath_reward.engine.head import LinearHead, MlpHead, RowNorm
+from acemath_reward.engine.layer import DecoderLayer, LastLayer, Tiles
 from acemath_reward.engine.linear import prepacks
 from acemath_reward.engine.live import GridSession
-from acemath_reward.engine.packing import Packed, pack
+from acemath_reward.engine.packing import Asked, Packed, pack
+from acemath_reward.engine.tiling import Trial, find_tiling
 from acemath_reward.engine.weights import load_tensors
 from acemath_reward.ports import DEFAULT_LIVE_LIMITS, Cell, LiveLimits, PromptGroup, TokenIds
 
@@ -51,18 +53,17 @@ class RewardEngine:
 
         with torch.inference_mode():
             self._embedding = take("model.embed_tokens.weight")
-            mask = CellMask(config.max_tokens, config.heads // config.kv_heads, placement)
+            self._mask = CellMask(config.max_tokens, config.heads // config.kv_heads, placement)
+            between = elementwise_of(config, placement)
             self._layers = [
-                DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, mask)
+                DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, between)
                 for index in range(config.layers - 1)
             ]
             last = config.layers - 1
-            self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, last, mask)
-            norm = RMSNorm(take("model.norm.weight"), config.norm_eps)
+            self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, last, between)
+            self._tiling = find_tiling(placement, self._trials())
+            norm = partial(_norm_row, between, take("model.norm.weight"))
             self._head = _head(config, norm, partial(take, dtype=torch.float32))
-            self._rotary = RotaryTable(
-                config.head_dim, config.rope_theta, config.max_tokens, placement.dtype, placement.device
-            )
         self._budget = Budget(live, config.token_numbers * placement.dtype.itemsize)
 
     @property
@@ -92,11 +93,17 @@ class RewardEngine:
             "dtype": str(self._placement.dtype).removeprefix("torch."),
             "device": str(self._placement.device),
             "threads": torch.get_num_threads(),
-            "row_tile": self._placement.row_tile,
+            "row_tile": self._tiling.tile,
+            "last_tiles": list(self._tiling.sizes),
             "cell_tokens": self._placement.cell_tokens,
             "prepacked": prepacks(self._placement),
+            "compiled": self._placement.compiled and self._placement.device.type == "cpu",
             "torch": torch.__version__,
         }
+
+    def _trials(self) -> list[Trial]:
+        """Every shape of product there is: layers but the last have the same."""
+        return [*(self._layers[0].trials() if self._layers else ()), *self._last.trials()]
 
     def plan(self, group: PromptGroup) -> list[Cell]:
         """The cells of a whole group."""
@@ -117,7 +124,7 @@ class RewardEngine:
         """Compute the cells in one packed pass."""
         given = [_grid_cell(cell) for cell in cells]
         scores: list[float | None] = [None] * len(given)
-        batch = pack(given, self._placement)
+        batch = pack(given, self._tiling, trim=self._placement.trim)
         if batch is None:
             return scores
         kept = _Kept(batch, [given[index] for index in batch.cells], self._config, self._placement)
@@ -128,16 +135,28 @@ class RewardEngine:
 
     def _compute(self, batch: Packed, kept: _Kept) -> list[float]:
         """The scores that the pass asks for, in the order of `batch.cells`; keys and values into `kept`."""
-        x, rotary = self._embedding[batch.ids], self._rotary.rows(batch.positions)
+        config, places = self._config, batch.positions.to(self._placement.device)
+        x, positions = self._tiles(self._embedding[batch.ids.to(places.device)]), self._tiles(places)
+        fresh = self._embedding.new_empty(len(places), 2, config.kv_heads, config.head_dim)
+        attention = CellAttention(batch.runs, len(places), fresh, self._mask, config)
         for index, layer in enumerate(self._layers):
-            x = layer(x, batch, rotary, partial(kept.store, index))
-        fresh = self._last.keys_and_values(x, rotary)
+            x = layer(x, positions, fresh, attention, partial(kept.store, index))
+        self._last.put_keys_and_values(x, positions, fresh)
         kept.store(len(self._layers), fresh)
-        if batch.asked is None:
-            return []
-        rows = self._last.outputs(x, fresh, batch.asked, rotary)
-        found: list[float] = torch.stack([self._head(rows[i]) for i in batch.asked.scored]).tolist()
+        return self._ask(torch.cat(tuple(x)), places, fresh, batch.asked) if batch.asked else []
+
+    def _ask(self, x: Tensor, places: Tensor, fresh: Tensor, asked: Asked) -> list[float]:
+        """The scores, by the part of the last layer that they need."""
+        rows, out = asked.rows.to(places.device), asked.out.to(places.device)
+        attention = CellAttention(asked.runs, len(rows), fresh, self._mask, self._config)
+        wanted = x[rows]
+        attended = self._last.attend(self._tiles(wanted), self._tiles(places[rows]), attention)
+        last = torch.cat(tuple(self._last.complete(self._tiles(wanted[out]), attended[out])))
+        found: list[float] = torch.stack([self._head(last[i]) for i in asked.scored]).tolist()
         return found
+
+    def _tiles(self, rows: Tensor) -> Tiles:
+        return torch.split(rows, self._tiling.cut(len(rows)))
 
 
 class _Kept:
@@ -188,7 +207,19 @@ def _layer_tensors(tensors: Mapping[str, Tensor], index: int, take: _Take) -> di
     return {name.removeprefix(prefix): take(name) for name in list(tensors) if name.startswith(prefix)}
 
 
-def _head(config: EngineConfig, norm: RMSNorm, take: _Take) -> LinearHead | MlpHead:
+def elementwise_of(config: EngineConfig, placement: Placement) -> Elementwise:
+    """What computes between products on this device."""
+    if placement.device.type == "cpu" and placement.compiled:
+        return CompiledLoops(config, placement)
+    return TensorOperators(config, placement)
+
+
+def _norm_row(between: Elementwise, weight: Tensor, row: Tensor) -> Tensor:
+    """The last norm of one row `[hidden]`."""
+    return between.norm(row[None], weight)[0]
+
+
+def _head(config: EngineConfig, norm: RowNorm, take: _Take) -> LinearHead | MlpHead:
     if config.head == "linear":
         return LinearHead(norm, take("score.weight"))
     names = ("score.0.weight", "score.0.bias", "score.2.weight", "score.2.bias")

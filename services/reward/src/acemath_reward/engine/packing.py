@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from acemath_reward.engine.cells import GridCell, Track
-from acemath_reward.engine.device import Placement
+from acemath_reward.engine.tiling import Tiling
 
 _FILLER_ID = 0  # rows that fill the last tile; nothing attends to them
 
@@ -81,8 +81,13 @@ class Packed:
     cells: tuple[int, ...]
 
 
-def pack(cells: Sequence[GridCell], placement: Placement) -> Packed | None:
+def pack(cells: Sequence[GridCell], tiling: Tiling, *, trim: bool) -> Packed | None:
     """Lay out the cells; None when nobody wants any of them any more.
+
+    Args:
+        cells: those of one track in their order.
+        tiling: how many rows there may be.
+        trim: see `device.Placement`.
 
     Raises:
         ValueError: a cell that is not the next of its track, or a candidate behind an incomplete prompt.
@@ -96,15 +101,15 @@ def pack(cells: Sequence[GridCell], placement: Placement) -> Packed | None:
     place, total = _places(tracks, cells)
     runs = tuple(_run(track, [cells[i] for i in indexes], place) for track, indexes in tracks.items())
     order = [i for indexes in tracks.values() for i in indexes]
-    filler = -total % placement.row_tile
+    filler = tiling.filled(total) - total
     ids = [token for i in order for token in cells[i].ids]
     positions = [cells[i].track.first + cells[i].start + k for i in order for k in range(cells[i].tokens)]
     scored = tuple(i for i in order if cells[i].scored)
     return Packed(
-        ids=torch.tensor(ids + [_FILLER_ID] * filler, device=placement.device),
-        positions=torch.tensor(positions + [0] * filler, device=placement.device),
+        ids=torch.tensor(ids + [_FILLER_ID] * filler),
+        positions=torch.tensor(positions + [0] * filler),
         runs=runs,
-        asked=_asked(runs, [cells[i].scored for i in order], total, placement) if scored else None,
+        asked=_asked(runs, [cells[i].scored for i in order], total, tiling, trim) if scored else None,
         cells=scored,
     )
 
@@ -141,7 +146,7 @@ def _of_prompt(prompt: Track | None, place: dict[Track, slice]) -> tuple[tuple[T
     return prompt.kept, rows
 
 
-def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, placement: Placement) -> Asked:
+def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, tiling: Tiling, trim: bool) -> Asked:
     """The scored cells' rows and, among them, the scored rows; or, untrimmed, every row."""
     flags = iter(scored)
     wanted: list[int] = []
@@ -151,7 +156,7 @@ def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, placement: P
         spans = []
         for span in run.spans:
             is_scored = next(flags)
-            if not is_scored and placement.trim:
+            if not is_scored and trim:
                 continue
             first = len(wanted)
             wanted.extend(range(span.rows.start, span.rows.stop))
@@ -160,12 +165,12 @@ def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, placement: P
                 last.append(len(wanted) - 1)
         if spans:
             kept.append(Run(run.track, run.before, run.rows, tuple(spans)))
-    out = last if placement.trim else range(total)
-    positions = tuple(range(len(last))) if placement.trim else tuple(last)
-    return Asked(_index(wanted, placement), tuple(kept), _index(out, placement), positions)
+    out = last if trim else range(total)
+    positions = tuple(range(len(last))) if trim else tuple(last)
+    return Asked(_index(wanted, tiling), tuple(kept), _index(out, tiling), positions)
 
 
-def _index(rows: Iterable[int], placement: Placement) -> Tensor:
-    """`rows` as a tensor, filled up to a whole number of tiles with the first row."""
+def _index(rows: Iterable[int], tiling: Tiling) -> Tensor:
+    """`rows` as a tensor, filled up to whole tiles with the first row."""
     listed = list(rows)
-    return torch.tensor(listed + [0] * (-len(listed) % placement.row_tile), device=placement.device)
+    return torch.tensor(listed + [0] * (tiling.filled(len(listed)) - len(listed)))
