@@ -16,7 +16,7 @@ export TORCH_CPU_INDEX
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-dev setup-train run publish solve stop test test-fast test-stack check format lint types layers \
-	bench bench-reward interop embedded requirements clean distclean
+	bench bench-reward bench-gateway interop embedded requirements clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -81,6 +81,12 @@ bench-reward: setup-dev publish ## the reward engine beside transformers, vLLM a
 	@test -x .local/infinity/bin/python || bench/reward/infinity_env.sh .local/infinity
 	@$(PY) -m bench.reward run "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)" \
 	    --out bench/results/reward-here.json --infinity .local/infinity/bin/python
+
+bench-gateway: setup-dev ## what the gateway adds to an answer, beside LiteLLM and optillm; an hour on an idle machine
+	@for name in litellm optillm; do test -d .local/bench-gateway/$$name || \
+	    bench/interop/env.sh bench/gateway/$$name-requirements.txt .local/bench-gateway/$$name || exit 1; done
+	@$(PY) -m bench.gateway run --out bench/results/gateway-here.json --litellm .local/bench-gateway/litellm/bin/python \
+	    --optillm .local/bench-gateway/optillm/bin/python
 
 interop: setup-dev ## schemathesis, LangChain and lm-evaluation-harness against a real gateway process; minutes
 	@for name in schemathesis clients; do test -d .local/interop/$$name || \

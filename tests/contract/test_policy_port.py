@@ -28,6 +28,7 @@ from acemath_gateway.ports import (
     TokensGenerated,
 )
 from doubles.fake_vllm import FakeServer, Tokens
+from doubles.instant_upstream import instant, routes_of_policy
 from doubles.ports import TARGET, ScriptedPolicy
 from doubles.servers import served
 
@@ -50,7 +51,7 @@ def a_sampling(**changes: Any) -> Sampling:
     return Sampling(**({"n": 3, "temperature": 1.0, "top_p": 0.9, "max_tokens": 12, "seed": 5} | changes))
 
 
-@pytest.fixture(params=["double", "adapter", pytest.param("vllm", marks=REAL)])
+@pytest.fixture(params=["double", "adapter", "instant", pytest.param("vllm", marks=REAL)])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     target = replace(TARGET, context_length=512)
     if request.param == "double":
@@ -62,6 +63,9 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
             real = request.getfixturevalue("real_stack")
             target = replace(target, policy=real.policy, policy_endpoints=(real.vllm_url,))
             yield Subject(VllmPolicy(upstream), target)
+        elif request.param == "instant":
+            async with instant(routes_of_policy(target.policy, "", context_length=512)) as url:
+                yield Subject(VllmPolicy(upstream), replace(target, policy_endpoints=(url,)))
         else:
             server = FakeServer(target.policy, target.policy, 512, Tokens.of(Path("/nonexistent")))
             async with served(server.app()) as url:

@@ -22,6 +22,7 @@ from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget, ScorerPort
 from doubles.fake_reward import FakeReward
+from doubles.instant_upstream import instant, routes_of_reward
 from doubles.ports import TARGET, ScriptedScorer
 from doubles.servers import served
 
@@ -56,6 +57,7 @@ async def upstream() -> AsyncIterator[Upstream]:
         "double",
         "posts to double",
         "live to double",
+        "posts to instant",
         pytest.param("posts to service", marks=REAL),
         pytest.param("live to service", marks=REAL),
     ]
@@ -68,6 +70,9 @@ async def subject(request: pytest.FixtureRequest, upstream: Upstream) -> AsyncIt
     scorer = ADAPTERS[adapter](upstream, HttpScorer(upstream))
     if behind == "service":
         yield Subject(scorer, real_target(request.getfixturevalue("real_reward")))
+    elif behind == "instant":
+        async with instant(routes_of_reward(TARGET.reward, "", max_words=320)) as url:
+            yield Subject(scorer, replace(TARGET, reward_endpoints=(url,)))
     else:
         async with served(FakeReward(TARGET.reward, max_tokens=320).app) as url:
             yield Subject(scorer, replace(TARGET, reward_endpoints=(url,)))
