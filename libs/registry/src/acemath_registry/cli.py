@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
 from acemath_registry.durable import read_file
 from acemath_registry.errors import NotFound, RejectReason
 from acemath_registry.following import forget_gateway
+from acemath_registry.hub import HubCheckpoint, is_hub_source
 from acemath_registry.manifest import ModelKind, PublishMetadata
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
 from acemath_registry.registry import Registry
@@ -42,7 +44,10 @@ Target = Annotated[str, typer.Argument(help="A version (name@version), a release
 
 @app.command()
 def publish(
-    source: Annotated[Path, typer.Argument(help="A checkpoint directory: config, tokenizer, template, safetensors.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A checkpoint directory, or hf://owner/name@revision."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     kind: Annotated[ModelKind, typer.Option(help="What the model is for.")],
     step: Annotated[int | None, typer.Option(help="Training step; 0 for a base model.", min=0)] = None,
@@ -57,9 +62,13 @@ def publish(
 ) -> None:
     """Publish a checkpoint as an immutable version; the same content again changes nothing."""
     with errors(as_json), progress_bar(quiet=as_json) as progress:
-        given = _metadata(metadata, {"step": step, "licence": licence})
-        registry = Registry(root)
-        ref = registry.publish(source, name=name, kind=kind, metadata=given, by=by, progress=progress)
+        options, registry = {"step": step, "licence": licence}, Registry(root)
+        if is_hub_source(source):
+            describe = partial(_described, metadata, options)
+            ref = registry.publish_from_hub(source, name=name, kind=kind, describe=describe, by=by, progress=progress)
+        else:
+            given = _metadata(metadata, options)
+            ref = registry.publish(source, name=name, kind=kind, metadata=given, by=by, progress=progress)
         document = {"model": str(ref), "path": str(registry.path(ref))}
     print_document(document, as_json=as_json)
 
@@ -158,6 +167,13 @@ def _metadata(path: Path | None, options: dict[str, Any]) -> PublishMetadata:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidRequest(f"{field}: {first['msg']}; give it as an option or in --metadata", param=field) from error
+
+
+def _described(path: Path | None, options: dict[str, Any], found: HubCheckpoint) -> PublishMetadata:
+    """What the publisher gives, and for the rest what the hub says."""
+    said = {"step": 0, "licence": found.licence, "base_model": found.source, "training": {"hub": found.record()}}
+    document = _json_file(path) if path else {}
+    return _metadata(None, said | document | {key: value for key, value in options.items() if value is not None})
 
 
 def _json_file(path: Path) -> dict[str, Any]:

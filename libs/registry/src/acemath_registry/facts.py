@@ -21,10 +21,11 @@ ARCHITECTURES: Final[Mapping[str, ModelKind]] = {
     "Qwen2ForCausalLM": ModelKind.POLICY,
     "LlamaForSequenceClassification": ModelKind.REWARD,
     "Qwen2ForSequenceClassification": ModelKind.REWARD,
+    "Qwen2ForRewardModel": ModelKind.REWARD,
 }
 """What this project serves, and as what."""
 
-_MAY_NAME_CODE: Final = frozenset({CONFIG_NAME, TOKENIZER_CONFIG_NAME, "generation_config.json"})
+MAY_NAME_CODE: Final = frozenset({CONFIG_NAME, TOKENIZER_CONFIG_NAME, "generation_config.json"})
 """In vocab.json and added_tokens.json the keys are tokens, and `auto_map` may be one."""
 
 _MAX_TEMPLATE_BYTES: Final = 1_000_000
@@ -57,7 +58,7 @@ def compute_facts(directory: Path, names: set[str], tensors: list[Tensor]) -> Co
     require_files(names)
     configs = {name: _read_config(directory / name) for name in sorted(names) if name.endswith(".json")}
     config, tokenizer_config = configs[CONFIG_NAME], configs.get(TOKENIZER_CONFIG_NAME, {})
-    architecture = _architecture(config)
+    architecture = architecture_of(config)
     return ComputedFacts(
         kind=ARCHITECTURES[architecture],
         architecture=architecture,
@@ -74,14 +75,19 @@ def compute_facts(directory: Path, names: set[str], tensors: list[Tensor]) -> Co
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path, RejectReason.CONFIG_MALFORMED)
-    if path.name in _MAY_NAME_CODE and "auto_map" in config:
+    if path.name in MAY_NAME_CODE and "auto_map" in config:
         raise VerificationError(
             RejectReason.AUTO_MAP, "has an auto_map, which would load code; remove that key", file=path.name
         )
     return config
 
 
-def _architecture(config: dict[str, Any]) -> str:
+def architecture_of(config: dict[str, Any]) -> str:
+    """The one architecture that a config.json declares, if this project serves it.
+
+    Raises:
+        VerificationError: ARCHITECTURE.
+    """
     declared = config.get("architectures")
     if (
         isinstance(declared, list)

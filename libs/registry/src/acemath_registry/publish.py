@@ -114,7 +114,7 @@ def _publish_new(
     with storage_errors(f"publishing {name}"):
         ensure_directory(layout.staging)
         sweep_staging(layout.staging)
-        with _staging_folder(layout.staging) as staged:
+        with staging_folder(layout.staging) as staged:
             _copy(source, staged, progress)
             manifest = _describe(staged, name, kind, metadata, progress)
             _seal(staged, manifest)
@@ -140,7 +140,8 @@ def _age_s(folder: Path) -> float:
 
 
 @contextmanager
-def _staging_folder(staging: Path) -> Iterator[Path]:
+def staging_folder(staging: Path) -> Iterator[Path]:
+    """A private folder below `staging` for as long as the block runs; no sweep takes it, and nothing is left of it."""
     folder = staging / uuid.uuid4().hex
     make_directory(folder, 0o700)
     try:

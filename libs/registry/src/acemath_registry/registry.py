@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from acemath_registry import audit, cache, collect, publish, releases, status, verify
+from acemath_registry import audit, cache, collect, durable, hub, publish, releases, status, verify
 from acemath_registry.audit import AuditEntry, AuditEvent
 from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.finite import require_finite
+from acemath_registry.hub import HubCheckpoint
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
@@ -50,6 +52,30 @@ class Registry:
         return publish.publish(
             self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, by=by, progress=progress
         )
+
+    def publish_from_hub(
+        self,
+        source: str,
+        *,
+        name: str,
+        kind: ModelKind | str,
+        describe: Callable[[HubCheckpoint], PublishMetadata],
+        by: str | None = None,
+        progress: Progress = no_progress,
+        endpoint: str | None = None,
+    ) -> ModelRef:
+        """Publish a model of the Hugging Face Hub; see `hub.download` and `publish` for arguments and errors.
+
+        Args:
+            source: `hf://owner/name@revision`.
+            describe: makes the manifest's part that only a publisher knows, of what was downloaded.
+        """
+        with storage_errors(f"downloading {source}"):
+            durable.ensure_directory(self._layout.staging)
+            with publish.staging_folder(self._layout.staging) as folder:
+                checkpoint = hub.download(source, folder, progress, endpoint=endpoint)
+                metadata = describe(checkpoint)
+                return self.publish(folder, name=name, kind=kind, metadata=metadata, by=by, progress=progress)
 
     def path(self, ref: ModelRef) -> Path:
         """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead."""
