@@ -25,7 +25,7 @@ from acemath_core.prompts import (
         *({"seed": seed} for seed in (-1, 2**31)),
         *({"deadline_seconds": seconds} for seconds in (0, float("inf"))),
         *({"problem": text} for text in ("", "\ud800")),
-        *({"top_p": 0}, {"max_tokens": 0}, {"unknown": 1}, {"adaptive": True}),
+        *({"top_p": 0}, {"max_tokens": 0}, {"unknown": 1}, {"adaptive": "maybe"}),
         *({"selection": "random"}, {"candidates": "some"}),
     ],
 )

@@ -78,7 +78,7 @@ REFUSED = [
     Hostile("an unknown field", _body(best_of=4), "best_of"),
     Hostile("__proto__", _body(__proto__={"n": 64}), "__proto__"),
     Hostile("an unknown selection", _body(selection="oracle"), "selection"),
-    Hostile("adaptive, which is not built", _body(adaptive=True), "adaptive"),
+    Hostile("adaptive as text", _body(adaptive="yes"), "adaptive"),
     Hostile("stream as text", _body(stream="yes"), "stream"),
     Hostile("invalid UTF-8", b'{"problem": "caf\xe9"}', "body"),
     Hostile("UTF-16", json.dumps(GOOD).encode("utf-16"), "body"),

@@ -16,7 +16,7 @@ PARTS = {"role": "user", "content": [{"type": "text", "text": "And"}, {"type": "
 SOLVE_TAKEN = [
     {},
     {"n": 3, "seed": 0, "temperature": 0, "top_p": 1, "max_tokens": 7},
-    {"selection": "majority", "on_scorer_failure": "majority", "candidates": "full", "adaptive": False},
+    {"selection": "majority", "on_scorer_failure": "majority", "candidates": "full", "adaptive": True},
     {"deadline_seconds": 599.5, "stream": True},
     {"n": 3.0, "seed": 1e3},
 ]

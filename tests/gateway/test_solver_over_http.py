@@ -135,11 +135,23 @@ async def test_live_scoring_gives_the_same_answer(tmp_path: Path) -> None:
         async with stack_of(tmp_path, live=live) as stack:
             outcomes.append([await stack.solve(selection=one) for one in Selection])
             posted, sessions = len(stack.reward.requests), stack.reward.live.sessions
-            assert (posted, [len(session.ended) for session in sessions]) == ((0, [6] * 3) if live else (18, []))
-            assert stack.metric("upstream_calls_total", role="reward", result="ok") == 18
+            runs = len(Selection)
+            expected = (0, [6] * runs) if live else (6 * runs, [])
+            assert (posted, [len(session.ended) for session in sessions]) == expected
+            assert stack.metric("upstream_calls_total", role="reward", result="ok") == 6 * runs
             assert all(session.pieces > 6 for session in sessions)
     for posted, live in zip(*outcomes, strict=True):
         assert (live.candidates, live.best) == (posted.candidates, posted.best)
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_waves_make_the_candidates_of_one_call(tmp_path: Path, live: bool) -> None:
+    async with stack_of(tmp_path, live=live) as stack:
+        stack.faults(script=[f"\\boxed{{{i}}}" for i in range(7)])
+        whole = await stack.solve(n=16, seed=5)
+        waves = await stack.solve(n=16, seed=5, adaptive=True)
+        assert [c.answer for c in whole.candidates] == [str((5 + i) % 7) for i in range(16)]
+    assert (waves.candidates, waves.stop_reason) == (whole.candidates, StopReason.COMPLETE)
 
 
 @pytest.mark.parametrize("live", [False, True])

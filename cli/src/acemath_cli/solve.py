@@ -21,6 +21,9 @@ def solve(
     problem: Annotated[str, typer.Argument(help="the problem; - reads it from standard input")],
     n: Annotated[int, typer.Option("--n", "-n", help="how many candidates, 1 to 64")] = 8,
     selection: Annotated[Selection, typer.Option(help="how the answer is chosen")] = Selection.BEST_OF_N,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="make no more of the n candidates than settle the answer")
+    ] = False,
     temperature: Annotated[float, typer.Option(help="0 makes one greedy candidate")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="longest candidate, in tokens")] = 1024,
     seed: Annotated[int | None, typer.Option(help="candidate i is sampled with seed + i")] = None,
@@ -36,7 +39,7 @@ def solve(
         request = SolveRequest(
             problem=sys.stdin.read() if problem == "-" else problem,
             n=n, selection=selection, temperature=temperature, max_tokens=max_tokens, seed=seed,
-            deadline_seconds=deadline, candidates="full",
+            deadline_seconds=deadline, candidates="full", adaptive=adaptive,
         )  # fmt: skip
         solution = _ask(gateway_url(settings.url if url is None else url), settings.api_key, request, quiet=as_json)
     except (AskError, SettingsError) as error:

@@ -203,7 +203,7 @@ class SolveRequest(Wire):
     on_scorer_failure: Literal["error", "majority"] = "error"
     candidates: Literal["none", "scores", "full"] = "none"
     priority: Priority = Priority.DEFAULT
-    adaptive: Literal[False] = False
+    adaptive: bool = False
     stream: bool = False
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from acemath_answers import ends_in_box, extract_answer
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_core.wire import FinishReason
+from acemath_core.wire import FinishReason, StopReason
 from acemath_gateway.jobs import CandidateDone, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, TokensGenerated
@@ -27,14 +27,17 @@ class Board:
 
     Attributes:
         wanted: see above.
+        asked: of these, the candidates whose wave has begun.
         cut: whether the deadline ended the work.
+        settled: why no further candidate is needed, if that is so.
         refusals: why candidates cannot be scored at all, one for each.
         misses: why candidates that could be scored were not, one for each.
     """
 
     def __init__(self, wanted: int, emit: Callable[[SolveEvent], None]) -> None:
         self.wanted, self._emit = wanted, emit
-        self.cut = False
+        self.asked, self.cut = 0, False
+        self.settled: StopReason | None = None
         self.refusals: list[InvalidRequest] = []
         self.misses: list[ServiceError] = []
         self._started = time.monotonic()
@@ -55,6 +58,11 @@ class Board:
         return len(self._scored)
 
     @property
+    def failed(self) -> int:
+        """Candidates that will not come."""
+        return len(self._failed)
+
+    @property
     def discarded_tokens(self) -> int:
         """Tokens seen of candidates that never became complete."""
         return sum(tokens for index, tokens in self._seen.items() if index not in self._done)
@@ -63,6 +71,10 @@ class Board:
     def scorer_away(self) -> bool:
         """Whether to stop asking the scorer: it failed several times and never gave a score."""
         return not self._scored and len(self.misses) >= _MISSES_UNTIL_AWAY
+
+    def ask(self, candidates: int) -> None:
+        """So many more are asked of the policy now."""
+        self.asked += candidates
 
     def prepared(self) -> None:
         """The prompt goes to the policy now."""
@@ -116,8 +128,13 @@ class Board:
         results = metrics.candidates
         results.labels(CandidateResult.SCORED).inc(self.scored)
         results.labels(CandidateResult.UNSCORED).inc(self.finished - self.scored)
-        results.labels(CandidateResult.FAILED).inc(len(self._failed))
-        results.labels(CandidateResult.CANCELLED).inc(max(0, self.wanted - self.finished - len(self._failed)))
+        results.labels(CandidateResult.FAILED).inc(self.failed)
+        saved = self.wanted - self.asked if self.settled else 0
+        results.labels(CandidateResult.CANCELLED).inc(max(0, self.wanted - saved - self.finished - self.failed))
+        if self.settled:
+            metrics.early_stops.labels(self.settled).inc()
+            metrics.saved_candidates.inc(saved)
+            metrics.saved_tokens.inc(saved * statistics.fmean(e.completion_tokens for e in self._done.values()))
         metrics.truncated.inc(sum(1 for event in self._done.values() if event.finish_reason is FinishReason.LENGTH))
         metrics.generated_tokens.inc(sum(e.completion_tokens for e in self._done.values()) + self.discarded_tokens)
         metrics.candidates_per_request.observe(self.finished)

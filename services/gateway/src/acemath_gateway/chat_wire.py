@@ -115,7 +115,7 @@ class SolveOptions(Wire):
     priority: Priority = Priority.DEFAULT
     candidates: Literal["none", "scores", "full"] = "none"
     deadline_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
-    adaptive: Literal[False] = False
+    adaptive: bool = False
 
 
 class ChatRequest(Wire):
@@ -189,6 +189,8 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
         on_scorer_failure=request.acemath.on_scorer_failure,
         priority=request.acemath.priority,
         deadline=limits.deadline(request.acemath.deadline_seconds, "acemath.deadline_seconds"),
+        adaptive=request.acemath.adaptive,
+        at_least=request.n or 1,
     )
 
 

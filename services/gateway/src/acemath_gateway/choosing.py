@@ -13,7 +13,7 @@ from acemath_core.wire import DegradedReason, FinishReason, Selection, StopReaso
 from acemath_gateway.board import Board
 from acemath_gateway.jobs import Outcome, SolvedItem, SolveJob
 from acemath_gateway.ports import ReleaseTarget
-from acemath_gateway.selection import rivals, select
+from acemath_gateway.selection import Overturns, rivals, select
 from acemath_gateway.votes import Comparer, undecided
 
 _JUDGE_SECONDS = 10.0
@@ -29,8 +29,10 @@ class Judge(Comparer, Protocol):
         ...
 
 
-async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board: Board, judge: Judge) -> Outcome:
-    """The outcome of what is on the board.
+async def choose(
+    job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board: Board, judge: Judge, temperature: float
+) -> Outcome:
+    """The outcome of what is on the board; `temperature` is of weighted votes.
 
     Raises:
         DeadlineExceeded: the deadline came before anything could be chosen from.
@@ -39,9 +41,11 @@ async def choose(job: SolveJob, target: ReleaseTarget, prompt_tokens: int, board
     """
     started = time.monotonic()
     selection = _selection(job, board)
-    items = board.items(await _classes(selection, board, job.deadline, judge))
-    chosen = select(selection, items)
-    doubts = await _doubts(selection, items, chosen, job.deadline, judge)
+    classes = {} if selection is Selection.BEST_OF_N else await classes_of(board, job.deadline, judge)
+    items = board.items(classes)
+    chosen = select(selection, items, temperature)
+    overturns = rivals(selection, items, chosen.answer_class, temperature)
+    doubts = await _doubts(items, chosen, overturns, job.deadline, judge)
     return Outcome(
         target=target,
         candidates=items,
@@ -83,10 +87,8 @@ def _selection(job: SolveJob, board: Board) -> Selection:
     raise _unscorable(board)
 
 
-async def _classes(selection: Selection, board: Board, deadline: Deadline, judge: Judge) -> dict[int, int | None]:
-    """Candidate index → class of its answer; empty where no vote needs it."""
-    if selection is Selection.BEST_OF_N:
-        return {}
+async def classes_of(board: Board, deadline: Deadline, judge: Judge) -> dict[int, int | None]:
+    """Index of each candidate that has ended → class of its answer; what was not compared in time stays apart."""
     answers = board.answers()
     seconds = min(_JUDGE_SECONDS, _JUDGE_SHARE * deadline.remaining())
     found = await judge.aclasses(list(answers.values()), deadline_s=seconds)
@@ -94,7 +96,7 @@ async def _classes(selection: Selection, board: Board, deadline: Deadline, judge
 
 
 async def _doubts(
-    selection: Selection, items: Sequence[SolvedItem], chosen: SolvedItem, deadline: Deadline, judge: Judge
+    items: Sequence[SolvedItem], chosen: SolvedItem, overturns: Overturns, deadline: Deadline, judge: Judge
 ) -> int:
     """Comparisons without a verdict that could have changed the vote."""
     if chosen.answer_class is None:
@@ -103,11 +105,12 @@ async def _doubts(
     votes = Counter(item.answer_class for item in items)
     losers = sorted(spelling.keys() - {chosen.answer_class}, key=lambda one: (-votes[one], one))
     seconds = min(_DOUBT_SECONDS, _JUDGE_SHARE * deadline.remaining())
-    overturns = rivals(selection, items, chosen.answer_class)
     return await undecided(judge, {one: spelling[one] or "" for one in losers}, overturns, deadline_s=seconds)
 
 
 def _stop_reason(job: SolveJob, board: Board) -> StopReason:
+    if board.settled:
+        return board.settled
     if board.cut:
         return StopReason.DEADLINE
     if board.finished < board.wanted:
@@ -123,7 +126,7 @@ def _degraded(board: Board, chosen: SolvedItem, doubts: int) -> DegradedReason |
         return DegradedReason.SCORER_FAILED
     if doubts:
         return DegradedReason.UNDECIDED_ANSWERS
-    if board.finished < board.wanted:
+    if board.finished < board.wanted and not board.settled:
         return DegradedReason.FEWER_CANDIDATES
     return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
 

@@ -67,6 +67,8 @@ async def open_backends(
             releases=tracker,
             encoders=encoders,
             metrics=metrics,
+            calibration=settings.calibration(),
+            confidence=settings.adaptive_confidence,
         )
         yield Backends(
             solver,

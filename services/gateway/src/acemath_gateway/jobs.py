@@ -18,6 +18,7 @@ from acemath_core.prompts import ChatMessage
 from acemath_core.wire import DegradedReason, FinishReason, Priority, Selection, StopReason
 from acemath_gateway.keys.records import KeyCaller
 from acemath_gateway.ports import ReleaseTarget
+from acemath_gateway.stopping import FIRST_WAVE, wave_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class SolveJob:
         selection: how the answer is chosen.
         on_scorer_failure: raise, or choose by majority and say so.
         deadline: when an answer must have left; the best so far is given then.
+        adaptive: make candidates in waves, and no more than settle the answer.
+        at_least: candidates that an adaptive job makes in any case, because the caller wants to see as many.
         priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
         caller: whose quotas it is charged to; None for nobody's.
@@ -52,9 +55,18 @@ class SolveJob:
     selection: Selection
     on_scorer_failure: Literal["error", "majority"]
     deadline: Deadline
+    adaptive: bool = False
+    at_least: int = 1
     priority: Priority = Priority.DEFAULT
     asked: float = field(default_factory=time.monotonic)
     caller: KeyCaller | None = None
+
+    @property
+    def waves(self) -> list[int]:
+        """Candidates of each wave; temperature 0 makes one, whatever n is."""
+        if self.temperature == 0:
+            return [1]
+        return wave_sizes(self.n, max(FIRST_WAVE, self.at_least)) if self.adaptive else [self.n]
 
 
 @dataclass(frozen=True, slots=True)

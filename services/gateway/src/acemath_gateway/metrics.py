@@ -17,7 +17,7 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from acemath_core.wire import DegradedReason, Selection
+from acemath_core.wire import DegradedReason, Selection, StopReason
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -84,6 +84,7 @@ class RejectionReason(StrEnum):
 
 
 ROLES = ("policy", "reward")
+EARLY_STOPS = (StopReason.AGREEMENT, StopReason.CANNOT_CHANGE, StopReason.SCORE)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class GatewayMetrics:
         candidates: candidates by result.
         truncated: candidates that ended at their token limit.
         candidates_per_request: finished candidates of a job.
+        early_stops: adaptive jobs that were settled before all of their candidates, by reason.
+        saved_candidates: candidates that such jobs never began.
+        saved_tokens: what these would have cost, were they as long as the job's others: an estimate.
         straggler_wait: seconds between a job's median and last score.
         first_candidate: seconds until a job's first candidate was complete.
         generated_tokens: tokens of all candidates.
@@ -127,6 +131,9 @@ class GatewayMetrics:
     candidates: Counter
     truncated: Counter
     candidates_per_request: Histogram
+    early_stops: Counter
+    saved_candidates: Counter
+    saved_tokens: Counter
     straggler_wait: Histogram
     first_candidate: Histogram
     generated_tokens: Counter
@@ -163,6 +170,9 @@ class GatewayMetrics:
             candidates_per_request=make.histogram(
                 "candidates_per_request", "finished candidates of a job", _CANDIDATES
             ),
+            early_stops=make.counter("early_stops", "adaptive jobs settled before all candidates were made", "reason"),
+            saved_candidates=make.counter("saved_candidates", "candidates that settled jobs never began"),
+            saved_tokens=make.counter("saved_tokens", "tokens of these, were they as long as the others: estimated"),
             straggler_wait=make.histogram("straggler_wait_seconds", "from the median to the last score", _SECONDS),
             first_candidate=make.histogram("first_candidate_seconds", "until the first finished candidate", _SECONDS),
             generated_tokens=make.counter("generated_tokens", "tokens of all candidates"),
@@ -193,6 +203,7 @@ class GatewayMetrics:
         _touch(self.requests, JobOutcome, Selection)
         _touch(self.duration, JobOutcome)
         _touch(self.candidates, CandidateResult)
+        _touch(self.early_stops, EARLY_STOPS)
         _touch(self.degraded, DegradedReason)
         _touch(self.rejections, RejectionReason)
         _touch(self.upstream_calls, ROLES, CallResult)

@@ -118,13 +118,13 @@ def temperature_of(calibration: Calibration | None) -> float:
 
 
 def rivals(
-    selection: Selection, candidates: Sequence[C], winner: int, temperature: float = TEMPERATURE
+    selection: Selection, candidates: Sequence[C], winner: int | None, temperature: float = TEMPERATURE
 ) -> Overturns:
     """Whether some losing classes, were they one answer, could take the victory of class `winner` or tie with it.
 
-    For a selection that looks at no answers it is never so. More classes can never overturn less.
+    Where there is none, and for a selection that looks at no answers, it is never so. More classes never overturn less.
     """
-    if selection is Selection.BEST_OF_N:
+    if selection is Selection.BEST_OF_N or winner is None:
         return lambda _: False
     classes = _by_class(candidates)
     if selection is Selection.BEST_OF_MAJORITY:
@@ -201,12 +201,6 @@ def _softmax(candidates: Sequence[Candidate], temperature: float = TEMPERATURE) 
     top = max(scores)
     # fsum is exact before its one rounding, so the order of the members cannot change the winner.
     return lambda members: math.fsum(math.exp((c.score - top) / temperature) for c in members if c.score is not None)
-
-
-_WEIGHTS: dict[Selection, Callable[[Sequence[Candidate]], Weight]] = {
-    Selection.MAJORITY: _count,
-    Selection.WEIGHTED_VOTE: _softmax,
-}
 
 
 def _rank(candidate: Candidate) -> tuple[float, int]:

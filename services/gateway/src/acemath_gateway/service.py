@@ -102,5 +102,5 @@ class SolveService:
 
 
 def cost(job: SolveJob) -> int:
-    """Sequences that the job has in flight at once: temperature 0 makes one, whatever n is."""
-    return 1 if job.temperature == 0 else job.n
+    """Sequences that the job has in flight at once: its largest wave."""
+    return max(job.waves)

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from acemath_core.calibration import Calibration, read_calibration
 from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
 from acemath_gateway.jobqueue.settings import JobSettings
+from acemath_gateway.stopping import CONFIDENCE
 
 Urls = Annotated[tuple[str, ...], NoDecode]
 
@@ -74,6 +76,12 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
     default_deadline_seconds: float = Field(120.0, gt=0, le=3600, description="deadline of a request that names none")
     max_deadline_seconds: float = Field(
         600.0, gt=0, le=3600, description="largest deadline_seconds a caller may ask for"
+    )
+    adaptive_confidence: float = Field(
+        CONFIDENCE, gt=0.5, lt=1, description="with which an adaptive request bets that its answer is settled"
+    )
+    calibration_file: Path | None = Field(
+        None, description="what the scores of a reward version mean, from acemath eval calibrate; none = temperature 1"
     )
     policy_first_token_seconds: float = Field(
         60.0, gt=0, le=600, description="longest wait for a vLLM server's first token while there is another server"
@@ -158,6 +166,14 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
             return None
         return Path(state) / "acemath" / "admin.key"
 
+    def calibration(self) -> Calibration | None:
+        """What the scores of a reward version mean, if that was configured.
+
+        Raises:
+            SettingsError: the file cannot be read or is none.
+        """
+        return None if self.calibration_file is None else read_calibration(self.calibration_file)
+
     @classmethod
     def checked_from_env(cls) -> Self:
         """`from_env`, and the rules that need more than one field.
@@ -171,6 +187,7 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
                 "ACEMATH_GATEWAY__DEFAULT_DEADLINE_SECONDS is larger than "
                 "ACEMATH_GATEWAY__MAX_DEADLINE_SECONDS; lower the first"
             )
+        settings.calibration()
         return settings
 
 

@@ -100,6 +100,7 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         selection=request.selection,
         on_scorer_failure=request.on_scorer_failure,
         deadline=limits.deadline(asked, "deadline_seconds"),
+        adaptive=request.adaptive,
         priority=request.priority,
     )
 

@@ -1,6 +1,6 @@
 """Best-of-N: one lease, one prompt, N candidates, each scored the moment it ends, one choice.
 
-    lease ─► prompt as token ids ─► policy: one streaming call with n=N
+    lease ─► prompt as token ids ─► policy: one streaming call with n=N, or in waves (`gathering`)
                                         │ each piece as it comes, each finished candidate
                                         ▼
                                     scorer (bounded concurrency) ─► classes of answers, selection ─► Outcome
@@ -23,24 +23,26 @@ What can go wrong, and what comes out:
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from acemath_core.calibration import Calibration
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError, Unavailable
 from acemath_core.prompts import ChatMessage, policy_conversation
 from acemath_gateway.board import Board
 from acemath_gateway.choosing import Judge, choose, may_vote
-from acemath_gateway.jobs import CandidateDone, Outcome, SolveEvent, SolveJob
+from acemath_gateway.gathering import Gathering, Means
+from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
+from acemath_gateway.looking import Look
 from acemath_gateway.metrics import GatewayMetrics, JobOutcome
-from acemath_gateway.ports import PolicyPort, ReleaseTarget, Sampling, ScorerPort, ScoringSession, TokensGenerated
+from acemath_gateway.ports import PolicyPort, ReleaseTarget, ScorerPort
 from acemath_gateway.prompts import Encoders
-from acemath_gateway.selection import margin
+from acemath_gateway.selection import margin, temperature_of
+from acemath_gateway.stopping import CONFIDENCE, StopRules
 
-_log = logging.getLogger(__name__)
 _RESERVE_SECONDS = 1.0
 _RESERVE_SHARE = 0.1
 
@@ -68,6 +70,8 @@ class Solver:
         encoders: prompts by policy version.
         metrics: where everything is counted.
         max_scoring: candidates being scored at once over all jobs; others wait their turn.
+        calibration: of the scores of one reward version; others go without.
+        confidence: with which an adaptive job bets that its answer is settled.
     """
 
     def __init__(
@@ -80,10 +84,13 @@ class Solver:
         encoders: Encoders,
         metrics: GatewayMetrics,
         max_scoring: int = 256,
+        calibration: Calibration | None = None,
+        confidence: float = CONFIDENCE,
     ) -> None:
-        self._policy, self._scorer, self._judge = policy, scorer, judge
-        self._releases, self._encoders, self._metrics = releases, encoders, metrics
-        self._scoring = asyncio.Semaphore(max_scoring)
+        self._means = Means(policy, asyncio.Semaphore(max_scoring), metrics)
+        self._scorer, self._judge, self._releases = scorer, judge, releases
+        self._encoders, self._metrics = encoders, metrics
+        self._calibration, self._confidence = calibration, confidence
 
     async def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
         """Events as they happen and, last, the `Outcome`.
@@ -109,7 +116,7 @@ class Solver:
     async def _counted(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> None:
         """The whole job, and its line in the metrics."""
         became, metrics = JobOutcome.CANCELLED, self._metrics
-        board = Board(1 if job.temperature == 0 else job.n, emit)
+        board = Board(sum(job.waves), emit)
         try:
             with metrics.inflight_requests.track_inprogress():
                 outcome = await self._solve(job, board)
@@ -132,12 +139,18 @@ class Solver:
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)
             board.prepared()
-            self._metrics.inflight_sequences.inc(board.wanted)
+            self._metrics.inflight_sequences.inc(max(job.waves))
             try:
                 await self._gather(job, target, prompt, board)
             finally:
-                self._metrics.inflight_sequences.dec(board.wanted)
-            return await choose(job, target, len(prompt), board, self._judge)
+                self._metrics.inflight_sequences.dec(max(job.waves))
+            temperature = temperature_of(self._calibration_of(target))
+            return await choose(job, target, len(prompt), board, self._judge, temperature)
+
+    def _calibration_of(self, target: ReleaseTarget) -> Calibration | None:
+        """What is known of the scores of this release; another version's logits have another scale."""
+        known = self._calibration
+        return known if known is not None and known.reward == target.reward else None
 
     def _refuse_hopeless(self, job: SolveJob, target: ReleaseTarget) -> None:
         """Nothing is generated for an answer that could not be chosen."""
@@ -167,7 +180,6 @@ class Solver:
 
     async def _gather(self, job: SolveJob, target: ReleaseTarget, prompt: list[int], board: Board) -> None:
         """Generate and score until all is done or the time for it is over; then nothing of either still runs."""
-        sampling = Sampling(board.wanted, job.temperature, job.top_p, job.max_tokens, job.seed, job.stop)
         reserve = min(_RESERVE_SECONDS, _RESERVE_SHARE * job.deadline.remaining())
         # The ports end by themselves and say what they waited for; cancelling is for one that does not.
         cutoff, at_the_latest = job.deadline.earlier(reserve), job.deadline.earlier(reserve / 2)
@@ -175,39 +187,20 @@ class Solver:
             async with (
                 asyncio.timeout(at_the_latest.remaining()),
                 self._scorer.session(target, _scored_turns(job), cutoff) as session,
-                asyncio.TaskGroup() as scoring,
-                aclosing(self._policy.generate(target, prompt, sampling, cutoff)) as events,
+                asyncio.TaskGroup() as tasks,
             ):
-                async for event in events:
-                    if isinstance(event, TokensGenerated):
-                        session.piece(event.index, event.text)
-                    done = None if board.left_over(event, cutoff) else board.take(event)
-                    if done is not None:
-                        scoring.create_task(self._score(job, session, done, board, cutoff), name=f"score {job.id}")
+                look = self._look(job, target, board, cutoff)
+                await Gathering(self._means, job, target, prompt, board, session, cutoff, look, tasks).all()
         except TimeoutError:
             board.cut = True
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
-    async def _score(
-        self, job: SolveJob, session: ScoringSession, done: CandidateDone, board: Board, cutoff: Deadline
-    ) -> None:
-        with self._metrics.scoring_queue.track_inprogress():
-            await self._scoring.acquire()
-        try:
-            if not board.scorer_away:
-                board.give_score(done.index, await session.score(done.index, done.text))
-        except InvalidRequest as error:
-            board.refusals.append(error)
-            _log.info("a candidate cannot be scored: %s", error.message)
-        except ServiceError as error:
-            board.misses.append(error)
-            board.cut = board.cut or cutoff.expired()
-            _log.warning("a candidate was not scored: %s", error.message)
-            if board.scorer_away and not may_vote(job):
-                raise
-        finally:
-            self._scoring.release()
+    def _look(self, job: SolveJob, target: ReleaseTarget, board: Board, cutoff: Deadline) -> Look | None:
+        if not job.adaptive:
+            return None
+        rules = StopRules(self._confidence, self._calibration_of(target), job.at_least)
+        return Look(job, board, self._judge, rules, cutoff)
 
     def _record(self, outcome: Outcome) -> None:
         timings, metrics = outcome.timings, self._metrics

@@ -1,0 +1,158 @@
+"""The candidates of one job: made in waves, each scored the moment it ends, until all are there or it is settled.
+
+A job that is not adaptive is one wave. Candidate i is sampled with `seed + i` in whichever wave: a wave that begins at
+candidate k is one call with `seed + k`, and vLLM gives the j-th candidate of a call `seed + k + j`.
+
+| what                                         | what follows                                                          |
+|----------------------------------------------|-----------------------------------------------------------------------|
+| a wave has ended and its scores are there    | the rules of `stopping` are asked; settled: no further wave           |
+| the answer cannot change                     | the candidates still being written are cut off; scores are waited for |
+| a wave after the first gives nothing at all  | no further wave; chosen among what is there, as after a broken stream |
+| the cutoff passes                            | no further wave                                                       |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from acemath_core.deadline import Deadline
+from acemath_core.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
+from acemath_core.wire import StopReason
+from acemath_gateway.board import Board
+from acemath_gateway.choosing import may_vote
+from acemath_gateway.jobs import CandidateDone, SolveJob
+from acemath_gateway.looking import Look
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.ports import PolicyEvent, PolicyPort, ReleaseTarget, Sampling, ScoringSession, TokensGenerated
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every job works with.
+
+    Attributes:
+        policy: makes candidates.
+        places: candidates being scored at once over all jobs.
+        metrics: where everything is counted.
+    """
+
+    policy: PolicyPort
+    places: asyncio.Semaphore
+    metrics: GatewayMetrics
+
+
+@dataclass
+class Gathering:
+    """One job's candidates, inside the task group `tasks`, whose end ends all of it.
+
+    Attributes:
+        means: what every job works with.
+        job: what is asked.
+        target: the release.
+        prompt: as token ids.
+        board: gets the candidates and their scores.
+        session: gives the scores.
+        cutoff: when generation and scoring end, so that an answer can still be sent.
+        look: says whether the answer is settled; None for a job that is not adaptive.
+        tasks: what runs for the job.
+    """
+
+    means: Means
+    job: SolveJob
+    target: ReleaseTarget
+    prompt: Sequence[int]
+    board: Board
+    session: ScoringSession
+    cutoff: Deadline
+    look: Look | None
+    tasks: asyncio.TaskGroup
+    _scoring: set[asyncio.Task[None]] = field(default_factory=set)
+    _writing: asyncio.Task[None] | None = None
+
+    async def all(self) -> None:
+        """Every wave, until the answer is settled; in the end everything that was finished has been scored, or missed.
+
+        Raises:
+            ServiceError: nothing could be had of the policy; or, in the task group, the scorer is away and needed.
+        """
+        start = 0
+        for size in self.job.waves:
+            self._writing = self.tasks.create_task(self._wave(start, size), name=f"write {self.job.id}")
+            await asyncio.wait({self._writing})
+            if self.look is None or self._writing.cancelled() or not self._goes_on(start):
+                return
+            await _ended(self._scoring)
+            self.board.settled = self.board.settled or await self.look.between_waves()
+            start += size
+            if self.board.settled or self._is_late(start):
+                return
+
+    def _goes_on(self, start: int) -> bool:
+        """Whether there is sense in another wave: the one from candidate `start` gave something."""
+        return not self.board.cut and any(index >= start for index in self.board.answers())
+
+    def _is_late(self, start: int) -> bool:
+        """Whether the time is over before the wave from candidate `start`, if there is one."""
+        self.board.cut = self.board.cut or (start < self.board.wanted and self.cutoff.expired())
+        return self.board.cut
+
+    async def _wave(self, start: int, size: int) -> None:
+        job, came = self.job, False
+        self.board.ask(size)
+        sampling = Sampling(size, job.temperature, job.top_p, job.max_tokens, job.seed + start, job.stop)
+        try:
+            async with aclosing(self.means.policy.generate(self.target, self.prompt, sampling, self.cutoff)) as events:
+                async for event in events:
+                    came = True
+                    self._take(replace(event, index=event.index + start) if start else event)
+        except (Unavailable, DeadlineExceeded) as error:
+            if came or not self.board.finished:
+                raise
+            self.board.cut = self.board.cut or self.cutoff.expired()
+            _log.warning("the wave from candidate %d gave nothing: %s", start, error.message)
+
+    def _take(self, event: PolicyEvent) -> None:
+        if isinstance(event, TokensGenerated):
+            self.session.piece(event.index, event.text)
+        done = None if self.board.left_over(event, self.cutoff) else self.board.take(event)
+        if done is not None:
+            task = self.tasks.create_task(self._score_and_look(done), name=f"score {self.job.id}")
+            self._scoring.add(task)
+            task.add_done_callback(self._scoring.discard)
+
+    async def _score_and_look(self, done: CandidateDone) -> None:
+        await self._score(done)
+        if self.look is not None and not self.board.settled and await self.look.within_a_wave():
+            self.board.settled = StopReason.CANNOT_CHANGE
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def _score(self, done: CandidateDone) -> None:
+        with self.means.metrics.scoring_queue.track_inprogress():
+            await self.means.places.acquire()
+        board = self.board
+        try:
+            if not board.scorer_away:
+                board.give_score(done.index, await self.session.score(done.index, done.text))
+        except InvalidRequest as error:
+            board.refusals.append(error)
+            _log.info("a candidate cannot be scored: %s", error.message)
+        except ServiceError as error:
+            board.misses.append(error)
+            board.cut = board.cut or self.cutoff.expired()
+            _log.warning("a candidate was not scored: %s", error.message)
+            if board.scorer_away and not may_vote(self.job):
+                raise
+        finally:
+            self.means.places.release()
+
+
+async def _ended(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
