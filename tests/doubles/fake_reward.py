@@ -11,7 +11,8 @@ there. A score is a fixed function of the candidate alone (`score_of`), unless a
 What a test may set, at any time: `score`, `delay_seconds` (before each score), `failure` (a `ServiceError` that is
 answered instead), `failing_candidates` (a failure of single candidates: the whole call fails, as in the service),
 `break_after` (the connection breaks after so many scores of a stream), `gate` (an event that every call waits for),
-`slots`. What a test may read: `requests`, `deadlines` (milliseconds, as sent), `request_ids`, `cancelled`.
+`slots`. What a test may read: `requests`, `deadlines` (milliseconds, as sent), `request_ids`, `cancelled`, `expired`
+(calls that were ended by their own deadline).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class FakeReward:
         self.requests: list[ScoreRequest] = []
         self.deadlines: list[str | None] = []
         self.request_ids: list[str | None] = []
-        self.cancelled = 0
+        self.cancelled = self.expired = 0
         self.live = FakeLive(self)
         self.app = self._build(KeySet([SecretStr(key)] if key else []))
 
@@ -171,6 +172,7 @@ class FakeReward:
         try:
             await asyncio.wait_for(waiting, deadline.remaining())
         except TimeoutError as error:
+            self.expired += 1
             raise DeadlineExceeded("the request's deadline passed before its candidates were scored") from error
 
     def check(self, body: ScoreRequest) -> tuple[str, list[int]]:

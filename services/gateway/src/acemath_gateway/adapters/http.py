@@ -19,6 +19,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
 from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
+from acemath_gateway.adapters.http11 import Http11Transport
 from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
 
@@ -31,6 +32,7 @@ _WRITE_SECONDS = 10.0
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
+_MAX_IDLE_CONNECTIONS = 64
 _MAX_BODY_BYTES = 1024 * 1024
 _OVERLOADED = frozenset({429, 503})
 _CALLERS_FAULT = frozenset({400, 413, 422})
@@ -78,13 +80,12 @@ class Upstream:
         self.role, self.metrics = role, metrics
         self.replicas, self.budget = Replicas(), RetryBudget()
         self.host_names: dict[str, str] = {}
-        limits = httpx.Limits(
-            max_connections=max_connections, max_keepalive_connections=64, keepalive_expiry=_KEEPALIVE_SECONDS
+        wire = Http11Transport(
+            max_connections=max_connections, max_idle=_MAX_IDLE_CONNECTIONS, idle_seconds=_KEEPALIVE_SECONDS
         )
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._client = httpx.AsyncClient(
-            limits=limits,
-            transport=transport,
+            transport=transport or wire,
             trust_env=False,  # a proxy of the environment has no place between two services
             follow_redirects=False,
             headers=self._authorization,

@@ -41,6 +41,7 @@ STREAM_INTERVAL = 16
 """Tokens in one event: fewer, larger events cost both processes less; a finished candidate is never held back by it."""
 
 _RETRY_AFTER_SECONDS = 2.0
+_READ_OUT_SECONDS = 0.1
 
 
 class VllmPolicy:
@@ -209,6 +210,7 @@ class _Call:
             while True:
                 for data in await self._next_events(reader, chunks):
                     if data == "[DONE]":
+                        await _read_out(chunks)
                         return
                     yield data
 
@@ -238,6 +240,13 @@ class _Call:
     def _check_version(self, stamped: str | None) -> None:
         if stamped != self._version:
             raise CallFailed(CallResult.MISMATCH, f"is stamped {stamped!r}, the lease is on {self._version!r}")
+
+
+async def _read_out(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Read to the end of the body, which is due with its last event: only then can the connection be used again."""
+    with contextlib.suppress(httpx.TransportError, TimeoutError):
+        async with asyncio.timeout(_READ_OUT_SECONDS):
+            await anext(chunks, None)
 
 
 def _attempts(ordered: list[str]) -> list[str]:

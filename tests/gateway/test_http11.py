@@ -1,0 +1,257 @@
+"""The transport of calls between services: connections are used again; whatever is not HTTP is an error of httpx's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acemath_gateway.adapters.http11 import Http11Transport
+from acemath_gateway.adapters.http11_connection import MAX_HEAD_BYTES, Connection
+from doubles.servers import RawServer, chunked, settled, until, unused_url
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Answers:
+    """A server that answers each request of a connection with the next of its answers, and closes after the last."""
+
+    answers: list[bytes]
+    connections: int = 0
+    open: int = 0
+    closes: bool = True
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            for answer in self.answers:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                await reader.readexactly(int(length[0].split(b":")[1]) if length else 0)
+                writer.write(answer)
+                await writer.drain()
+            if not self.closes:
+                await reader.read()
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the client left
+        finally:
+            self.open -= 1
+            writer.close()
+
+    @asynccontextmanager
+    async def serving(self, transport: Http11Transport | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        server = await asyncio.start_server(self.handle, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, httpx.AsyncClient(transport=transport or a_transport(), base_url=url) as client:
+            yield client
+
+
+def a_transport(**options: Any) -> Http11Transport:
+    return Http11Transport(**({"max_connections": 8, "max_idle": 4, "idle_seconds": 3.0} | options))
+
+
+async def test_a_connection_is_used_again_and_closed_with_the_client() -> None:
+    server = Answers([OK] * 5, closes=False)
+    async with server.serving() as client:
+        for _ in range(5):
+            reply = await client.post("/x", json={"a": 1})
+            assert (reply.status_code, reply.text) == (200, "ok")
+        assert (server.connections, server.open) == (1, 1)
+    await until(lambda: server.open == 0)
+
+
+async def test_one_that_was_idle_for_too_long_is_not() -> None:
+    server = Answers([OK] * 2)
+    async with server.serving(a_transport(idle_seconds=0.0)) as client:
+        for _ in range(2):
+            await client.get("/")
+            await asyncio.sleep(0.01)
+    assert server.connections == 2
+
+
+async def test_one_that_the_server_closed_meanwhile_is_not() -> None:
+    server = Answers([OK])
+    async with server.serving() as client:
+        for _ in range(3):
+            assert (await client.get("/")).text == "ok"
+            await until(lambda: server.open == 0)
+            await asyncio.sleep(0.01)
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (CHUNKED + chunked(b"a" * 70_000) + chunked(b"b") + b"0\r\n\r\n", b"a" * 70_000 + b"b"),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", b"ok"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nx: y\r\n\r\n" + OK, b"ok"),
+    ],
+)
+async def test_every_form_of_a_body(answer: bytes, body: bytes) -> None:
+    async with Answers([answer]).serving() as client:
+        reply = await client.get("/")
+    assert reply.content == body and "x" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok",
+        CHUNKED + b"zz\r\n",
+        CHUNKED + chunked(b"a"),
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * (MAX_HEAD_BYTES + 10) + b"\r\ncontent-length: 2\r\n\r\nok",
+    ],
+)
+async def test_whatever_is_not_a_whole_answer_is_an_error_of_the_network(answer: bytes) -> None:
+    server = Answers([answer])
+    async with server.serving() as client:
+        with pytest.raises(httpx.TransportError):
+            await client.get("/")
+        await until(lambda: server.open == 0)
+
+
+async def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
+    server = Answers([OK + OK], closes=False)
+    async with server.serving() as client:
+        for _ in range(2):
+            with pytest.raises(httpx.RemoteProtocolError):  # the second answer may not become that of the next request
+                await client.get("/")
+    assert server.connections == 2
+
+
+async def test_an_answer_that_is_left_closes_its_connection() -> None:
+    server = Answers([CHUNKED + chunked(b"a")], closes=False)
+    async with server.serving() as client:
+        async with client.stream("GET", "/") as reply:
+            async for piece in reply.aiter_bytes():
+                assert piece == b"a"
+                break
+        await until(lambda: server.open == 0)
+
+
+@pytest.mark.parametrize("when", ["connecting", "head", "body"])
+async def test_a_cancelled_call_leaves_no_connection_and_no_place(when: str) -> None:
+    server = Answers([b"" if when == "head" else CHUNKED], closes=False)
+    transport = a_transport(max_connections=1)
+    async with server.serving(transport) as client:
+        for _ in range(3):
+            call = asyncio.create_task(client.get("/"))
+            await (asyncio.sleep(0) if when == "connecting" else until(lambda: server.open == 1))
+            await settled()
+            call.cancel()
+            await asyncio.wait({call})
+            await until(lambda: server.open == 0)
+
+
+async def test_who_finds_all_connections_taken_waits_for_one() -> None:
+    server = Answers([CHUNKED + chunked(b"a") + b"0\r\n\r\n"] * 9, closes=False)
+    async with server.serving(a_transport(max_connections=1)) as client:
+        async with client.stream("GET", "/"):
+            with pytest.raises(httpx.PoolTimeout):
+                await client.get("/", timeout=httpx.Timeout(5, pool=0.05))
+            waiting = asyncio.create_task(client.get("/"))
+            await settled()
+        assert (await waiting).text == "a"
+    assert server.connections == 2  # what was left unread closed its own
+
+
+async def test_no_answer_in_time_is_a_time_out() -> None:
+    server = Answers([b""], closes=False)
+    async with server.serving() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/", timeout=0.05)
+        await until(lambda: server.open == 0)
+
+
+async def test_nobody_there_is_a_failure_to_connect() -> None:
+    async with httpx.AsyncClient(transport=a_transport()) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get(unused_url())
+        with pytest.raises(httpx.ConnectError):
+            await client.get("http://no-such-host.invalid/")
+
+
+async def test_tls_is_not_spoken_with_who_does_not() -> None:
+    async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(no_tls, "127.0.0.1", 0)
+    async with server, httpx.AsyncClient(transport=a_transport()) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+
+
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\0b"])
+async def test_no_header_can_become_two(value: str) -> None:
+    server = Answers([OK])
+    async with server.serving() as client:
+        with pytest.raises(httpx.LocalProtocolError):
+            await client.get("/", headers={"x-request-id": value})
+    assert server.connections == 0
+
+
+async def test_a_reader_that_is_slow_slows_the_server_down() -> None:
+    piece = chunked(b"a" * 65_536)
+    sent = 0
+
+    async def pours(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(CHUNKED)
+        for _ in range(1000):
+            writer.write(piece)
+            await writer.drain()
+            sent += 1
+
+    async with (
+        RawServer(pours).serving() as url,
+        httpx.AsyncClient(transport=a_transport()) as client,
+        client.stream("GET", url) as reply,
+    ):
+        await asyncio.sleep(0.3)
+        assert sent < 500
+        pieces = reply.aiter_bytes()
+        first = sent
+        while sent < first + 50:
+            await anext(pieces)
+
+
+@given(cuts=st.lists(st.integers(1, 30), max_size=20))
+def test_an_answer_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
+    class Sink:
+        def write(self, data: bytes) -> None: ...
+        def abort(self) -> None: ...
+        def is_closing(self) -> bool:
+            return False
+
+    connection = Connection(("http", "h", 1, "h"))
+    connection.connection_made(Sink())  # type: ignore[arg-type]
+    connection.send(b"GET / HTTP/1.1\r\n\r\n")
+    rest = b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED.replace(b"\r\n\r\n", b"\r\na: b\r\n\r\n")
+    rest += chunked(b"hello") + chunked(b" world") + b"0\r\n\r\n"
+    for cut in [*cuts, len(rest)]:
+        if rest:
+            connection.data_received(rest[:cut])
+            rest = rest[cut:]
+
+    async def read() -> tuple[int, list[tuple[bytes, bytes]], bytes | None, bytes | None]:
+        return *await connection.head(), await connection.piece(), await connection.piece()
+
+    status, headers, body, end = asyncio.run(read())
+    assert (status, headers[-1], body, end) == (200, (b"a", b"b"), b"hello world", None)
+    assert connection.may_be_used_again()
