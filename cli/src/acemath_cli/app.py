@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 
 from acemath_cli.arguments import ProblemCommand
+from acemath_cli.jobs import app as jobs
 from acemath_cli.keys import app as keys
 from acemath_cli.solve import solve
 
@@ -27,6 +28,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.command("solve", cls=ProblemCommand)(solve)
+    app.add_typer(jobs, name="jobs")
     app.add_typer(keys, name="keys")
     for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
         _add(app, entry)

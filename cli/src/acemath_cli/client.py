@@ -45,10 +45,10 @@ def solve_stream(url: str, key: SecretStr | None, request: SolveRequest) -> Iter
         ):
             if response.status_code != httpx.codes.OK:
                 response.read()
-                raise AskError(_message(response) + _hint(response.status_code))
+                raise refusal(response)
             yield from _until_solution(response)
     except httpx.HTTPError as error:
-        raise AskError(f"{url}: {error or type(error).__name__}; is the stack running? (make run)") from error
+        raise unreachable(url, error) from error
 
 
 def ask(url: str, key: SecretStr | None, method: str, path: str, body: Wire | None = None) -> Any:
@@ -64,10 +64,20 @@ def ask(url: str, key: SecretStr | None, method: str, path: str, body: Wire | No
         with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False) as client:
             response = client.request(method, path, json=content)
     except httpx.HTTPError as error:
-        raise AskError(f"{url}: {error or type(error).__name__}; is the stack running? (make run)") from error
+        raise unreachable(url, error) from error
     if not response.is_success:
-        raise AskError(_message(response) + _hint(response.status_code))
+        raise refusal(response)
     return response.json()
+
+
+def refusal(response: httpx.Response) -> AskError:
+    """What a person should read of an error answer that was read whole."""
+    return AskError(_message(response) + _hint(response.status_code))
+
+
+def unreachable(url: str, error: Exception) -> AskError:
+    """What a person should read when there is no connection, or it broke."""
+    return AskError(f"{url}: {str(error) or type(error).__name__}; is the stack running? (make run)")
 
 
 def solution_of(event: Event) -> Solution:
