@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from acemath_core.wire import SlotState
 from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.jobqueue.metrics import JobMetrics
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_local.prometheus import config
 from acemath_local.settings import LocalSettings
@@ -36,7 +37,7 @@ def rules() -> list[dict[str, Any]]:
 def exported() -> set[str]:
     """The names of every service's figures as Prometheus stores them."""
     registry = CollectorRegistry()
-    GatewayMetrics.on(registry), DoorMetrics.on(registry), PolicyMetrics(registry), RewardMetrics(registry)
+    GatewayMetrics.on(registry), DoorMetrics.on(registry), JobMetrics.on(registry), PolicyMetrics(registry), RewardMetrics(registry)
     for service in ("gateway", "policy", "reward"):
         HttpMetrics(service, registry)
     return {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
