@@ -115,6 +115,12 @@ async def test_a_bad_field_is_named(body, param):
     assert refused.status_code == 400 and refused.json()["error"]["param"] == param
 
 
+async def test_a_method_that_a_path_does_not_have_is_told_all_that_it_has():
+    async with gateway_client(_gateway()) as http:
+        wrong = await http.put(KEYS, headers=AS_ADMIN)
+    assert wrong.status_code == 405 and wrong.headers["allow"] == "GET, POST"
+
+
 async def test_a_key_that_is_not_there_is_a_404_and_one_that_cannot_be_a_400():
     async with gateway_client(_gateway()) as http:
         assert (await http.delete(f"{KEYS}/key-{'0' * 16}", headers=AS_ADMIN)).status_code == 404

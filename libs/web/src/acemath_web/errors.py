@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acemath_core.errors import ClientGone, ErrorCode, InvalidRequest, ServiceError, status_of, type_of
@@ -74,11 +75,13 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return error_response(from_validation(error.errors()))
 
-    async def on_http_exception(_: Request, error: Exception) -> Response:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
         response = error_response(ServiceError(str(error.detail), code=code))
-        response.headers.update(error.headers or {})  # a 405 says which methods there are (RFC 9110, section 15.5.6)
+        response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(sorted(_methods_at(request)))
         return response
 
     app.add_exception_handler(ServiceError, on_service_error)
@@ -115,6 +118,16 @@ class LastResortMiddleware:
             if started:
                 raise
             await error_response(failure)(scope, receive, noted)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """Every method of the path, as a 405 must say (RFC 9110, section 15.5.6); the framework names one route's only."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 def _unforeseen(error: Exception) -> ServiceError:
