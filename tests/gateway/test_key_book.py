@@ -1,11 +1,14 @@
 """Keys of files and keys that are looked up: what is remembered, for how long, and what an absent store does."""
 
 import hashlib
+import json
 import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from acemath_core.admin import KeyRequest, KeyScope, Quotas
@@ -15,7 +18,7 @@ from acemath_gateway.keys import book as book_module
 from acemath_gateway.keys.access import ADMIN_CALLER, FILE_CALLER
 from acemath_gateway.keys.book import KeyBook
 from acemath_gateway.keys.first import admin_key, first_admin_key
-from acemath_gateway.keys.records import draw, handed_out
+from acemath_gateway.keys.records import KeyRecord, draw, handed_out, may_be_one, payer
 from acemath_gateway.settings import GatewaySettings
 from acemath_web.auth import KeySet
 from doubles.keys import MemoryKeys
@@ -59,6 +62,35 @@ def test_a_key_has_256_random_bits_and_its_record_holds_only_their_hash():
     assert key not in record.model_dump_json() and record.digest not in repr(record)
     told = handed_out(key, record)
     assert told.key == key and told.last_four == key[-4:] and record.digest not in told.model_dump_json()
+
+
+_quota = st.none() | st.integers(1, 16_384)
+_requests = st.builds(
+    KeyRequest,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.@:+/ -]{0,63}", fullmatch=True),
+    scopes=st.permutations(list(KeyScope)).flatmap(lambda all_: st.integers(1, 3).map(lambda n: tuple(all_[:n]))),
+    quotas=st.builds(Quotas, requests_per_minute=_quota, tokens_per_minute=_quota, sequences_in_flight=_quota),
+)
+
+
+@given(_requests)
+def test_a_record_comes_back_from_where_it_is_kept_as_it_was_and_opens_what_was_asked_for(request):
+    key, record = draw(request, by="admin-file")
+    kept = KeyRecord.model_validate_json(record.model_dump_json())
+    assert kept == record and may_be_one(key)
+    assert kept.caller().scopes == set(request.scopes) and kept.caller().quotas == request.quotas
+    assert (payer(kept.caller()) is None) == (not any(dict(request.quotas).values()))
+
+
+@given(st.text(max_size=42))
+def test_what_was_not_made_here_is_not_looked_up(text):
+    assert not may_be_one(text) and not may_be_one(f"acemath_{text}")
+
+
+def test_a_newer_gateways_record_can_be_read():
+    _, record = draw(KeyRequest(name="k", scopes=(KeyScope.SOLVE,)), by="admin-file")
+    newer = record.model_dump(mode="json") | {"expires_at": "2030-01-01T00:00:00Z"}
+    assert KeyRecord.model_validate_json(json.dumps(newer)) == record
 
 
 @pytest.mark.parametrize(
