@@ -187,7 +187,7 @@ async def test_events_tell_each_finished_line_once_also_after_a_break(valkey):
         assert [one["line"] for _, _, data in again[:-1] for one in data["finished"]] == finished[7:]
         assert [name for _, name, _ in await events_of(http, job, last="20")] == ["progress", "end"]
         bad = await http.get(f"/v1/jobs/{job}/events", headers={"last-event-id": "x"})
-        assert bad.status_code == 400 and bad.json()["error"]["param"] == "Last-Event-ID"
+        assert bad.status_code == 400 and "last-event-id" in bad.json()["error"]["param"]
 
 
 async def test_results_can_be_read_while_lines_run_and_have_no_gaps(valkey):

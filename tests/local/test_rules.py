@@ -37,7 +37,9 @@ def rules() -> list[dict[str, Any]]:
 def exported() -> set[str]:
     """The names of every service's figures as Prometheus stores them."""
     registry = CollectorRegistry()
-    GatewayMetrics.on(registry), DoorMetrics.on(registry), JobMetrics.on(registry), PolicyMetrics(registry), RewardMetrics(registry)
+    for figures in (GatewayMetrics, DoorMetrics, JobMetrics):
+        figures.on(registry)
+    PolicyMetrics(registry), RewardMetrics(registry)
     for service in ("gateway", "policy", "reward"):
         HttpMetrics(service, registry)
     return {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}

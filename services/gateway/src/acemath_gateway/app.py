@@ -96,7 +96,7 @@ def create_app(
             others can reach.
     """
     registry, state = CollectorRegistry(), ReadyState()
-    Hooks.of(settings)  # a secret that cannot be used is found now, not when the first job ends
+    hooks = Hooks.of(settings)  # a secret that cannot be used is found now, not when the first job ends
     internal = settings.internal_key()
     job_metrics = JobMetrics.on(registry)
     metrics, door, limits = GatewayMetrics.on(registry), DoorMetrics.on(registry), _limits(settings)
@@ -122,7 +122,7 @@ def create_app(
         routers=(
             solve_router(limits),
             chat_router(limits),
-            jobs_router(limits),
+            jobs_router(limits, webhooks=hooks.key is not None),
             models_router(),
             admin_keys_router(),
             admin_releases_router(),

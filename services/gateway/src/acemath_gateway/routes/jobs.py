@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
-from acemath_core.errors import InvalidRequest, ServiceError
+from acemath_core.errors import ServiceError
 from acemath_core.jobs import Job, JobList
 from acemath_gateway.jobqueue.intake import new_job
 from acemath_gateway.jobqueue.reading import changes, job_of_caller, rows
@@ -35,15 +34,20 @@ JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
 Offset = Annotated[int, Query(ge=0, le=1_000_000, description="results to leave out: so many as are there already")]
 Rows = Annotated[int, Query(ge=1, le=_MAX_ROWS, description="results to give")]
 Listed = Annotated[int, Query(ge=1, le=_MAX_LISTED)]
-LastEventId = Annotated[str | None, Header(alias="last-event-id", description="the id of the last event that came")]
+LastEventId = Annotated[
+    str | None, Header(alias="last-event-id", pattern=r"^[0-9]{1,9}$", description="the id of the last event that came")
+]
 
 
-def jobs_router(limits: Limits) -> APIRouter:
-    """`/v1/jobs` and what is below it; the limits are for its schema."""
+def jobs_router(limits: Limits, *, webhooks: bool) -> APIRouter:
+    """`/v1/jobs` and what is below it; the limits, and whether there are webhooks, are for its schema."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
     @router.post(
-        "", status_code=202, summary="Hand over a problem, or a file of them", openapi_extra=jobs_schema(limits)
+        "",
+        status_code=202,
+        summary="Hand over a problem, or a file of them",
+        openapi_extra=jobs_schema(limits, webhooks=webhooks),
     )
     async def submit(request: Request, caller: Owner) -> Response:
         return await _submit(request, caller)
@@ -90,7 +94,7 @@ def _add_streams(router: APIRouter) -> None:
     )
     async def events(request: Request, caller: Owner, job_id: JobId, last_event_id: LastEventId = None) -> Response:
         parts = job_parts(request)
-        return _stream(parts, _events(parts, caller.id, job_id, _known(last_event_id)), lines=False)
+        return _stream(parts, _events(parts, caller.id, job_id, int(last_event_id or 0)), lines=False)
 
 
 async def _submit(request: Request, caller: Caller) -> Response:
@@ -109,14 +113,6 @@ def _accepted(stored: StoredJob, made: Made) -> Response:
     job = job_of(stored)
     headers = {"location": job.links.self} | ({"idempotent-replayed": "true"} if made is Made.KNOWN else {})
     return Response(job.model_dump_json(), status_code=202, headers=headers, media_type="application/json")
-
-
-def _known(last_event_id: str | None) -> int:
-    if last_event_id is None:
-        return 0
-    if not re.fullmatch(r"[0-9]{1,9}", last_event_id):
-        raise InvalidRequest("Last-Event-ID: is no id of an event of a job; leave it out", param="Last-Event-ID")
-    return int(last_event_id)
 
 
 async def _events(parts: JobParts, owner: str, job_id: str, known: int) -> AsyncGenerator[bytes, None]:

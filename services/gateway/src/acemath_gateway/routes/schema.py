@@ -102,8 +102,8 @@ def event_schema(name: str, data: str | type[BaseModel]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": ["event", "data"]}
 
 
-def jobs_schema(limits: Limits) -> dict[str, Any]:
-    """`openapi_extra` of `POST /v1/jobs` at a gateway with these limits."""
+def jobs_schema(limits: Limits, *, webhooks: bool) -> dict[str, Any]:
+    """`openapi_extra` of `POST /v1/jobs` at a gateway with these limits, with or without webhooks."""
     line = solve_schema(limits)
     line["properties"] |= {"stream": {"enum": [False]}, "priority": {"enum": ["batch"]}}
     file = {"type": "string", "description": "one JSON object a line, each with the fields of a single problem"}
@@ -113,10 +113,11 @@ def jobs_schema(limits: Limits) -> dict[str, Any]:
         "in": "header",
         "required": False,
         "description": "URL that is told of the job's end; its host must be one that this gateway allows",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "format": "uri", "maxLength": 2048},
     }
     said = job_schema()
-    said["parameters"] = [{**_KEY, "description": "the same key with the same lines gives the same job"}, webhook]
+    said["parameters"] = [{**_KEY, "description": "the same key with the same lines gives the same job"}]
+    said["parameters"] += [webhook] if webhooks else []
     said["requestBody"] = {"required": True, "content": content}
     said["responses"]["202"] = {
         "description": "every line was accepted",
