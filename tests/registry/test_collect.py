@@ -123,7 +123,7 @@ def test_what_a_record_names_stays_however_old_the_record(world: World, service:
     ref = world.publish("a")
     release = world.registry.create_release(ref, world.reward).id
     document = {
-        "policy": {"slots": [{"version": str(ref), "state": "draining"}], "at": 1.0},
+        "policy": {"slots": [{"version": str(ref), "reason": f"a b@{ref.version}"}], "at": 1.0},
         "gateway": {"generation": 1, "release": release, "leases": {}, "at": 1.0},
         "gateway-leases": {"generation": 2, "release": None, "leases": {release: 0}, "at": 1.0},
     }[service]

@@ -280,3 +280,18 @@ async def test_a_publisher_that_is_killed_changes_nothing(replica: Replica) -> N
         await replica.world.reconciler.round()
         assert registry.versions() == before and await replica.scores() == replica.bits
     await replica.takes_the_next()
+
+
+async def test_a_rollback_gives_the_same_bits(replica: Replica) -> None:
+    """While the old version drains, and when it was dropped and has to be loaded again."""
+    world = replica.world
+    await replica.takes_the_next()
+    world.registry.rollback("default", by="test")
+    await replica.until(replica.first, S.ACTIVE)
+    assert await replica.scores() == replica.bits
+    world.registry.rollback("default", by="test")
+    world.gateway(generation=9)
+    await replica.until(replica.first, S.RETIRED)
+    world.registry.rollback("default", by="test")
+    await replica.until(replica.first, S.ACTIVE)
+    assert await replica.scores() == replica.bits

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from acemath_registry.audit import AuditEvent, read_log
-from acemath_registry.errors import NotFound, storage_errors
+from acemath_registry.errors import InvalidRequest, NotFound, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.refs import RELEASE_PATTERN, VERSION_PATTERN, ModelRef
 from acemath_registry.releases import read_channel, read_release
@@ -86,10 +87,10 @@ def _names(document: Any) -> Iterator[str | ModelRef]:
     elif isinstance(document, list):
         for value in document:
             yield from _names(value)
-    elif isinstance(document, str):
-        if RELEASE_PATTERN.fullmatch(document):
-            yield document
-        elif VERSION_PATTERN.fullmatch(document.rpartition("@")[2]) and document.count("@") == 1:
+    elif isinstance(document, str) and RELEASE_PATTERN.fullmatch(document):
+        yield document
+    elif isinstance(document, str) and VERSION_PATTERN.fullmatch(document.rpartition("@")[2]):
+        with suppress(InvalidRequest):  # it only looks like a version
             yield ModelRef.parse(document)
 
 
