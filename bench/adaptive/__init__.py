@@ -1,0 +1,1 @@
+"""Adaptive N on recorded candidates: accuracy against tokens, beside fixed N."""

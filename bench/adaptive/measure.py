@@ -1,0 +1,125 @@
+"""Accuracy and cost of every policy on one set, with intervals over its problems, beside the largest fixed N."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from acemath_core.calibration import Calibration
+from acemath_core.wire import Selection
+from acemath_evaluation.intervals import Array, Estimate, bootstrap
+from acemath_gateway.stopping import StopRules, wave_sizes
+from bench.adaptive.pools import Recorded, RecordedSet
+from bench.adaptive.replay import Ran, adaptive, fixed
+
+CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
+Orders = Sequence[Sequence[Recorded]]
+"""Several orders of one problem's candidates."""
+
+_COLUMNS = ("accuracy", "cost", "candidates", "steps")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make candidates: its name, what it is, and how it runs on an order of them."""
+
+    name: str
+    facts: dict[str, Any]
+    run: Callable[[Selection, Sequence[Recorded]], Ran]
+
+
+def ways(n: int, calibration: Calibration | None) -> list[Way]:
+    """Fixed N up to n, the gateway's rules at several confidences, and what else could be done at its own."""
+    steps = sorted({n, *(2**power for power in range(n.bit_length()) if 2**power <= n)})
+    found = [Way(f"fixed {k}", {"kind": "fixed", "n": k}, _fixed(k)) for k in steps]
+    for confidence in CONFIDENCES:
+        found.append(_adaptive(f"adaptive {confidence}", StopRules(confidence), wave_sizes(n)))
+    pairs = [min(4, n), *[2] * ((n - 4) // 2), *[1] * (max(0, n - 4) % 2)]
+    for confidence in (0.8, 0.95):
+        rules = StopRules(confidence)
+        found.append(_adaptive(f"bets within waves {confidence}", rules, wave_sizes(n), bets_within=True))
+        found.append(_adaptive(f"waves of two {confidence}", rules, pairs))
+        if calibration is not None:
+            found.append(_adaptive(f"with score {confidence}", StopRules(confidence, calibration), wave_sizes(n)))
+    found.append(_adaptive("exact only", StopRules(1.0), wave_sizes(n)))
+    return found
+
+
+def measure(
+    recorded: RecordedSet, orders: Sequence[Orders], selection: Selection, way_list: Sequence[Way], resamples: int
+) -> list[dict[str, Any]]:
+    """One row for each way; all on the same orders of each problem, so that every difference is paired."""
+    tables, reasons = [], []
+    for way in way_list:
+        ran = [[way.run(selection, order) for order in of_problem] for of_problem in orders]
+        tables.append(np.array([_means(runs) for runs in ran]))
+        reasons.append(Counter(run.reason.value if run.reason else "complete" for runs in ran for run in runs))
+    full = tables[[way.name for way in way_list].index(f"fixed {recorded.n}")]
+    return [
+        {"way": way.name, **way.facts, **_row(table, full, recorded.clusters, resamples), "reasons": _shares(found)}
+        for way, table, found in zip(way_list, tables, reasons, strict=True)
+    ]
+
+
+def orders_of(recorded: RecordedSet, count: int) -> list[Orders]:
+    """`count` random draws of n candidates of each problem, always the same ones."""
+    named = zip(recorded.names, recorded.problems, strict=True)
+    return [[_order(pool, recorded.n, f"{name}:{number}") for number in range(count)] for name, pool in named]
+
+
+def _order(pool: Sequence[Recorded], n: int, seed: str) -> list[Recorded]:
+    drawn = random.Random(seed).sample(pool, n)
+    return [replace(candidate, index=place) for place, candidate in enumerate(drawn)]
+
+
+def _fixed(k: int) -> Callable[[Selection, Sequence[Recorded]], Ran]:
+    return lambda selection, order: fixed(selection, order[:k])
+
+
+def _adaptive(name: str, rules: StopRules, waves: list[int], *, bets_within: bool = False) -> Way:
+    facts = {"kind": "adaptive", "confidence": rules.confidence, "waves": waves, "bets_within": bets_within}
+    return Way(
+        name,
+        facts | {"score": rules.calibration is not None},
+        lambda selection, order: adaptive(selection, order, rules, waves, bets_within=bets_within),
+    )
+
+
+def _means(runs: Sequence[Ran]) -> list[float]:
+    table = [(run.correct, run.cost, run.generated, run.steps) for run in runs]
+    return [float(mean) for mean in np.mean(table, axis=0)]
+
+
+def _row(table: Array, full: Array, clusters: Sequence[str], resamples: int) -> dict[str, Any]:
+    difference = table[:, :1] - full[:, :1]
+    both = bootstrap(np.concatenate([table, difference], axis=1), clusters, resamples=resamples)
+    row = {name: _as_json(estimate) for name, estimate in zip(_COLUMNS, both, strict=False)}
+    saved = {
+        "cost_saved": _saved(table[:, 1], full[:, 1], clusters, resamples),
+        "steps_saved": _saved(table[:, 3], full[:, 3], clusters, resamples),
+    }
+    return row | {"accuracy_difference": _as_json(both[-1])} | saved
+
+
+def _saved(own: Array, full: Array, clusters: Sequence[str], resamples: int) -> dict[str, float]:
+    """1 - sum(own) / sum(full), with the percentiles of a bootstrap over clusters."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(place), 2))
+    np.add.at(sums, [place[name] for name in clusters], np.stack([own, full], axis=1))
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples) @ sums
+    low, high = np.quantile(1 - drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    return {"value": float(1 - own.sum() / full.sum()), "low": float(low), "high": float(high)}
+
+
+def _as_json(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _shares(found: Counter[str]) -> dict[str, float]:
+    return {reason: round(count / found.total(), 4) for reason, count in sorted(found.items())}
