@@ -16,6 +16,7 @@ from acemath_prompts import PromptEncoder, TemplateError
 from acemath_registry import Manifest, ModelRef, Registry, RejectReason, VerificationError
 
 _KEPT = 4  # the current release, the one before it, and room for two that are being tried
+_SHORT_CHARS = 2000  # some tenths of a millisecond; a thread takes as long to be reached
 _READ = frozenset({"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
 
 
@@ -56,8 +57,10 @@ class VersionPrompts:
     max_length: int
 
     async def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """See `PolicyPrompts.encode`; in a thread, because a long problem takes a while."""
+        """See `PolicyPrompts.encode`; in a thread when it is long, because that takes a while."""
         try:
+            if sum(len(message["content"]) for message in messages) <= _SHORT_CHARS:
+                return self.encoder.encode_prompt(messages)
             return await asyncio.to_thread(self.encoder.encode_prompt, messages)
         except TemplateError as error:
             raise InvalidRequest(f"the model's chat template refuses these turns: {error}", param="messages") from error

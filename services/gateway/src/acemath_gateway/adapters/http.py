@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
@@ -28,7 +29,6 @@ Role = Literal["policy", "reward"]
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
-_WRITE_SECONDS = 10.0
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
@@ -80,15 +80,11 @@ class Upstream:
         self.role, self.metrics = role, metrics
         self.replicas, self.budget = Replicas(), RetryBudget()
         self.host_names: dict[str, str] = {}
-        wire = Http11Transport(
-            max_connections=max_connections, max_idle=_MAX_IDLE_CONNECTIONS, idle_seconds=_KEEPALIVE_SECONDS
-        )
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        self._client = httpx.AsyncClient(
-            transport=transport or wire,
-            trust_env=False,  # a proxy of the environment has no place between two services
-            follow_redirects=False,
-            headers=self._authorization,
+        # Without httpx's client around it: cookies, redirects and a proxy of the environment have no place between two
+        # services, and looking for them costs more than the call.
+        self._transport = transport or Http11Transport(
+            max_connections=max_connections, max_idle=_MAX_IDLE_CONNECTIONS, idle_seconds=_KEEPALIVE_SECONDS
         )
 
     def opening_headers(self) -> dict[str, str]:
@@ -97,7 +93,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -137,28 +133,32 @@ class Upstream:
             await response.aclose()
 
     def _request(self, method: str, url: str, deadline: Deadline, body: dict[str, Any] | None) -> httpx.Request:
-        left = deadline.remaining()
-        timeout = httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left), write=min(_WRITE_SECONDS, left))
-        headers = deadline.header() | _request_id()
-        name = self.host_names.get(origin_of(httpx.URL(url)))
-        extensions = {}
+        left, address = deadline.remaining(), _parsed(url)
+        extensions: dict[str, Any] = {"timeout": {"connect": min(_CONNECT_SECONDS, left), "read": left, "pool": left}}
+        headers = self._authorization | deadline.header() | _request_id()
+        name = self.host_names.get(origin_of(address)) if self.host_names else None
         if name is not None:
             headers["host"] = name
-            extensions["sni_hostname"] = httpx.URL(f"//{name}").host
-        return self._client.build_request(
-            method, url, json=body, headers=headers, timeout=timeout, extensions=extensions
-        )
+            extensions["sni_hostname"] = _parsed(f"//{name}").host
+        return httpx.Request(method, address, json=body, headers=headers, extensions=extensions)
 
     async def _send(self, request: httpx.Request, deadline: Deadline) -> httpx.Response:
         with translated(deadline):
             async with asyncio.timeout(deadline.remaining()):
-                response = await self._client.send(request, stream=True)
+                response = await self._transport.handle_async_request(request)
+        response.request = request
         if response.is_success:
             return response
         try:
             raise _refusal(response, await _whole(response, deadline))
         finally:
             await response.aclose()
+
+
+@functools.lru_cache(4096)
+def _parsed(url: str) -> httpx.URL:
+    """A URL of the few that there are."""
+    return httpx.URL(url)
 
 
 def _request_id() -> dict[str, str]:

@@ -42,9 +42,7 @@ class Http11Transport(httpx.AsyncBaseTransport):
         """
         timeout = request.extensions.get("timeout", {})
         message = _message(request)
-        with _timed_out(httpx.PoolTimeout):
-            async with asyncio.timeout(timeout.get("pool")):
-                await self._places.acquire()
+        await self._place(timeout.get("pool"))
         try:
             connection = await self._connection(_origin(request), timeout.get("connect"))
             try:
@@ -55,6 +53,14 @@ class Http11Transport(httpx.AsyncBaseTransport):
         except BaseException:
             self._places.release()
             raise
+
+    async def _place(self, seconds: float | None) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # at once: a timer would cost more
+            return
+        with _timed_out(httpx.PoolTimeout):
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
 
     async def _ask(self, connection: Connection, message: bytes, read_seconds: float | None) -> httpx.Response:
         connection.send(message)
@@ -121,13 +127,15 @@ class _Body(httpx.AsyncByteStream):
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            with _timed_out(httpx.ReadTimeout):
-                async with asyncio.timeout(self._seconds):
-                    piece = await self._connection.piece()
-            if piece is None:
-                return
+        while (piece := await self._piece()) is not None:
             yield piece
+
+    async def _piece(self) -> bytes | None:
+        if self._connection.has_piece:
+            return await self._connection.piece()
+        with _timed_out(httpx.ReadTimeout):
+            async with asyncio.timeout(self._seconds):
+                return await self._connection.piece()
 
     async def aclose(self) -> None:
         if not self._closed:

@@ -74,6 +74,11 @@ class Connection(asyncio.Protocol):
             raise self._error
         return self._parser.get_status_code(), self._headers
 
+    @property
+    def has_piece(self) -> bool:
+        """Whether `piece` need not wait."""
+        return bool(self._pieces) or self._whole
+
     async def piece(self) -> bytes | None:
         """The next bytes of the body; None after the last. Raises as `head`."""
         while not self._pieces:
