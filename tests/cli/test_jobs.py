@@ -101,23 +101,23 @@ async def test_a_broken_stream_is_taken_up_where_it_stopped(valkey, problems, mo
     assert asked[0] == "0" and len(asked) >= 2 and int(asked[1]) > 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("submit",), "give a file, or --problem"),
-        (("submit", "x.jsonl", "--problem", "x"), "give a file, or --problem"),
-        (("submit", "/nonexistent.jsonl"), "No such file"),
-        (("submit", "-", "-n", "3"), "--n goes with --problem"),
-        (("submit", "--problem", "x", "-n", "65"), "less than or equal to 64"),
-        (("watch", "../x"), "is not the id of a job"),
-        (("results", "job_" + "0" * 32), "503 jobs_unavailable"),
-        (("submit", "--problem", "x", "--webhook", "https://x.test/"), "400 invalid_request: x-acemath-webhook"),
-    ],
-)
-async def test_what_is_wrong_is_one_sentence_and_exit_code_1(arguments, says):
+WRONG = [
+    (("submit",), "give a file, or --problem"),
+    (("submit", "x.jsonl", "--problem", "x"), "give a file, or --problem"),
+    (("submit", "/nonexistent.jsonl"), "No such file"),
+    (("submit", "-", "-n", "3"), "--n goes with --problem"),
+    (("submit", "--problem", "x", "-n", "65"), "less than or equal to 64"),
+    (("watch", "../x"), "is not the id of a job"),
+    (("results", "job_" + "0" * 32), "503 jobs_unavailable"),
+    (("submit", "--problem", "x", "--webhook", "https://x.test/"), "400 invalid_request: x-acemath-webhook"),
+]
+
+
+async def test_what_is_wrong_is_one_sentence_and_exit_code_1():
     async with served(GatewayOnDoubles().app()) as url:
-        result = await acemath(url, *arguments)
-        assert result.exit_code == 1 and says in result.stderr and "Traceback" not in result.output
+        for arguments, says in WRONG:
+            result = await acemath(url, *arguments)
+            assert result.exit_code == 1 and says in result.stderr and "Traceback" not in result.output
 
 
 async def test_a_bad_line_is_named(valkey, tmp_path):

@@ -72,29 +72,29 @@ async def test_jobs_run_as_batch_and_say_how_long_they_waited_only_for_themselve
 # ----------------------------------------------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(
-    ("content", "param", "says"),
-    [
-        (b"", "body", "empty"),
-        (b"\n", "body", "empty"),
-        (file(2) + b"\n" + file(1), "3", "line 3: is empty"),
-        (file(2) + b"{oops\n", "3.body", "line 3: the body is not valid JSON"),
-        (file(2) + b'{"problem": "x", "n": 99}\n', "3.n", "line 3: n: Input should be less than"),
-        (file(2) + b'{"problem": " "}\n', "3.problem", "line 3: problem: is blank"),
-        (file(2) + b'{"problem": "x", "m": 1}\n', "3.m", "unsupported field 'm'"),
-        (file(2) + b'{"problem": "x", "stream": true}\n', "3.stream", "follow its events"),
-        (file(2) + b'{"problem": "x", "priority": "interactive"}\n', "3.priority", "always batch"),
-        (file(2) + b'{"problem": "x", "n": 17}\n', "3.n", "at most 16 candidates"),
-        (file(2) + b'{"problem": "x", "deadline_seconds": 601}\n', "3.deadline_seconds", "at most 600"),
-        (file(2) + b'"x"\n', "3.body", "must be a JSON object"),
-        (b'{"problem": "\xff"}\n', "1.body", "not valid UTF-8"),
-    ],
-)
-async def test_a_bad_line_is_named_and_nothing_is_accepted(valkey, content, param, says):
+BAD_LINES = [
+    (b"", "body", "empty"),
+    (b"\n", "body", "empty"),
+    (file(2) + b"\n" + file(1), "3", "line 3: is empty"),
+    (file(2) + b"{oops\n", "3.body", "line 3: the body is not valid JSON"),
+    (file(2) + b'{"problem": "x", "n": 99}\n', "3.n", "line 3: n: Input should be less than"),
+    (file(2) + b'{"problem": " "}\n', "3.problem", "line 3: problem: is blank"),
+    (file(2) + b'{"problem": "x", "m": 1}\n', "3.m", "unsupported field 'm'"),
+    (file(2) + b'{"problem": "x", "stream": true}\n', "3.stream", "follow its events"),
+    (file(2) + b'{"problem": "x", "priority": "interactive"}\n', "3.priority", "always batch"),
+    (file(2) + b'{"problem": "x", "n": 17}\n', "3.n", "at most 16 candidates"),
+    (file(2) + b'{"problem": "x", "deadline_seconds": 601}\n', "3.deadline_seconds", "at most 600"),
+    (file(2) + b'"x"\n', "3.body", "must be a JSON object"),
+    (b'{"problem": "\xff"}\n', "1.body", "not valid UTF-8"),
+]
+
+
+async def test_a_bad_line_is_named_and_nothing_is_accepted(valkey):
     async with clients(gateway(valkey, settings={"max_sequences_in_flight": 16})) as http:
-        answer = await http.post("/v1/jobs", content=content, headers=NDJSON)
-        error = answer.json()["error"]
-        assert (answer.status_code, error["param"]) == (400, param) and says in error["message"]
+        for content, param, says in BAD_LINES:
+            answer = await http.post("/v1/jobs", content=content, headers=NDJSON)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, param) and says in error["message"]
         assert (await http.get("/v1/jobs")).json()["data"] == []
     assert valkey.ask("KEYS acemath:job*") == b"*0\r\n"
 

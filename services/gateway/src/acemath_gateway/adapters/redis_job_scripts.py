@@ -6,7 +6,7 @@ stream are `<line>-0`: a line is in it once, however often it is added.
 
 from __future__ import annotations
 
-_COMMON = """
+COMMON = """
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local ALL, ACTIVE, NOTICES = 'acemath:jobs:all', 'acemath:jobs:active', 'acemath:jobs:notices'
 local function key(id, part) return 'acemath:job:' .. id .. (part or '') end
@@ -58,7 +58,7 @@ end
 
 # ARGV: id, fingerprint, lines, max stored, max lines.  → made (there is room) | known | conflict | full
 ROOM = (
-    _COMMON
+    COMMON
     + """
 local known = redis.call('HGET', key(ARGV[1]), 'fingerprint')
 if known then return known == ARGV[2] and 'known' or 'conflict' end
@@ -85,7 +85,7 @@ return 1
 # KEYS: the added stream.  ARGV: id, fingerprint, lines, max stored, max lines, owner, window ms, kept ms, webhook url.
 # → made | known | conflict | full | lost (some of the lines ran out)
 OPEN = (
-    _COMMON
+    COMMON
     + """
 local id, total = ARGV[1], tonumber(ARGV[3])
 local known = redis.call('HGET', key(id), 'fingerprint')
@@ -113,7 +113,7 @@ return 'made'
 
 # ARGV: id, finished lines to leave out, how many to give.
 READ = (
-    _COMMON
+    COMMON
     + """
 if redis.call('EXISTS', key(ARGV[1])) == 0 then return nil end
 local after, limit, finished = tonumber(ARGV[2]), tonumber(ARGV[3]), {}
@@ -126,7 +126,7 @@ return job
 
 # ARGV: owner, limit.
 OF_OWNER = (
-    _COMMON
+    COMMON
     + """
 local found = {}
 for _, id in ipairs(redis.call('ZREVRANGE', ALL, 0, -1)) do
@@ -141,12 +141,12 @@ return found
 RESULTS = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
 
 # ARGV: id.
-CANCEL = _COMMON + "if is_active(ARGV[1]) then end_job(ARGV[1], 'cancelled') end return 1"
+CANCEL = COMMON + "if is_active(ARGV[1]) then end_job(ARGV[1], 'cancelled') end return 1"
 
 # KEYS: what this call took.  ARGV: worker, idle ms after which a line is taken from another (0: never).
 # → {id, line, runs, body, owner}.  The job that was served longest ago comes first; one that is over its time ends.
 TAKE = (
-    _COMMON
+    COMMON
     + """
 local function taken(id, line)
   local entry = redis.call('XRANGE', key(id, ':lines'), line, line)[1]
@@ -194,7 +194,7 @@ return nil
 
 # ARGV: worker, then id and line of each…  → the positions of those that it has no more, from 0
 BEAT = (
-    _COMMON
+    COMMON
     + """
 local gone = {}
 for i = 2, #ARGV, 2 do
@@ -211,7 +211,7 @@ return gone
 # ARGV: id, line, its number, succeeded | failed, row, prompt tokens, completion tokens, max bytes.
 # → kept | known | ended | full
 FINISH = (
-    _COMMON
+    COMMON
     + """
 local id = ARGV[1]
 if redis.call('HEXISTS', key(id, ':results'), ARGV[3]) == 1 then return 'known' end
@@ -238,7 +238,7 @@ return 'kept'
 
 # ARGV: worker, id, line, idle ms that it is to have, runs that count.
 PUT_BACK = (
-    _COMMON
+    COMMON
     + """
 if held_by(ARGV[2], ARGV[3]) == ARGV[1] then
   redis.call('XCLAIM', key(ARGV[2], ':lines'), 'workers', 'put-back', 0, ARGV[3],
@@ -250,7 +250,7 @@ return 1
 
 # → {lines without a result, age of the oldest in ms, state, jobs, state, jobs…}
 STOCK = (
-    _COMMON
+    COMMON
     + """
 local lines, oldest, states = 0, now, {}
 for _, id in ipairs(redis.call('ZRANGE', ALL, 0, -1)) do
@@ -269,38 +269,5 @@ for state, jobs in pairs(states) do
   table.insert(stock, jobs)
 end
 return stock
-"""
-)
-
-# ARGV: lease ms.  → a job as READ gives it
-DUE = (
-    _COMMON
-    + """
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', NOTICES, '-inf', now)) do
-  if redis.call('EXISTS', key(id)) == 1 then
-    redis.call('ZADD', NOTICES, now + ARGV[1], id)
-    redis.call('HINCRBY', key(id), 'webhook_attempts', 1)
-    local job = shown(id)
-    job[4] = {}
-    return job
-  end
-  redis.call('ZREM', NOTICES, id)
-end
-return nil
-"""
-)
-
-# ARGV: id, state, problem, ms until the next attempt (0: there is none).
-NOTICED = (
-    _COMMON
-    + """
-if redis.call('EXISTS', key(ARGV[1])) == 0 then return 0 end
-redis.call('HSET', key(ARGV[1]), 'webhook_state', ARGV[2], 'webhook_problem', ARGV[3])
-if ARGV[4] == '0' then
-  redis.call('ZREM', NOTICES, ARGV[1])
-else
-  redis.call('ZADD', NOTICES, now + ARGV[4], ARGV[1])
-end
-return 1
 """
 )

@@ -24,6 +24,7 @@ from typing import cast
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.jobs import FinishedLine, JobState, LineState, WebhookState
 from acemath_gateway.adapters import redis_job_scripts as scripts
+from acemath_gateway.adapters import redis_notice_scripts as notices
 from acemath_gateway.adapters.redis_link import Argument, RedisLink, StoreAway
 from acemath_gateway.jobqueue.store import Finished, Kept, Made, NewJob, Notice, Rules, Stock, StoredJob, TakenLine
 
@@ -133,7 +134,7 @@ class RedisJobStore:
 
     async def due_notice(self, lease_seconds: float) -> Notice | None:
         """See `JobStore.due_notice`."""
-        reply = await self._run(scripts.DUE, [], [int(1000 * lease_seconds)])
+        reply = await self._run(notices.DUE, [], [int(1000 * lease_seconds)])
         if reply is None:
             return None
         job = _job(reply)
@@ -145,7 +146,7 @@ class RedisJobStore:
         if again_seconds is not None:
             state = WebhookState.PENDING
         again_ms = 0 if again_seconds is None else max(1, int(1000 * again_seconds))
-        await self._run(scripts.NOTICED, [], [job_id, state, problem or "", again_ms])
+        await self._run(notices.NOTICED, [], [job_id, state, problem or "", again_ms])
 
     async def _assert_again(self) -> None:
         self._others_rest_until = time.monotonic() + self._rules.idle_seconds
