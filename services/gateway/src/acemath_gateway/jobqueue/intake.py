@@ -14,7 +14,7 @@ from acemath_gateway.routes.body import fields_in, validated
 from acemath_gateway.service import cost
 from acemath_gateway.solve_wire import Limits, batch_job_of
 
-_LINES_AT_A_TIME = 50  # between two of these others have their turn
+_LINES_AT_A_TIME = 10  # between two of these others have their turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from acemath_gateway.jobqueue.store import JobStore, StoredJob
 from acemath_gateway.jobqueue.views import cancelled_row
 
 LOOK_SECONDS = 0.5
-_ROWS_AT_A_TIME = 100
+_ROWS_AT_A_TIME = 20  # one call to the store, and one piece on the wire
 _FINISHED_IN_ONE_EVENT = 500
 
 
@@ -29,7 +29,7 @@ async def job_of_caller(store: JobStore, owner: str, job_id: str, *, after: int 
 
 
 async def rows(store: JobStore, job: StoredJob, offset: int, limit: int) -> AsyncGenerator[bytes, None]:
-    """The results of up to `limit` lines after the first `offset`, each with a line feed at its end.
+    """The results of up to `limit` lines after the first `offset`, each with a line feed at its end, some at a time.
 
     They come in the order of the file and without a gap: a job that has not ended gives those before the first line
     that has no result yet. One that has ended gives every line; those without a result are `cancelled`.
@@ -37,10 +37,13 @@ async def rows(store: JobStore, job: StoredJob, offset: int, limit: int) -> Asyn
     end = min(offset + limit, job.total)
     for first in range(offset + 1, end + 1, _ROWS_AT_A_TIME):
         lines = range(first, min(first + _ROWS_AT_A_TIME, end + 1))
-        for line, row in zip(lines, await store.results(job.id, lines), strict=True):
-            if row is None and not job.state.ended:
-                return
-            yield (row or cancelled_row(line)) + b"\n"
+        found = await store.results(job.id, lines)
+        if not job.state.ended and None in found:
+            found = found[: found.index(None)]
+        if found:
+            yield b"".join((row or cancelled_row(line)) + b"\n" for line, row in zip(lines, found, strict=False))
+        if len(found) < len(lines):
+            return
 
 
 async def changes(store: JobStore, owner: str, job_id: str, after: int) -> AsyncGenerator[tuple[int, StoredJob], None]:
