@@ -75,7 +75,7 @@ publish: setup ## put the embedded checkpoints into the local registry (make run
 	@$(PY) -m acemath_local.publish
 
 bench: setup-dev publish ## how exact the reward scores are, against transformers' (JSON, with the machine); minutes
-	@$(PY) bench/reward_exactness.py "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)"
+	@$(PY) -m bench.reward_exactness "$$(ls -td .local/registry/models/acemath-embedded-reward/*/ | head -1)"
 
 bench-reward: setup-dev publish ## the reward engine beside transformers, vLLM and infinity; half an hour on an idle machine
 	@test -x .local/infinity/bin/python || bench/reward/infinity_env.sh .local/infinity

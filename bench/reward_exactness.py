@@ -1,7 +1,9 @@
 """How near are the reward engine's scores to transformers', and are they free of their batch?
 
-    python bench/reward_exactness.py CHECKPOINT [--candidates FILE.jsonl[.gz]] [--problems 12] [--per-problem 6]
+    python -m bench.reward_exactness CHECKPOINT [--candidates FILE.jsonl[.gz]] [--problems 12] [--per-problem 6]
+        [--service URL --key-file FILE] [--out FILE.json]
 
+With --service a running reward service with the same checkpoint is asked as well, by texts over POST /v1/score.
 CHECKPOINT is a directory with a one-label classifier, e.g. .local/registry/models/acemath-embedded-reward/<version>.
 FILE has one object a line, {"problem": text, "candidates": [{"text": text}, …]}; without it word problems with right
 and wrong solutions are made from a seed. Prints one JSON object; both engines score the same token ids.
@@ -21,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from transformers import AutoModelForSequenceClassification
 
@@ -96,6 +99,23 @@ def ours(checkpoint: Path, dtype: str, groups: Sequence[PromptGroup], threads: i
     return by_problem, {"same_bits_alone": alone == by_problem[:4], "same_bits_in_other_batches": turned == by_problem}
 
 
+def of_service(url: str, key_file: Path | None, version: str, problems: Sequence[Problem]) -> Scores:
+    """Scores by the service, a call for each problem.
+
+    Raises:
+        SystemExit: it serves another version.
+    """
+    headers = {"authorization": f"Bearer {key_file.read_text().strip()}"} if key_file else {}
+    scores: Scores = []
+    with httpx.Client(base_url=url, headers=headers, timeout=600, trust_env=False) as client:
+        for text, solutions in problems:
+            answer = client.post("/v1/score", json={"problem": text, "candidates": solutions}).raise_for_status().json()
+            if not answer["model"].endswith(version):
+                raise SystemExit(f"{url} serves {answer['model']}, and the checkpoint is {version}")
+            scores.append([item["score"] for item in answer["data"]])
+    return scores
+
+
 def _chunks(groups: Sequence[PromptGroup], size: int) -> list[Sequence[PromptGroup]]:
     return [groups[start : start + size] for start in range(0, len(groups), size)]
 
@@ -130,6 +150,9 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=12)
     parser.add_argument("--per-problem", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--service", help="base URL of a reward service")
+    parser.add_argument("--key-file", type=Path, help="its internal key")
+    parser.add_argument("--out", type=Path, help="where the JSON goes, beside standard output")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.candidates:
@@ -138,11 +161,26 @@ def main() -> None:
         problems = made_problems(options.problems, options.per_problem)
     encoder = PromptEncoder.from_directory(options.checkpoint)
     groups = [encode(encoder, problem) for problem in problems]
-    print(json.dumps(measure(options.checkpoint, groups, options.threads), indent=2))
+    served = None
+    if options.service:
+        served = of_service(options.service, options.key_file, options.checkpoint.name, problems)
+    found = json.dumps(measure(options.checkpoint, groups, options.threads, served), indent=2)
+    print(found)
+    if options.out:
+        options.out.write_text(found + "\n")
 
 
-def measure(checkpoint: Path, groups: Sequence[PromptGroup], threads: int) -> dict[str, Any]:
-    """All comparisons on one checkpoint."""
+def measure(
+    checkpoint: Path, groups: Sequence[PromptGroup], threads: int, served: Scores | None = None
+) -> dict[str, Any]:
+    """All comparisons on one checkpoint.
+
+    Args:
+        checkpoint: its directory.
+        groups: what both score.
+        threads: of our engine.
+        served: what a service gave for the same.
+    """
     started = time.monotonic()
     exact, rounded = (theirs(checkpoint, dtype, groups) for dtype in (torch.float32, torch.bfloat16))
     (our_exact, exact_bits), (our_rounded, rounded_bits) = (
@@ -158,9 +196,19 @@ def measure(checkpoint: Path, groups: Sequence[PromptGroup], threads: int) -> di
         "ours_bfloat16_to_transformers_float32": compare(our_rounded, exact),
         "transformers_bfloat16_to_transformers_float32": compare(rounded, exact),
         "ours_float32_to_transformers_float32": compare(our_exact, exact),
+        **(_of_served(served, our_rounded, rounded, exact) if served else {}),
         "bits": {"float32": exact_bits, "bfloat16": rounded_bits},
         "machine": {"cpu": _cpu(), "torch": torch.__version__, "threads": threads, "load": os.getloadavg()[0]},
         "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _of_served(served: Scores, ours_: Scores, rounded: Scores, exact: Scores) -> dict[str, Any]:
+    pairs = [(a, b) for row, other in zip(served, ours_, strict=True) for a, b in zip(row, other, strict=True)]
+    return {
+        "service_scores_with_other_bits_than_ours_bfloat16": sum(a != b for a, b in pairs),
+        "service_to_transformers_bfloat16": compare(served, rounded),
+        "service_to_transformers_float32": compare(served, exact),
     }
 
 

@@ -92,8 +92,8 @@ def legs(setup: Setup) -> dict[str, Leg]:
 
 def defaults(setup: Setup) -> list[str]:
     """The legs of a run that names none; on a GPU not those that hold several copies of the weights or are for CPUs."""
-    left_out = {"ours-workers", "ours-one", "ours-http-workers", "ours-http-one", "ours-off"} if setup.device != "cpu" else set()
-    return [name for name in legs(setup) if name not in left_out]
+    for_cpus = {"ours-workers", "ours-one", "ours-http-workers", "ours-http-one", "ours-off"}
+    return [name for name in legs(setup) if setup.device == "cpu" or name not in for_cpus]
 
 
 def _base(setup: Setup) -> dict[str, Any]:

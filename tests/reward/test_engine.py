@@ -37,7 +37,9 @@ def ours(directory: Path, dtype: str, groups: list[PromptGroup], **options: int)
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-5), ("bfloat16", 0.15)])
-def test_scores_are_those_of_transformers_in_float32(kind: str, dtype: str, bound: float, request: pytest.FixtureRequest) -> None:
+def test_scores_are_those_of_transformers_in_float32(
+    kind: str, dtype: str, bound: float, request: pytest.FixtureRequest
+) -> None:
     directory: Path = request.getfixturevalue(kind)
     expected = reference(directory, torch.float32, [PROMPT + candidate for candidate in CANDIDATES])
     found = ours(directory, dtype, [PromptGroup(PROMPT, CANDIDATES)])[0]
