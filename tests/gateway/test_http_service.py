@@ -221,9 +221,13 @@ def test_a_start_that_cannot_be_says_why_in_one_line(tmp_path, monkeypatch, caps
 
 
 def test_the_process_starts_alone_says_what_is_missing_and_drains(tmp_path):
-    process, url = start(tmp_path)
+    key = tmp_path / "new" / "admin.key"
+    process, url = start(tmp_path, ADMIN_KEY_FILE=str(key))
     try:
         wait_until_live(url)
+        administrator = {"authorization": f"Bearer {key.read_text().strip()}"}
+        assert httpx.get(f"{url}/admin/v1/keys", trust_env=False).status_code == 401
+        assert httpx.get(f"{url}/admin/v1/keys", headers=administrator, trust_env=False).status_code == 503  # no Redis
         unready = httpx.get(f"{url}/readyz?verbose", trust_env=False)
         assert unready.status_code == 503 and "promote" in unready.json()["reason"]
         refused = httpx.post(f"{url}/v1/solve", json={"problem": PROBLEM}, trust_env=False, timeout=20)
@@ -236,6 +240,7 @@ def test_the_process_starts_alone_says_what_is_missing_and_drains(tmp_path):
         process.kill()
         said = process.communicate()[1]
     assert "Traceback" not in said and "bug" not in said
+    assert f"the admin key was made; it is in {key}" in said and key.read_text().strip() not in said
 
 
 def test_a_second_signal_does_not_wait(tmp_path):
