@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 TESTS = Path(__file__).resolve().parents[1]
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response

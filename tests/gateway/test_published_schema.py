@@ -127,3 +127,14 @@ async def test_every_event_of_a_stream_is_one_that_the_document_has():
     assert len(events) == 5
     for name, data in events:
         jsonschema.validate(json.loads(data), kinds[name.removeprefix("event: ")]["contentSchema"])
+
+
+async def test_no_parameter_can_be_null():
+    async with gateway_client(GatewayOnDoubles()) as http:
+        paths = (await _published(http))["paths"]
+    operations = [operation for methods in paths.values() for operation in methods.values()]
+    parameters = [one for operation in operations for one in operation.get("parameters", [])]
+    assert {"Idempotency-Key", "last-event-id"} <= {one["name"] for one in parameters}
+    assert not [one["name"] for one in parameters if {"type": "null"} in one["schema"].get("anyOf", [])]
+    (event,) = [one for one in parameters if one["name"] == "last-event-id"]
+    assert event["schema"]["pattern"] == "^[0-9]{1,9}$"

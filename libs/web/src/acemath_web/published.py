@@ -26,6 +26,7 @@ def publish(app: FastAPI, *, keyed: bool, open_paths: Collection[str]) -> None:
         made = plain()  # made once by FastAPI, and changed in place once
         if "securitySchemes" not in made.setdefault("components", {}):
             _drop_422(made)
+            _drop_null_parameters(made)
             _add_keys(made, keyed, PROBE_PATHS | frozenset(open_paths))
         return made
 
@@ -40,6 +41,17 @@ def _drop_422(document: dict[str, Any]) -> None:
             operation["responses"]["400"] = {"description": "the request is at fault"}
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"].get("schemas", {}).pop(name, None)
+
+
+def _drop_null_parameters(document: dict[str, Any]) -> None:
+    """A parameter that is not given is left out: there is no null in a URL or a header."""
+    for operation in _operations(document):
+        for parameter in operation.get("parameters", []):
+            schema = parameter.get("schema", {})
+            kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+            if len(kinds) == 1:
+                del schema["anyOf"]
+                schema |= kinds[0]
 
 
 def _add_keys(document: dict[str, Any], keyed: bool, open_paths: Collection[str]) -> None:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from acemath_core.errors import ServiceError
-from acemath_core.jobs import Job, JobList
+from acemath_core.jobs import Job, JobList, JobProgress
+from acemath_core.wire import ErrorBody
 from acemath_gateway.jobqueue.intake import new_job
 from acemath_gateway.jobqueue.reading import changes, job_of_caller, rows
 from acemath_gateway.jobqueue.store import Made, StoredJob
@@ -19,7 +20,14 @@ from acemath_gateway.keys.access import KeyScope, requires
 from acemath_gateway.routes.body import JSON_KIND, read_raw
 from acemath_gateway.routes.job_parts import JobParts, job_parts
 from acemath_gateway.routes.once import idempotency_key
-from acemath_gateway.routes.schema import FILE_KINDS, WEBHOOK_HEADER, job_schema, jobs_schema, stream_schema
+from acemath_gateway.routes.schema import (
+    FILE_KINDS,
+    WEBHOOK_HEADER,
+    event_schema,
+    job_schema,
+    jobs_schema,
+    stream_schema,
+)
 from acemath_gateway.routes.streams import KEEP_ALIVE, EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import Limits
 from acemath_web.auth import Caller
@@ -28,6 +36,9 @@ from acemath_web.errors import error_body
 
 _MAX_ROWS = 10_000
 _MAX_LISTED = 1000
+_EVENT = {
+    "oneOf": [event_schema("progress", JobProgress), event_schema("end", Job), event_schema("error", ErrorBody)],
+}
 
 Owner = Annotated[Caller, Depends(requires(KeyScope.JOBS))]
 JobId = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
@@ -89,7 +100,7 @@ def _add_streams(router: APIRouter) -> None:
     @router.get(
         "/{job_id}/events",
         summary="Progress as server-sent events",
-        openapi_extra=stream_schema("text/event-stream"),
+        openapi_extra=stream_schema("text/event-stream", _EVENT),
         response_class=Response,
     )
     async def events(request: Request, caller: Owner, job_id: JobId, last_event_id: LastEventId = None) -> Response:

@@ -136,10 +136,10 @@ def job_schema() -> dict[str, Any]:
     }
 
 
-def stream_schema(kind: str) -> dict[str, Any]:
-    """`openapi_extra` of a route of jobs that streams `kind`."""
-    said = job_schema()
-    said["responses"]["200"] = {"description": "as far as there is", "content": {kind: {"schema": {"type": "string"}}}}
+def stream_schema(kind: str, event: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`openapi_extra` of a route of jobs that streams `kind`: lines, or events with this schema."""
+    said, schema = job_schema(), event or {"type": "string"}
+    said["responses"]["200"] = {"description": "as far as there is", "content": {kind: {"schema": schema}}}
     return said
 
 
