@@ -96,8 +96,9 @@ def _means(runs: Sequence[Ran]) -> list[float]:
 
 
 def _row(table: Array, full: Array, clusters: Sequence[str], resamples: int) -> dict[str, Any]:
-    difference = table[:, :1] - full[:, :1]
-    both = bootstrap(np.concatenate([table, difference], axis=1), clusters, resamples=resamples)
+    columns = np.concatenate([table, table[:, :1] - full[:, :1]], axis=1)
+    most = [1.0, *columns[:, 1:4].max(axis=0), 1.0]
+    both = bootstrap(columns, clusters, resamples=resamples, limits=([0.0, 0.0, 0.0, 0.0, -1.0], most))
     row = {name: _as_json(estimate) for name, estimate in zip(_COLUMNS, both, strict=False)}
     saved = {
         "cost_saved": _saved(table[:, 1], full[:, 1], clusters, resamples),
