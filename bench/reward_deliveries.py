@@ -1,6 +1,6 @@
 """Ten thousand ways to hand over real candidates: does a score ever change a bit?
 
-    python -m bench.reward_deliveries CHECKPOINT --candidates FILE.jsonl[.gz] [--candidates …] --out FILE.json
+    python -m bench.reward_deliveries CHECKPOINT --set S2 [--candidates FILE.jsonl[.gz] …] --out FILE.json
 
 Each candidate's score alone, in one piece, by one worker, is the reference. Then each delivery draws some candidates of
 one to three problems, their order, which of them come whole and which in pieces of random lengths, how many workers (of
@@ -31,9 +31,10 @@ from acemath_reward.engine.model import RewardEngine, load_engine
 from acemath_reward.ports import Cell, LiveSession, PromptGroup, TokenIds
 from bench.reward import machine
 from bench.reward.record import say
+from bench.reward.sets import FOLDER, read_set
 from bench.reward_exactness import encode, read_problems
 
-MOST_CANDIDATES = 8
+MOST_CANDIDATES = 4
 CHUNK = 8
 SAY_EVERY = 250
 
@@ -134,7 +135,8 @@ def _pieces(draw: random.Random, own: TokenIds) -> list[TokenIds]:
 
 def delivery(draw: random.Random, keys: Sequence[Key], workers: int) -> list[Share]:
     """Candidates of one to three problems, divided among some of the workers."""
-    problems = draw.sample(sorted({key[0] for key in keys}), draw.randint(1, 3))
+    known = sorted({key[0] for key in keys})
+    problems = draw.sample(known, draw.randint(1, min(3, len(known))))
     mine = [key for key in keys if key[0] in problems]
     chosen = draw.sample(mine, draw.randint(1, min(MOST_CANDIDATES, len(mine))))
     count = draw.randint(1, workers)
@@ -188,26 +190,43 @@ def _bits(value: float) -> bytes:
     return struct.pack("<d", value)
 
 
+def read_groups(options: argparse.Namespace) -> list[PromptGroup]:
+    """Of all sets and files, so many problems of each."""
+    groups = []
+    for name in options.set:
+        for group in read_set(FOLDER, name)[: options.problems]:
+            groups.append(PromptGroup(group.prompt, group.candidates[: options.per_problem]))
+    encoder = PromptEncoder.from_directory(options.checkpoint)
+    for file in options.candidates:
+        groups += [encode(encoder, one) for one in read_problems(file, options.problems, options.per_problem)]
+    return groups
+
+
+def _shorter(group: PromptGroup, longest: int) -> PromptGroup:
+    """Its candidates of at most so many tokens: ten thousand deliveries are to take minutes."""
+    return PromptGroup(group.prompt, tuple(own for own in group.candidates if len(own) <= longest))
+
+
 def main() -> None:
     """Read the arguments, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--candidates", type=Path, action="append", required=True, help="may be given several times")
+    parser.add_argument("--set", action="append", default=[], help="a frozen set of bench/reward, e.g. S2")
+    parser.add_argument("--candidates", type=Path, action="append", default=[], help="may be given several times")
     parser.add_argument("--problems", type=int, default=12, help="of each file")
     parser.add_argument("--per-problem", type=int, default=4)
+    parser.add_argument("--longest", type=int, default=100, help="tokens of a candidate; longer ones are left out")
     parser.add_argument("--deliveries", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=3, help="processes of one thread")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    encoder = PromptEncoder.from_directory(options.checkpoint)
-    problems = [p for file in options.candidates for p in read_problems(file, options.problems, options.per_problem)]
-    groups = [encode(encoder, problem) for problem in problems]
+    groups = [_shorter(group, options.longest) for group in read_groups(options)]
     keys = [(number, c) for number, group in enumerate(groups) for c in range(len(group.candidates))]
     began, context = time.monotonic(), multiprocessing.get_context("spawn")
     with context.Pool(options.workers, partial(_start, options.checkpoint, groups)) as pool:
         found = measure(pool, keys, options.deliveries, options.workers)
     facts = {"checkpoint": options.checkpoint.name, "candidates": len(keys), "problems": len(groups)}
-    facts |= {"files": [file.name for file in options.candidates], "workers": options.workers}
+    facts |= {"from": [*options.set, *(file.name for file in options.candidates)], "workers": options.workers}
     result = facts | found | {"seconds": round(time.monotonic() - began, 1), "machine": machine.described()}
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     say(f"{found['scores_with_other_bits']} of {found['scores_compared']} scores have other bits; {options.out}")

@@ -20,7 +20,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
 from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
-from acemath_gateway.adapters.http11 import Http11Transport
+from acemath_gateway.adapters.transport import AiohttpTransport
 from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
 
@@ -32,7 +32,6 @@ _CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, n
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
-_MAX_IDLE_CONNECTIONS = 64
 _MAX_BODY_BYTES = 1024 * 1024
 _OVERLOADED = frozenset({429, 503})
 _CALLERS_FAULT = frozenset({400, 413, 422})
@@ -83,8 +82,8 @@ class Upstream:
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         # Without httpx's client around it: cookies, redirects and a proxy of the environment have no place between two
         # services, and looking for them costs more than the call.
-        self._transport = transport or Http11Transport(
-            max_connections=max_connections, max_idle=_MAX_IDLE_CONNECTIONS, idle_seconds=_KEEPALIVE_SECONDS
+        self._transport = transport or AiohttpTransport(
+            max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS
         )
 
     def opening_headers(self) -> dict[str, str]:

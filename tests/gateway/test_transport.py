@@ -10,11 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from acemath_gateway.adapters.http11 import Http11Transport
-from acemath_gateway.adapters.http11_connection import MAX_HEAD_BYTES, Connection
+from acemath_gateway.adapters.transport import AiohttpTransport
 from doubles.servers import RawServer, chunked, settled, until, unused_url
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -49,15 +46,15 @@ class Answers:
             writer.close()
 
     @asynccontextmanager
-    async def serving(self, transport: Http11Transport | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    async def serving(self, transport: AiohttpTransport | None = None) -> AsyncIterator[httpx.AsyncClient]:
         server = await asyncio.start_server(self.handle, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, httpx.AsyncClient(transport=transport or a_transport(), base_url=url) as client:
             yield client
 
 
-def a_transport(**options: Any) -> Http11Transport:
-    return Http11Transport(**({"max_connections": 8, "max_idle": 4, "idle_seconds": 3.0} | options))
+def a_transport(**options: Any) -> AiohttpTransport:
+    return AiohttpTransport(**({"max_connections": 8, "idle_seconds": 3.0} | options))
 
 
 async def test_a_connection_is_used_again_and_closed_with_the_client() -> None:
@@ -114,7 +111,7 @@ async def test_every_form_of_a_body(answer: bytes, body: bytes) -> None:
         CHUNKED + b"zz\r\n",
         CHUNKED + chunked(b"a"),
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc",
-        b"HTTP/1.1 200 OK\r\nx: " + b"y" * (MAX_HEAD_BYTES + 10) + b"\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\ncontent-length: 2\r\n\r\nok",
     ],
 )
 async def test_whatever_is_not_a_whole_answer_is_an_error_of_the_network(answer: bytes) -> None:
@@ -126,11 +123,11 @@ async def test_whatever_is_not_a_whole_answer_is_an_error_of_the_network(answer:
 
 
 async def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
-    server = Answers([OK + OK], closes=False)
+    other = OK.replace(b"ok", b"NO")
+    server = Answers([OK + other], closes=False)
     async with server.serving() as client:
-        for _ in range(2):
-            with pytest.raises(httpx.RemoteProtocolError):  # the second answer may not become that of the next request
-                await client.get("/")
+        for _ in range(2):  # the second answer may not become that of the next request
+            assert (await client.get("/")).text == "ok"
     assert server.connections == 2
 
 
@@ -159,14 +156,16 @@ async def test_a_cancelled_call_leaves_no_connection_and_no_place(when: str) -> 
 
 
 async def test_who_finds_all_connections_taken_waits_for_one() -> None:
-    server = Answers([CHUNKED + chunked(b"a") + b"0\r\n\r\n"] * 9, closes=False)
+    server = Answers([CHUNKED + chunked(b"a")], closes=False)
     async with server.serving(a_transport(max_connections=1)) as client:
         async with client.stream("GET", "/"):
-            with pytest.raises(httpx.PoolTimeout):
-                await client.get("/", timeout=httpx.Timeout(5, pool=0.05))
+            server.answers = [OK]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await client.get("/")
             waiting = asyncio.create_task(client.get("/"))
             await settled()
-        assert (await waiting).text == "a"
+        assert (await waiting).text == "ok"
     assert server.connections == 2  # what was left unread closed its own
 
 
@@ -229,29 +228,3 @@ async def test_a_reader_that_is_slow_slows_the_server_down() -> None:
         first = sent
         while sent < first + 50:
             await anext(pieces)
-
-
-@given(cuts=st.lists(st.integers(1, 30), max_size=20))
-def test_an_answer_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
-    class Sink:
-        def write(self, data: bytes) -> None: ...
-        def abort(self) -> None: ...
-        def is_closing(self) -> bool:
-            return False
-
-    connection = Connection(("http", "h", 1, "h"))
-    connection.connection_made(Sink())  # type: ignore[arg-type]
-    connection.send(b"GET / HTTP/1.1\r\n\r\n")
-    rest = b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED.replace(b"\r\n\r\n", b"\r\na: b\r\n\r\n")
-    rest += chunked(b"hello") + chunked(b" world") + b"0\r\n\r\n"
-    for cut in [*cuts, len(rest)]:
-        if rest:
-            connection.data_received(rest[:cut])
-            rest = rest[cut:]
-
-    async def read() -> tuple[int, list[tuple[bytes, bytes]], bytes | None, bytes | None]:
-        return *await connection.head(), await connection.piece(), await connection.piece()
-
-    status, headers, body, end = asyncio.run(read())
-    assert (status, headers[-1], body, end) == (200, (b"a", b"b"), b"hello world", None)
-    assert connection.may_be_used_again()
