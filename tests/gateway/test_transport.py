@@ -67,6 +67,25 @@ async def test_a_connection_is_used_again_and_closed_with_the_client() -> None:
     await until(lambda: server.open == 0)
 
 
+@pytest.mark.parametrize("size", [0, 1, 300_000, 3_000_000])
+async def test_a_body_of_any_size_arrives_whole(size: int) -> None:
+    came = bytearray()
+
+    async def reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.lower().count(b"content-length:") == 1 and b"chunked" not in head.lower()
+        came.extend(await reader.readexactly(size))
+        writer.write(OK)
+        writer.close()
+
+    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    server = await asyncio.start_server(reads, "127.0.0.1", 0)
+    async with server, httpx.AsyncClient(transport=a_transport()) as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert (await client.post(url, content=content)).text == "ok"
+    assert bytes(came) == content
+
+
 async def test_one_that_was_idle_for_too_long_is_not() -> None:
     server = Answers([OK] * 2)
     async with server.serving(a_transport(idle_seconds=0.0)) as client:

@@ -8,6 +8,7 @@ stay httpx's, so that callers and tests know one vocabulary.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -16,6 +17,7 @@ import yarl
 
 _CONTROL = frozenset("\r\n\0")
 _FIRST_ANSWER = 200
+_LARGE_BYTES = 256 * 1024
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -43,7 +45,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 yarl.URL(str(request.url), encoded=True),
                 headers=_headers(request),
-                data=request.content or None,
+                data=_body(request),
                 allow_redirects=False,
                 timeout=limits,
                 server_hostname=request.extensions.get("sni_hostname"),
@@ -87,6 +89,12 @@ class _Body(httpx.AsyncByteStream):
             self._response.release()
         else:
             self._response.close()
+
+
+def _body(request: httpx.Request) -> bytes | io.BytesIO | None:
+    """Its content; a large one as a file, which is written piece by piece so that others have their turns between."""
+    content = request.content
+    return io.BytesIO(content) if len(content) > _LARGE_BYTES else content or None
 
 
 def _headers(request: httpx.Request) -> list[tuple[str, str]]:
