@@ -34,7 +34,7 @@ from bench.reward.record import say
 from bench.reward.sets import FOLDER, read_set
 from bench.reward_exactness import encode, read_problems
 
-MOST_CANDIDATES = 4
+MOST_CANDIDATES = 3
 CHUNK = 8
 SAY_EVERY = 250
 
