@@ -162,7 +162,7 @@ async def gateway_client(gateway: GatewayOnDoubles, **client: Any) -> AsyncItera
         yield session
 
 
-async def eventually(condition, seconds: float = 15.0) -> None:
+async def eventually(condition, seconds: float = 3.0) -> None:
     """Wait until `condition()` is true, at most `seconds`."""
     for _ in range(int(seconds / 0.01)):
         if condition():
@@ -171,7 +171,7 @@ async def eventually(condition, seconds: float = 15.0) -> None:
     assert condition()
 
 
-async def eventually_true(ask, seconds: float = 15.0) -> None:
+async def eventually_true(ask, seconds: float = 3.0) -> None:
     """Wait until `await ask()` is true, at most `seconds`."""
     for _ in range(int(seconds / 0.01)):
         if await ask():

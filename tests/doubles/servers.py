@@ -100,7 +100,7 @@ def unused_url() -> str:
         return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until the condition holds; TimeoutError when it does not in time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition belongs to somebody who sets no event
