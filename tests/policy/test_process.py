@@ -11,8 +11,8 @@ import pytest
 from policy.conftest import FAKE_VLLM
 from policy.test_shim import alive, chain_of
 
-from acemath_policy import shim
-from acemath_policy.process import ProcessTree
+from acemath_core.processes import shim
+from acemath_core.processes.tree import ProcessTree
 
 Eventually = Callable[..., Awaitable[None]]
 

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from acemath_policy.server import ServerDied, free_port, url_of
+from acemath_core.processes.vllm import NoFreePort, environment, free_port
+from acemath_policy.server import url_of
 from acemath_policy.settings import PolicySettings
-from acemath_policy.vllm_server import environment
 
 
 def test_the_first_free_port_that_is_not_taken() -> None:
@@ -15,7 +15,7 @@ def test_the_first_free_port_that_is_not_taken() -> None:
         busy.listen()
         first = busy.getsockname()[1]
         assert free_port("127.0.0.1", range(first, first + 4), {first + 1}) >= first + 2
-        with pytest.raises(ServerDied, match=f"no free port for vLLM in {first}–{first}"):
+        with pytest.raises(NoFreePort, match=f"no free port for vLLM in {first}–{first}"):
             free_port("127.0.0.1", range(first, first + 1), ())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from policy.conftest import FAKE_VLLM
 
-from acemath_policy import shim
+from acemath_core.processes import shim
 
 PARTS = ("agent", "outer", "inner", "api", "engine", "worker")
 # A signal between the print and a `signal.pause()` would be handled first and the pause would never end; sleeps do end.

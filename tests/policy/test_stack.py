@@ -17,7 +17,7 @@ from loopback_ports import free_run
 from policy.test_shim import alive, chain_of, wait_until
 from registry.tiny import write_checkpoint
 
-from acemath_policy import shim
+from acemath_core.processes import shim
 from acemath_registry import PublishMetadata, Registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1800)]

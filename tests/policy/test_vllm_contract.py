@@ -18,9 +18,10 @@ import pytest
 from loopback_ports import free_run
 from policy.conftest import FAKE_VLLM, KEY
 
-from acemath_policy import shim
+from acemath_core.processes import shim
+from acemath_core.processes.vllm import environment
 from acemath_policy.settings import PolicySettings, inherited_environment
-from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line, environment
+from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for real vLLM, on a machine that may be busy
 NAME = "pol@s3-0123456789ab"

@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from acemath_policy.vllm_server import GUARD, VLLM_SIDE
+from acemath_core.processes.vllm import SIDE
+from acemath_policy.vllm_server import GUARD
 
 
 def guard() -> Any:
     """The class as vLLM loads it: by its import path, from its own folder."""
     module, _, name = GUARD.rpartition(".")
-    spec = importlib.util.spec_from_file_location(module, VLLM_SIDE / f"{module}.py")
+    spec = importlib.util.spec_from_file_location(module, SIDE / f"{module}.py")
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from acemath_core.processes.tree import ProcessTree
+from acemath_core.processes.vllm import NoFreePort, environment, free_port
 from acemath_policy.canary import Canary, Tolerance, check
 from acemath_policy.metrics import PolicyMetrics
-from acemath_policy.process import ProcessTree
 from acemath_policy.readiness import Pulse, PulseLimits
 from acemath_policy.settings import PolicySettings
-from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line, environment
+from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line
 from acemath_registry import ModelRef
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ class Launcher:
             ServerDied: no port of the range is free.
         """
         settings = self.settings
-        port = free_port(settings.bind, range(settings.first_vllm_port, settings.last_vllm_port + 1), taken)
+        try:
+            port = free_port(settings.bind, range(settings.first_vllm_port, settings.last_vllm_port + 1), taken)
+        except NoFreePort as error:
+            raise ServerDied(str(error)) from error
         tree = ProcessTree(
             command_line(settings, model=model, name=str(ref), port=port),
             environment(settings, self.inherited, self.key),
@@ -182,22 +185,6 @@ class PolicyServer:
         await self._client.generate(_WARM_PROMPT, 1, self._settings.probe_timeout_seconds)
         self.pulse.probed()
         self._metrics.probe_seconds.observe(time.monotonic() - started)
-
-
-def free_port(bind: str, ports: range, taken: Collection[int]) -> int:
-    """The first port that can be bound.
-
-    Raises:
-        ServerDied: none can.
-    """
-    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
-    for port in ports:
-        with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM binds it
-            if port not in taken:
-                probe.bind((bind, port))
-                return port
-    raise ServerDied(f"no free port for vLLM in {ports.start}–{ports.stop - 1}")
 
 
 def url_of(host: str, port: int) -> str:

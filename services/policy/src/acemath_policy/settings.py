@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import sys
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
 from acemath_core.settings import HttpServiceSettings, settings_config
 
-_NOT_PASSED_ON = (
-    "ACEMATH_",
-    "VLLM_SERVER_DEV_MODE",
-    "VLLM_ALLOW_",
-    "VLLM_API_KEY",
-    "VLLM_PLUGINS",
-    "VLLM_DEBUG_",  # one of them logs every answer
-)
-"""Variables that vLLM must not inherit: our settings, and switches that open what must stay shut."""
-
-_OWNED_FLAGS = frozenset(
-    {
-        "--model",
-        "--served-model-name",
-        "--fingerprint-mode",
-        "--fingerprint-value",
-        "--host",
-        "--port",
-        "--uds",
-        "--api-key",
-        "--middleware",
-        "--shutdown-timeout",
-        "--generation-config",
-        "--trust-remote-code",
-        "--enable-log-requests",
-        "--enable-log-outputs",
-        "--dtype",
-        "--max-model-len",
-        "--max-num-seqs",
-        "--enforce-eager",
-        "--tensor-parallel-size",
-        "--gpu-memory-utilization",
-    }
-)
+_OWNED_FLAGS = OWNED_FLAGS | {"--fingerprint-mode", "--fingerprint-value", "--generation-config", "--max-num-seqs"}
 
 
 class PolicySettings(HttpServiceSettings):
@@ -63,11 +30,7 @@ class PolicySettings(HttpServiceSettings):
     first_vllm_port: int = Field(8110, ge=1, le=65535)
     last_vllm_port: int = Field(8119, ge=1, le=65535)
 
-    vllm_command: tuple[str, ...] = Field(
-        (sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
-        description="how a vLLM server is started; JSON list",
-        min_length=1,
-    )
+    vllm_command: tuple[str, ...] = Field(COMMAND, description="how a vLLM server is started; JSON list", min_length=1)
     dtype: str = Field("bfloat16", pattern="^(auto|bfloat16|float16|float32)$")
     max_model_len: int | None = Field(None, ge=16, description="None: what the checkpoint says")
     max_num_seqs: int = Field(64, ge=1)
@@ -106,7 +69,7 @@ class PolicySettings(HttpServiceSettings):
             raise ValueError("port must lie outside first_vllm_port … last_vllm_port")
         if self.internal_key_file is None and not (is_loopback(self.host) and is_loopback(self.bind)):
             raise ValueError("set internal_key_file: without a key, host and bind must be loopback addresses")
-        taken = sorted(_OWNED_FLAGS & {argument.partition("=")[0] for argument in self.extra_args})
+        taken = owned_among(self.extra_args, _OWNED_FLAGS)
         if taken:
             raise ValueError(f"extra_args may not hold {', '.join(taken)}; the agent sets them, or there is a setting")
         return self
@@ -121,5 +84,5 @@ def is_loopback(host: str) -> bool:
 
 
 def inherited_environment() -> dict[str, str]:
-    """The agent's own environment as vLLM may see it: paths and devices, nothing of ours, no switch of vLLM's own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+    """The agent's own environment as vLLM may see it."""
+    return passed_on(os.environ)

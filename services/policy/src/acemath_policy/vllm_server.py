@@ -1,14 +1,14 @@
-"""The one file that knows vLLM: its command line, its environment, its HTTP answers. vLLM is never imported.
+"""What a vLLM server of a policy is told, and what it answers. vLLM is never imported.
 
-Flags and variables are those of vLLM 0.32 (`vllm/entrypoints/launchers/cli_args.py`, `vllm/envs.py`).
+Flags are those of vLLM 0.32 (`vllm/entrypoints/launchers/cli_args.py`); what every server is told is in
+`acemath_core.processes.vllm`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from acemath_core.processes.vllm import SILENT
 from acemath_policy.settings import PolicySettings
 
 GENERATED = "vllm:generation_tokens_total"
 RUNNING = "vllm:num_requests_running"
 GUARD = "acemath_vllm_guard.OnlyWhatIsUsed"
-"""Import path of the middleware that vLLM loads from `VLLM_SIDE`."""
+"""Import path of the middleware that vLLM loads from `acemath_core.processes.vllm.SIDE`."""
 
-VLLM_SIDE = Path(__file__).with_name("vllm_side")
 WAITING = "vllm:num_requests_waiting"
 _SAMPLE = re.compile(rf"^({GENERATED}|{RUNNING}|{WAITING})(?:\{{[^}}]*\}})? ([0-9.eE+-]+)$", re.MULTILINE)
 _CONNECTIONS = httpx.Limits(max_connections=8)
@@ -72,8 +72,7 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
         *(["--enforce-eager"] if settings.enforce_eager else []),
         *(_CPU_SEEDED if settings.cpu_kvcache_space is not None else []),
         *("--middleware", GUARD),
-        # Nothing of a request's text in the log; no pages that nobody asked for.
-        *("--disable-uvicorn-access-log", "--no-enable-log-requests", "--max-log-len", "0", "--disable-fastapi-docs"),
+        *SILENT,
         *settings.extra_args,
     ]
 
@@ -81,47 +80,6 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
 # A seeded request whose prompt is prefilled in two parts ends the CPU worker ("CPU Generator does not use offset"), and
 # every request of the gateway is seeded: prompts are prefilled whole.
 _CPU_SEEDED = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
-
-
-# A thread of GNU OpenMP spins while it waits for its team, by default for milliseconds. A token of a small model has a
-# hundred waits, each shorter than falling asleep, so not to spin costs a third of the speed; but where another process
-# needs the core, spinning that long makes a token where one thread makes ten. This many turns last some microseconds.
-_SPIN_TURNS = "5000"
-
-
-def _threads(count: int) -> dict[str, str]:
-    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(count), "GOMP_SPINCOUNT": _SPIN_TURNS}
-
-
-def environment(settings: PolicySettings, inherited: Mapping[str, str], key: SecretStr | None) -> dict[str, str]:
-    """The environment of a vLLM server: what it may inherit, no network, no telemetry, no plugin, the key."""
-    made = {
-        **inherited,
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DO_NOT_TRACK": "1",
-        "VLLM_PLUGINS": "",
-        "VLLM_CACHE_ROOT": str(settings.cache_dir / "vllm"),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(VLLM_SIDE), inherited.get("PYTHONPATH")))),
-    }
-    if key is not None:
-        made["VLLM_API_KEY"] = key.get_secret_value()
-    if settings.enforce_eager:
-        # `--enforce-eager` does not cover every @torch.compile: asking for log-probabilities still compiles one, which
-        # takes 15 s at the first such request and needs a C++ compiler.
-        made["TORCHDYNAMO_DISABLE"] = "1"
-    if settings.cpu_kvcache_space is not None:
-        made["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kvcache_space)
-    if settings.omp_num_threads is not None:
-        made |= _threads(settings.omp_num_threads)
-        if settings.tensor_parallel_size == 1:
-            # The one worker runs inside the engine's process. In one of its own the two would wait for each other in a
-            # loop that keeps a core busy; vLLM wants that only to bind OpenMP's threads, which is off here. The engine
-            # still has a process of its own: a server's always has, whatever this variable's name says.
-            made["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return made
 
 
 class VllmClient:

@@ -192,7 +192,7 @@ def parent_of(pid: str) -> tuple[int, tuple[int, str]] | None:
 
 def main(arguments: list[str]) -> int:
     """`shim.py --depth N --term-seconds T --kill-seconds K -- command …`; standard input is the pipe."""
-    parser = argparse.ArgumentParser(prog="acemath-policy-shim", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="acemath-shim", allow_abbrev=False)
     parser.add_argument("--depth", type=int, choices=(1, 2), default=2)
     parser.add_argument("--term-seconds", type=float, required=True)
     parser.add_argument("--kill-seconds", type=float, default=2.0)

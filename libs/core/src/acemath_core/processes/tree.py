@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from acemath_policy import shim
+from acemath_core.processes import shim
 
-_log = logging.getLogger("acemath_policy.vllm")
-_LINE_BYTES = 4096  # of one line of vLLM's output; the rest of a longer line is cut
+_log = logging.getLogger("acemath.child")
+_LINE_BYTES = 4096  # of one line of output; the rest of a longer line is cut
 _TAIL_LINES = 20
 _LOOK_SECONDS = 5.0  # between two looks at the tree
 KILL_SECONDS = 1.0  # between TERM and KILL when the pipe ends
@@ -170,7 +170,7 @@ class ProcessTree:
         self._known = {}
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
-        """Pass the output on line by line; it must always be read, or vLLM would block on a full pipe."""
+        """Pass the output on line by line; it must always be read, or the program would block on a full pipe."""
         rest = b""
         while chunk := await stream.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
