@@ -1,9 +1,13 @@
-"""Attention by cell: one call of one shape for each, so that neither mates nor their number enter."""
+"""Attention by cell: one call of one shape for each, so that neither mates nor their number enter.
+
+`varlen` does the same in one call for all cells where the device has a kernel for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +16,29 @@ from torch import Tensor
 from acemath_reward.engine.config import EngineConfig
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.packing import Run, Span
+
+
+class Attention(Protocol):
+    """Attention of all cells of a pass, layer after layer in the same buffers.
+
+    Attributes:
+        query: where each layer puts its queries, `[kv_heads, rows, group, head_dim]`.
+    """
+
+    query: Tensor
+
+    def __call__(self, layer: int) -> Tensor:
+        """`[rows, group * kv_heads * head_dim]` for the queries and fresh keys there are now.
+
+        Args:
+            layer: which layer's kept keys and values lie before the fresh ones.
+        """
+        ...
+
+
+MakeAttention = Callable[[Sequence[Run], int, Tensor], Attention]
+"""Of what attends to what, the rows of the queries (fillers among them), and where each layer puts its keys and values,
+`[rows of the pass, 2, kv_heads, head_dim]`."""
 
 
 class CellMask:

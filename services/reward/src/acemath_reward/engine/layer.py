@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from acemath_reward.engine.attention import CellAttention
+from acemath_reward.engine.attention import Attention
 from acemath_reward.engine.config import EngineConfig
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.elementwise import Elementwise
@@ -49,7 +49,7 @@ class DecoderLayer:
         self._mlp_norm = tensors["post_attention_layernorm.weight"].contiguous()
         self._tensors = {}  # the plain weights are not kept beside prepacked ones
 
-    def __call__(self, x: Tiles, positions: Tiles, fresh: Tensor, attention: CellAttention, keep: Keep) -> Tiles:
+    def __call__(self, x: Tiles, positions: Tiles, fresh: Tensor, attention: Attention, keep: Keep) -> Tiles:
         """The residual stream after this layer.
 
         Args:
@@ -120,7 +120,7 @@ class LastLayer(DecoderLayer):
             heads = self._kv(self._between.norm(rows, self._attention_norm))
             self._between.put_keys_and_values(heads, places, fresh, first)
 
-    def attend(self, x: Tiles, positions: Tiles, attention: CellAttention) -> Tensor:
+    def attend(self, x: Tiles, positions: Tiles, attention: Attention) -> Tensor:
         """What attention gives for the queries of `x`, `[rows, heads * head_dim]`; arguments as for a call."""
         for first, rows, places in _numbered(x, positions):
             heads = self._q(self._between.norm(rows, self._attention_norm))

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acemath_reward.engine.attention import CellAttention, CellMask
 from acemath_reward.engine.budget import Budget
 from acemath_reward.engine.cells import GridCell, Track, cells_of
 from acemath_reward.engine.compiled import CompiledLoops
@@ -22,6 +21,7 @@ from acemath_reward.engine.linear import prepacks
 from acemath_reward.engine.live import GridSession
 from acemath_reward.engine.packing import Asked, Packed, pack
 from acemath_reward.engine.tiling import Trial, find_tiling
+from acemath_reward.engine.varlen import attention_of
 from acemath_reward.engine.weights import load_tensors
 from acemath_reward.ports import DEFAULT_LIVE_LIMITS, Cell, LiveLimits, PromptGroup, TokenIds
 
@@ -53,7 +53,7 @@ class RewardEngine:
 
         with torch.inference_mode():
             self._embedding = take("model.embed_tokens.weight")
-            self._mask = CellMask(config.max_tokens, config.heads // config.kv_heads, placement)
+            self._attention, self._attend = attention_of(config, placement)
             between = elementwise_of(config, placement)
             self._layers = [
                 DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, between)
@@ -86,9 +86,15 @@ class RewardEngine:
         """Bytes that all live sessions hold now."""
         return self._budget.held
 
+    @property
+    def server(self) -> None:
+        """This process computes."""
+        return None
+
     def facts(self) -> Mapping[str, object]:
         """Architecture, format, device, threads, and what of the schedule is part of the numerics."""
         return {
+            "engine": "torch",
             "architecture": self._config.architecture,
             "dtype": str(self._placement.dtype).removeprefix("torch."),
             "device": str(self._placement.device),
@@ -96,6 +102,7 @@ class RewardEngine:
             "row_tile": self._tiling.tile,
             "last_tiles": list(self._tiling.sizes),
             "cell_tokens": self._placement.cell_tokens,
+            "attention": self._attention,
             "prepacked": prepacks(self._placement),
             "compiled": self._placement.compiled and self._placement.device.type == "cpu",
             "torch": torch.__version__,
@@ -138,7 +145,7 @@ class RewardEngine:
         config, places = self._config, batch.positions.to(self._placement.device)
         x, positions = self._tiles(self._embedding[batch.ids.to(places.device)]), self._tiles(places)
         fresh = self._embedding.new_empty(len(places), 2, config.kv_heads, config.head_dim)
-        attention = CellAttention(batch.runs, len(places), fresh, self._mask, config)
+        attention = self._attend(batch.runs, len(places), fresh)
         for index, layer in enumerate(self._layers):
             x = layer(x, positions, fresh, attention, partial(kept.store, index))
         self._last.put_keys_and_values(x, positions, fresh)
@@ -148,7 +155,7 @@ class RewardEngine:
     def _ask(self, x: Tensor, places: Tensor, fresh: Tensor, asked: Asked) -> list[float]:
         """The scores, by the part of the last layer that they need."""
         rows, out = asked.rows.to(places.device), asked.out.to(places.device)
-        attention = CellAttention(asked.runs, len(rows), fresh, self._mask, self._config)
+        attention = self._attend(asked.runs, len(rows), fresh)
         wanted = x[rows]
         attended = self._last.attend(self._tiles(wanted), self._tiles(places[rows]), attention)
         last = torch.cat(tuple(self._last.complete(self._tiles(wanted[out]), attended[out])))
