@@ -8,6 +8,8 @@ TESTS ?= tests
 PY := .venv/bin/python
 BOOT := PYTHONPATH=deploy/local/src $(PYTHON) -m acemath_local
 PACKAGES := core web prompts answers registry gateway policy reward training evaluation cli local
+# One worker more than cores; a file stays on one worker, the real stack on one too (tests/conftest.py).
+SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
 SOURCES := libs services training evaluation cli deploy tests bench
 
 # $(value …): a $ in a problem is a dollar sign, not a variable of make's.
@@ -45,10 +47,10 @@ stop: ## end this checkout's running stack, in order
 	@$(BOOT).stop
 
 test: setup-dev ## every test that needs no GPU, the real stack included (TESTS=tests/core for some)
-	@DS_ACCELERATOR=cpu $(PY) -m pytest -m 'not gpu' $(TESTS)
+	@DS_ACCELERATOR=cpu $(PY) -m pytest $(SIDE_BY_SIDE) -m 'not gpu' $(TESTS)
 
 test-fast: setup-dev ## the inner loop: no real stack, nothing slow
-	@DS_ACCELERATOR=cpu $(PY) -m pytest -q -m 'not gpu and not stack and not slow and not docker' $(TESTS)
+	@DS_ACCELERATOR=cpu $(PY) -m pytest $(SIDE_BY_SIDE) -q -m 'not gpu and not stack and not slow and not docker' $(TESTS)
 
 test-stack: setup-dev ## only what starts the real stack
 	@DS_ACCELERATOR=cpu $(PY) -m pytest -m 'stack and not gpu' $(TESTS)

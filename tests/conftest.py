@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from loopback_ports import free_run
+
+TESTS = Path(__file__).parent
 
 # Nothing in a test may ask a hub; a test of vLLM or transformers works on files that it made or that were published.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # A gateway that is told nothing else makes its first admin key below this folder: never below the home of who tests.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="acemath-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 def _has_docker_engine() -> bool:
@@ -29,8 +34,31 @@ def _has_gpu() -> bool:
     return os.path.exists("/dev/nvidia0")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than the cores: most tests wait for a process, a socket or a deadline."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def _group(item: pytest.Item) -> str:
+    """What stays together on one worker: a file, so that its fixtures are made once; and everything with a real stack,
+    so that no two of them share the cores."""
+    path = item.path.relative_to(TESTS)
+    real = path.parts[0] in ("stack", "contract") or item.get_closest_marker("stack")
+    return "stack" if real else path.as_posix()
+
+
+def _longest_first(item: pytest.Item) -> int:
+    """A worker that got the stack last would keep all others waiting."""
+    return 0 if _group(item) == "stack" else 1 if item.get_closest_marker("slow") else 2
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share the tests out among workers, and skip, with the reason, what this machine cannot run."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_longest_first)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
     for marker, possible, reason in (
         ("docker", _has_docker_engine, "no Docker engine answers here"),
         ("gpu", _has_gpu, "no CUDA device here"),

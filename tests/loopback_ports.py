@@ -8,12 +8,15 @@ binds port 0.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import socket
 
 _FIRST, _LAST, _RUN = 12_000, 32_000, 20
-_begin = random.SystemRandom().randrange(0, _LAST - _FIRST, _RUN)  # sessions beside each other begin elsewhere
-_next_run = itertools.count()
+# Sessions beside each other begin elsewhere; the workers of one session begin together and take turns.
+_begin = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(0, _LAST - _FIRST, _RUN)
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_next_run = itertools.count(_worker, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def free_run(count: int = 1) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,8 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from acemath_local.preflight import check_port
+from loopback_ports import free_run
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -68,13 +66,6 @@ class Run:
         self.process.stdout.close()
 
 
-def free_base() -> int:
-    while True:
-        base = random.randrange(20000, 60000, 20)
-        if all(check_port("x", base + offset).ok for offset in range(20)):
-            return base
-
-
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     state = tmp_path_factory.mktemp("state")
@@ -82,7 +73,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if wheels.is_dir():  # 93 MB that are the same for every state folder
         (state / "cache").mkdir()
         (state / "cache" / "base-model").symlink_to(wheels)
-    local = {"STATE_DIR": str(state), "PORT_BASE": str(free_base()), "PROMETHEUS": "off"}
+    local = {"STATE_DIR": str(state), "PORT_BASE": str(free_run(20)), "PROMETHEUS": "off"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ACEMATH_")}
     return kept | {f"ACEMATH_LOCAL__{name}": value for name, value in local.items()}
 
