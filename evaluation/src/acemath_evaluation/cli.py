@@ -10,7 +10,15 @@ import typer
 
 from acemath_answers import AnswerJudge, WorkerLimits
 from acemath_evaluation.benchmark import calibrate_sets, combine, find_draws, grade_journal, measure_pools, sample_file
-from acemath_evaluation.console import explained, finish_calibration, finish_run, progress, show_report
+from acemath_evaluation.comparison import compare, load_run
+from acemath_evaluation.console import (
+    explained,
+    finish_calibration,
+    finish_comparison,
+    finish_run,
+    progress,
+    show_report,
+)
 from acemath_evaluation.grading import COMPARISON_SECONDS
 from acemath_evaluation.http_calls import Service
 from acemath_evaluation.report import write_report
@@ -108,6 +116,21 @@ def pool(
                 measure_pools(path, out, service, reward, sample_size, concurrency, n, judge, show) for path in files
             ]
         show_report(results, write_report(results, out, title=title), title, as_json)
+
+
+@app.command(name="compare")
+def compare_command(
+    baseline: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Run of the release to compare with.")],
+    candidate: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Run of the release to judge.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for `acemath registry gates attach`.")],
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs of the same problems, each of one release: paired differences with intervals."""
+    with explained():
+        with progress() as show, AnswerJudge(_limits(workers)) as judge:
+            found = compare(load_run(baseline, judge, show), load_run(candidate, judge, show))
+        finish_comparison(found, out, as_json)
 
 
 @app.command(name="calibrate")

@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from acemath_core.comparison import Comparison
 from acemath_core.settings import SettingsError
 from acemath_evaluation.benchmark import SampledFile, ShowProgress, Step
 from acemath_evaluation.calibration import Fitted
+from acemath_evaluation.comparison import NotComparable, render_comparison
 from acemath_evaluation.http_calls import CallError
 from acemath_evaluation.journal import JournalError
 from acemath_evaluation.report import as_document, render
@@ -21,7 +23,7 @@ from acemath_evaluation.results import NothingToMeasure, SetResult
 from acemath_evaluation.rows import RowError
 from acemath_evaluation.sampling import SamplingStopped
 
-_EXPECTED = (CallError, JournalError, NothingToMeasure, RowError, SamplingStopped, SettingsError)
+_EXPECTED = (CallError, JournalError, NotComparable, NothingToMeasure, RowError, SamplingStopped, SettingsError)
 
 
 @contextmanager
@@ -73,6 +75,14 @@ def finish_calibration(fitted: Fitted, path: Path) -> None:
     held_out = {"at_temperature_1": fitted.at_one, "at_fitted_temperature": fitted.at_fitted}
     typer.echo(json.dumps({**fitted.calibration.model_dump(), "weighted_vote_accuracy": held_out}, indent=2))
     typer.echo(f"wrote {path}; the gateway reads it with ACEMATH_GATEWAY__CALIBRATION_FILE={path}", err=True)
+
+
+def finish_comparison(comparison: Comparison, path: Path, as_json: bool) -> None:
+    """Write the comparison and print it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(comparison.model_dump_json(indent=2) + "\n")
+    typer.echo(comparison.model_dump_json() if as_json else render_comparison(comparison))
+    typer.echo(f"wrote {path}; a gate reads it after: acemath registry gates attach {path}", err=True)
 
 
 def show_report(results: Sequence[SetResult], written: Sequence[Path], title: str, as_json: bool) -> None:

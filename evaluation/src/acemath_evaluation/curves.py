@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from acemath_evaluation.intervals import Array, Estimate, bootstrap
-from acemath_evaluation.metrics import CONTROLS, METRICS, GradedCandidate, GradedProblem, values
+from acemath_evaluation.metrics import CONTROLS, METRICS, GradedProblem, values
 
 DRAWS = 100
 
@@ -31,7 +31,7 @@ def measure(problems: Sequence[GradedProblem], k: int, *, seed: int = 0) -> Meas
 
     A problem with exactly k is taken as it is, in its order; of one with more, `DRAWS` random draws are averaged.
     """
-    table = np.array([_mean_values(problem.candidates, k, f"{seed}:{problem.id}") for problem in problems])
+    table = np.array([values_at(problem, k, seed=seed) for problem in problems])
     columns = np.concatenate([table, _gains(table)], axis=1)
     lowest = [0.0] * len(METRICS) + [-1.0] * len(CONTROLS)
     limits = lowest, [1.0] * len(lowest)
@@ -49,8 +49,9 @@ def curve(problems: Sequence[GradedProblem], n: int, *, seed: int = 0) -> list[M
     return [measure(problems, k, seed=seed) for k in steps]
 
 
-def _mean_values(candidates: Sequence[GradedCandidate], k: int, seed: str) -> Array:
-    rng = random.Random(seed)
+def values_at(problem: GradedProblem, k: int, *, seed: int = 0) -> Array:
+    """Return each of `METRICS` of one problem at k [metrics]; the draws follow from its id and the seed."""
+    candidates, rng = problem.candidates, random.Random(f"{seed}:{problem.id}")
     if len(candidates) == k:
         return np.array(values(candidates, rng))
     draws = [[candidates[i] for i in sorted(rng.sample(range(len(candidates)), k))] for _ in range(DRAWS)]

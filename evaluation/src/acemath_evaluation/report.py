@@ -34,11 +34,11 @@ def as_document(results: Sequence[SetResult], title: str) -> dict[str, Any]:
 def render(results: Sequence[SetResult], title: str) -> str:
     """Return the report in Markdown. Percentages, with 95 % intervals in brackets. An unfinished run heads it."""
     n = results[0].n
-    metrics = _table(
+    metrics = table(
         ["set", "problems", *(label(m, n) for m in METRICS)], [*map(_metric_row, results), *_macro(results)]
     )
-    gains = _table(["set", *(f"{label('rm', n)} - {label(c, n)}" for c in CONTROLS)], map(_gain_row, results))
-    counts = _table(
+    gains = table(["set", *(f"{label('rm', n)} - {label(c, n)}" for c in CONTROLS)], map(_gain_row, results))
+    counts = table(
         ["set", "mixed", "AUC in a problem", "AUC pooled", "left out", "undecided", "unscored"],
         map(_count_row, results),
     )
@@ -80,7 +80,7 @@ def _asked(results: Sequence[SetResult]) -> list[str]:
     rows = [[name, *map(str, _run_counts(run))] for name, run in runs]
     header = ["set", "asked", "answered", "failed", "why", "no outcome yet", "missing candidates"]
     failed = "Failed problems count as wrong" if runs[0][1].failed_count_as_wrong else "Failed problems are left out"
-    return ["## What was asked", _table(header, rows), f"{failed}; candidates that never came count as wrong."]
+    return ["## What was asked", table(header, rows), f"{failed}; candidates that never came count as wrong."]
 
 
 def _run_counts(run: RunCount) -> tuple[object, ...]:
@@ -129,7 +129,7 @@ def _curve_table(results: Sequence[SetResult]) -> str:
         for result in results
         for point in result.curve
     ]
-    return _table(["set", "k", *(name.removesuffix("@k") + "@k" for name in shown)], rows)
+    return table(["set", "k", *(name.removesuffix("@k") + "@k" for name in shown)], rows)
 
 
 def _provenance(results: Sequence[SetResult]) -> str:
@@ -139,6 +139,7 @@ def _provenance(results: Sequence[SetResult]) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [list(header), ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

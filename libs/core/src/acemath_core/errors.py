@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     REQUEST_TOO_LARGE = "request_too_large"
     HEADERS_TOO_LARGE = "headers_too_large"
     REGISTRY_READ_ONLY = "registry_read_only"
+    GATE_REFUSED = "gate_refused"
     REQUESTS_QUOTA_EXCEEDED = "requests_quota_exceeded"
     TOKENS_QUOTA_EXCEEDED = "tokens_quota_exceeded"
     SEQUENCES_QUOTA_EXCEEDED = "sequences_quota_exceeded"
@@ -76,6 +77,7 @@ _STATUS: dict[ErrorCode, int] = {
     ErrorCode.REQUEST_TOO_LARGE: 413,
     ErrorCode.HEADERS_TOO_LARGE: 431,
     ErrorCode.REGISTRY_READ_ONLY: 409,
+    ErrorCode.GATE_REFUSED: 409,
     ErrorCode.REQUESTS_QUOTA_EXCEEDED: 429,
     ErrorCode.TOKENS_QUOTA_EXCEEDED: 429,
     ErrorCode.SEQUENCES_QUOTA_EXCEEDED: 429,

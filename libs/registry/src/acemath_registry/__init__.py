@@ -10,17 +10,23 @@ from acemath_registry.errors import (
     StorageError,
     VerificationError,
 )
+from acemath_registry.gates import CanaryGate, EvaluationGate, GateReason, GateRefused, Gates
 from acemath_registry.manifest import Compatibility, FileEntry, Manifest, ModelKind, PublishMetadata, TensorDigests
 from acemath_registry.refs import ModelRef
 from acemath_registry.registry import Registry
 from acemath_registry.releases import Channel, Release, ReleaseMember
 
 __all__ = [
+    "CanaryGate",
     "Channel",
     "Compatibility",
     "Conflict",
     "DiskFull",
+    "EvaluationGate",
     "FileEntry",
+    "GateReason",
+    "GateRefused",
+    "Gates",
     "InvalidRequest",
     "LockTimeout",
     "Manifest",

@@ -41,6 +41,9 @@ class AuditEvent(StrEnum):
     UNMARK = "unmark"
     REMOVE = "remove"
     FORGET_GATEWAY = "forget_gateway"
+    ATTACH_EVALUATION = "attach_evaluation"
+    GATES = "gates"  # written before the change, which does not take place without it
+    OVERRIDE_GATES = "override_gates"  # as GATES; the promotion's own line follows
 
 
 class AuditEntry(BaseModel):
@@ -104,6 +107,28 @@ def record(
         _log.warning("%s of %s by %s is not in the audit log: %s", event.value, what, by, error.message)
         return False
     return True
+
+
+def require_record(
+    layout: Layout,
+    event: AuditEvent,
+    *,
+    by: str,
+    what: str,
+    before: str | None = None,
+    after: str | None = None,
+    why: str,
+) -> None:
+    """Append a line before a change that may not take place without it.
+
+    Raises:
+        StorageError: the log cannot be written.
+    """
+    if not record(layout, event, by=by, what=what, before=before, after=after, why=why):
+        raise StorageError(
+            f"{event.value} needs its line in the audit log, which cannot be written here; nothing was changed; "
+            "run it where the registry is writable"
+        )
 
 
 def read_log(layout: Layout) -> list[AuditEntry]:

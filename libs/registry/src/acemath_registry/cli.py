@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry import cli_upkeep
+from acemath_registry import cli_gates, cli_upkeep
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
@@ -31,6 +31,7 @@ from acemath_registry.releases import Channel, Release, ReleaseMember
 app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
 app.command()(cli_upkeep.gc)
 app.command()(cli_upkeep.log)
+app.add_typer(cli_gates.app, name="gates")
 
 Expect = Annotated[
     int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")
@@ -81,14 +82,20 @@ def promote(
     policy: Annotated[str | None, typer.Option(help="With --reward: make the release of these two versions.")] = None,
     reward: Annotated[str | None, typer.Option(help="With --policy.")] = None,
     expect: Expect = None,
+    override_gates: Annotated[
+        bool, typer.Option("--override-gates", help="With --reason: promote what the channel's gates refuse.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Point a channel at a release; replicas that follow it verify, load and switch."""
+    """Point a channel at a release, if its gates let it; replicas that follow it verify, load and switch."""
     with errors(as_json):
         registry = existing(root)
+        if override_gates != (reason is not None):
+            raise InvalidRequest("--override-gates and --reason belong together; give both or none", param="reason")
         chosen = _chosen_release(registry, release, policy, reward)
-        changed = registry.promote(channel, chosen, expected_generation=expect, by=by)
+        changed = registry.promote(channel, chosen, expected_generation=expect, by=by, override=reason)
     print_document(_channel_document(channel, changed), as_json=as_json)
 
 

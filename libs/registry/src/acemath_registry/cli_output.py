@@ -15,6 +15,7 @@ from rich.table import Table
 
 from acemath_core.errors import ServiceError
 from acemath_registry.errors import VerificationError
+from acemath_registry.gates import GateRefused
 from acemath_registry.progress import Progress as ProgressCallback
 from acemath_registry.progress import no_progress
 
@@ -26,6 +27,7 @@ _COLUMNS = {
     "planned": ("model", "action", "bytes", "why"),
     "collected": ("model", "action", "bytes", "why"),
     "log": ("at", "event", "by", "what", "from", "to", "why"),
+    "refusals": ("reason", "detail"),
     "channels": ("channel", "release", "generation", "previous", "by", "at"),
 }
 
@@ -67,8 +69,10 @@ def print_rows(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None
 def describe_error(console: Console, error: ServiceError, *, as_json: bool) -> None:
     """The error's one sentence, or the same as JSON with its code and reason."""
     if as_json:
-        reason = error.reason.value if isinstance(error, VerificationError) else None
-        document = {"message": error.message, "code": error.code.value, "param": error.param, "reason": reason}
+        document: dict[str, Any] = {"message": error.message, "code": error.code.value, "param": error.param}
+        document["reason"] = error.reason.value if isinstance(error, VerificationError) else None
+        if isinstance(error, GateRefused):
+            document["refusals"] = [refusal.document() for refusal in error.refusals]
         typer.echo(json.dumps({"error": document}, ensure_ascii=False, sort_keys=True), err=True)
         return
     console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)

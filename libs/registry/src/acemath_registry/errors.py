@@ -72,6 +72,8 @@ class RejectReason(StrEnum):
     RELEASE_EDITED = "release_edited"
     CHANNEL_MALFORMED = "channel_malformed"
     TOMBSTONE_MALFORMED = "tombstone_malformed"
+    GATES_MALFORMED = "gates_malformed"
+    EVALUATION_EDITED = "evaluation_edited"
 
 
 class VerificationError(ServiceError):

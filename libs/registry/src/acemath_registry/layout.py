@@ -50,6 +50,14 @@ class Layout:
         """The lock file of those who change a channel."""
         return self.channels / f".{check_name(name, what='channel name')}.lock"
 
+    def gates(self, channel: str) -> Path:
+        """What a channel asks of a release, `gates/<channel>.json`."""
+        return self.root / "gates" / f"{check_name(channel, what='channel name')}.json"
+
+    def evaluation(self, *, baseline: str, candidate: str) -> Path:
+        """The comparison of two releases, `evaluations/<candidate>/<baseline>.json`."""
+        return self.root / "evaluations" / check_release_id(candidate) / f"{check_release_id(baseline)}.json"
+
     @property
     def statuses(self) -> Path:
         """What replicas report, `<service>/<instance>.json`."""

@@ -12,6 +12,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 VERSION_PATTERN = re.compile(r"s(?P<step>0|[1-9][0-9]{0,14})-(?P<digest>[0-9a-f]{12})")
 RELEASE_PATTERN = re.compile(r"r-[0-9a-f]{12}")
 MAX_NAME_LENGTH = 96
+_MAX_BY_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,5 +81,18 @@ def check_release_id(text: str) -> str:
     if not RELEASE_PATTERN.fullmatch(text):
         raise InvalidRequest(
             f"{text[:MAX_NAME_LENGTH]!r} is not a release id; one looks like r-0123456789ab", param="release"
+        )
+    return text
+
+
+def check_by(text: str) -> str:
+    """The text itself, if it can say who does something.
+
+    Raises:
+        InvalidRequest: empty, too long, or not printable.
+    """
+    if not text or len(text) > _MAX_BY_LENGTH or not text.isprintable():
+        raise InvalidRequest(
+            f"by must be 1 to {_MAX_BY_LENGTH} printable characters that say who changes the channel", param="by"
         )
     return text

@@ -6,11 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from acemath_registry import audit, cache, collect, durable, hub, publish, releases, status, verify
+from acemath_core.comparison import Comparison
+from acemath_registry import (
+    audit,
+    cache,
+    collect,
+    durable,
+    evaluations,
+    gatekeeping,
+    gates,
+    hub,
+    publish,
+    releases,
+    status,
+    verify,
+)
 from acemath_registry.audit import AuditEntry, AuditEvent
 from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
+from acemath_registry.evaluations import Attached
 from acemath_registry.finite import require_finite
+from acemath_registry.gates import Gates, Refusal
 from acemath_registry.hub import HubCheckpoint
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
@@ -136,9 +152,41 @@ class Registry:
         """A release, its bytes checked against its id. See `releases.read_release` for errors."""
         return releases.read_release(self._layout, release_id)
 
-    def promote(self, channel: str, release_id: str, *, expected_generation: int | None, by: str) -> Channel:
-        """Point a channel at a release by compare-and-set. See `releases.promote` for errors."""
-        return releases.promote(self._layout, channel, release_id, expected_generation=expected_generation, by=by)
+    def promote(
+        self, channel: str, release_id: str, *, expected_generation: int | None, by: str, override: str | None = None
+    ) -> Channel:
+        """Point a channel at a release by compare-and-set, if the channel's gates let it.
+
+        Args:
+            channel: its name.
+            release_id: what to point at.
+            expected_generation: what the caller saw; see `releases.promote`, also for further errors.
+            by: who asks.
+            override: the reason to promote what a gate refuses; it is written into the audit log first.
+
+        Raises:
+            GateRefused: a gate refuses; nothing was changed.
+        """
+        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override)
+        return releases.promote(
+            self._layout, channel, release_id, expected_generation=expected_generation, by=by, gatekeeper=keeper
+        )
+
+    def gates(self, channel: str) -> Gates:
+        """What a channel asks of a release. See `gates.read_gates` for errors."""
+        return gates.read_gates(self._layout, channel)
+
+    def set_gates(self, channel: str, asked: Gates, *, by: str) -> None:
+        """Declare what a channel asks. See `gatekeeping.set_gates` for errors."""
+        gatekeeping.set_gates(self._layout, channel, asked, by=by)
+
+    def ask_gates(self, channel: str, release_id: str) -> tuple[Refusal, ...]:
+        """Why a channel's gates would refuse a release now. See `gatekeeping.ask` for errors."""
+        return gatekeeping.ask(self._layout, channel, release_id)
+
+    def attach_evaluation(self, comparison: Comparison, *, by: str) -> Attached:
+        """Bind a comparison to its two releases, for gates. See `evaluations.attach_evaluation` for errors."""
+        return evaluations.attach_evaluation(self._layout, comparison, by=by)
 
     def rollback(self, channel: str, *, by: str, expected_generation: int | None = None) -> Channel:
         """Promote a channel's previous release. See `releases.rollback` for errors."""

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from acemath_registry.audit import AuditEvent, record
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode, sha256_hex
 from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, read_file, replace_file
-from acemath_registry.errors import Conflict, InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
+from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import MANIFEST_NAME, Manifest, ModelKind
-from acemath_registry.refs import RELEASE_PATTERN, ModelRef
+from acemath_registry.refs import RELEASE_PATTERN, ModelRef, check_by
 from acemath_registry.verify import kept, read_manifest
-
-_MAX_BY_LENGTH: Final = 200
 
 
 class ReleaseMember(BaseModel):
@@ -148,14 +145,21 @@ def read_channel(layout: Layout, name: str) -> Channel:
         VerificationError: the channel is malformed, or its release was edited.
         StorageError: it can not be read.
     """
-    channel = _read_pointer(layout, name)
+    channel = current_channel(layout, name)
     if channel is None:
         raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
     read_release(layout, channel.release, sha256=channel.release_sha256)
     return channel
 
 
-def promote(layout: Layout, name: str, release_id: str, *, expected_generation: int | None, by: str) -> Channel:
+_Target = Callable[[Channel | None], str]
+Gatekeeper = Callable[[Channel | None, Release], None]
+"""Raises when the channel may not go from this state to this release; asked under the channel's lock."""
+
+
+def promote(
+    layout: Layout, name: str, release_id: str, *, expected_generation: int | None, by: str, gatekeeper: Gatekeeper
+) -> Channel:
     """Point the channel at a release, if its generation still is the expected one.
 
     Promoting the release that is already current changes nothing, the generation neither.
@@ -166,6 +170,7 @@ def promote(layout: Layout, name: str, release_id: str, *, expected_generation: 
         release_id: what to point at.
         expected_generation: what the caller saw; 0 for "no such channel yet", None for "whatever it is".
         by: who asks, for the record.
+        gatekeeper: asked before the change; what it raises is raised, and nothing is changed.
 
     Raises:
         InvalidRequest: a name or `by` that can not be one.
@@ -179,7 +184,7 @@ def promote(layout: Layout, name: str, release_id: str, *, expected_generation: 
         _check_generation(name, current, expected_generation)
         return release_id
 
-    return _change(layout, name, AuditEvent.PROMOTE, by, target)
+    return _change(layout, name, AuditEvent.PROMOTE, by, target, gatekeeper)
 
 
 def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str) -> Channel:
@@ -199,23 +204,21 @@ def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: 
             raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
         return current.previous
 
-    return _change(layout, name, AuditEvent.ROLLBACK, by, target)
+    return _change(layout, name, AuditEvent.ROLLBACK, by, target, lambda current, release: None)
 
 
-def _change(layout: Layout, name: str, event: AuditEvent, by: str, target: Callable[[Channel | None], str]) -> Channel:
-    if not by or len(by) > _MAX_BY_LENGTH or not by.isprintable():
-        raise InvalidRequest(
-            f"by must be 1 to {_MAX_BY_LENGTH} printable characters that say who changes the channel", param="by"
-        )
+def _change(layout: Layout, name: str, event: AuditEvent, by: str, target: _Target, gatekeeper: Gatekeeper) -> Channel:
+    check_by(by)
     layout.channel(name)
     with storage_errors(f"changing channel {name}"):
         ensure_directory(layout.channels)
         with exclusive_lock(layout.channel_lock(name), LOCK_TIMEOUT_S):
-            current = _read_pointer(layout, name)
+            current = current_channel(layout, name)
             release = read_release(layout, target(current))
             with _members_kept(layout, release):
                 if current is not None and current.release_sha256 == release.sha256:
                     return current
+                gatekeeper(current, release)
                 changed = _next(current, release, by)
                 replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
     record(
@@ -245,7 +248,8 @@ def _next(current: Channel | None, release: Release, by: str) -> Channel:
     )
 
 
-def _read_pointer(layout: Layout, name: str) -> Channel | None:
+def current_channel(layout: Layout, name: str) -> Channel | None:
+    """Where the channel points, its release not looked at; None when nothing was promoted yet; raises as above."""
     path = layout.channel(name)
     with storage_errors(f"reading channel {name}"):
         try:

@@ -1,0 +1,84 @@
+"""Declaring a channel's gates, and asking them before a promotion. Each has its line in the audit log."""
+
+from __future__ import annotations
+
+from acemath_registry.audit import AuditEvent, require_record
+from acemath_registry.documents import encode
+from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, replace_file
+from acemath_registry.errors import InvalidRequest, storage_errors
+from acemath_registry.gates import GateRefused, Gates, Refusal, read_gates, refusals
+from acemath_registry.layout import Layout
+from acemath_registry.refs import check_by
+from acemath_registry.releases import Channel, Gatekeeper, Release, current_channel, read_release
+
+_MAX_REASON_LENGTH = 200
+
+
+def set_gates(layout: Layout, channel: str, gates: Gates, *, by: str) -> None:
+    """Declare what the channel asks from now on; also before its first promotion.
+
+    Raises:
+        InvalidRequest: `channel` or `by` can not be one.
+        LockTimeout, StorageError: they, or the line in the audit log, can not be written; nothing was changed.
+    """
+    check_by(by)
+    path = layout.gates(channel)
+    with storage_errors(f"declaring the gates of channel {channel}"):
+        ensure_directory(layout.channels)
+        with exclusive_lock(layout.channel_lock(channel), LOCK_TIMEOUT_S):
+            require_record(layout, AuditEvent.GATES, by=by, what=channel, why=describe(gates))
+            ensure_directory(path.parent)
+            replace_file(path, encode(gates.model_dump(mode="json")))
+
+
+def describe(gates: Gates) -> str:
+    """What the gates ask, in words."""
+    asked = [f"canary {gates.canary.value}"] if gates.canary is not None else []
+    asked += [
+        f"{one.metric} on {one.set} at most {100 * one.margin:g} points worse, on {one.min_problems} problems or more"
+        for one in gates.evaluations
+    ]
+    return "; ".join(asked) or "nothing"
+
+
+def ask(layout: Layout, channel: str, release_id: str) -> tuple[Refusal, ...]:
+    """Why the channel's gates would refuse this release now; empty when it may be promoted.
+
+    Raises:
+        NotFound, VerificationError, StorageError: something that a gate reads is not there or damaged.
+    """
+    current, release = current_channel(layout, channel), read_release(layout, release_id)
+    if current is not None and current.release == release.id:
+        return ()
+    return refusals(layout, read_gates(layout, channel), current, release)
+
+
+def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None) -> Gatekeeper:
+    """Asks the gates that the channel has at the time of the change.
+
+    Args:
+        layout: of the registry.
+        channel: whose gates.
+        by: who promotes.
+        override: the reason to promote what a gate refuses; None to obey.
+
+    Raises:
+        InvalidRequest: a reason that says nothing.
+    """
+    if override is not None and not (override.strip() and len(override) <= _MAX_REASON_LENGTH):
+        raise InvalidRequest(
+            f"say in 1 to {_MAX_REASON_LENGTH} characters why the gates are overridden", param="reason"
+        )
+
+    def keep(current: Channel | None, release: Release) -> None:
+        found = refusals(layout, read_gates(layout, channel), current, release)
+        if found and override is None:
+            raise GateRefused(channel, release.id, found)
+        if found:
+            why = f"{override}; refused by {', '.join(one.reason.value for one in found)}"
+            before = current.release if current is not None else None
+            require_record(
+                layout, AuditEvent.OVERRIDE_GATES, by=by, what=channel, before=before, after=release.id, why=why
+            )
+
+    return keep

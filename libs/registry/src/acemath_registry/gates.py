@@ -1,0 +1,224 @@
+"""What a channel asks of a release before it points at it: declared in the registry, checked under the channel's lock.
+
+A gate reads only what the registry holds (manifests, status records, comparisons), so that whoever promotes, from
+wherever, is held up by the same things. What a gate needs and cannot find or read holds the promotion up as well. The
+first release of a channel has nothing to be compared with; going back is not gated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from acemath_core.comparison import PairedDifference
+from acemath_core.errors import Conflict, ErrorCode
+from acemath_core.wire import SlotState
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
+from acemath_registry.durable import read_file
+from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
+from acemath_registry.evaluations import Attached, read_evaluation
+from acemath_registry.layout import Layout
+from acemath_registry.manifest import ModelKind
+from acemath_registry.releases import Channel, Release
+from acemath_registry.status import read_statuses
+from acemath_registry.verify import read_manifest
+
+_REPRODUCED: Final = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
+
+
+class CanaryGate(StrEnum):
+    """What is asked of the canaries of a release's two versions."""
+
+    DECLARED = "declared"  # both have one, which services then reproduce before they serve, and none was rejected
+    REPRODUCED = "reproduced"  # a replica of each service has reproduced it already, following another channel
+
+
+class EvaluationGate(BaseModel):
+    """Not worse than the current release by more than a margin, by the paired interval.
+
+    Attributes:
+        set: name of the set of problems.
+        metric: as reports name it, e.g. `rm@8`.
+        margin: fraction of problems; the interval's lower end may not lie below minus the margin.
+        min_problems: fewer decide nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    set: str = Field(min_length=1, max_length=200)
+    metric: str = Field(min_length=1, max_length=50)
+    margin: float = Field(ge=0.0, lt=1.0)
+    min_problems: int = Field(default=100, ge=1)
+
+
+class Gates(BaseModel):
+    """What one channel asks; `canary` None and no evaluations is nothing."""
+
+    # What a writer of tomorrow adds is a gate that this reader does not know: refused, never left out.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    canary: CanaryGate | None = None
+    evaluations: tuple[EvaluationGate, ...] = Field(default=(), max_length=32)
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len({(one.set, one.metric) for one in self.evaluations}) < len(self.evaluations):
+            raise ValueError("a metric of a set is asked for twice; ask once")
+        return self
+
+
+class GateReason(StrEnum):
+    """Why a gate refuses."""
+
+    CANARY_MISSING = "canary_missing"
+    CANARY_NOT_REPRODUCED = "canary_not_reproduced"
+    VERSION_REJECTED = "version_rejected"
+    EVALUATION_MISSING = "evaluation_missing"
+    EVALUATION_UNREADABLE = "evaluation_unreadable"
+    EVALUATION_INCOMPLETE = "evaluation_incomplete"
+    EVALUATION_TOO_SMALL = "evaluation_too_small"
+    EVALUATION_WORSE = "evaluation_worse"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One gate's no, with its figures and what to do."""
+
+    reason: GateReason
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.detail} [{self.reason.value}]"
+
+    def document(self) -> dict[str, str]:
+        """As JSON."""
+        return {"reason": self.reason.value, "detail": self.detail}
+
+
+class GateRefused(Conflict):
+    """A channel's gates refuse a release; nothing was changed.
+
+    Attributes:
+        refusals: of every gate that refuses.
+    """
+
+    default_code = ErrorCode.GATE_REFUSED
+
+    def __init__(self, channel: str, release: str, refusals: tuple[Refusal, ...]) -> None:
+        said = "; ".join(map(str, refusals))
+        super().__init__(
+            f"the gates of channel {channel!r} refuse {release}: {said}. Nothing was changed; in an emergency: "
+            "acemath registry promote --override-gates --reason TEXT",
+            param="release",
+            should_retry=False,
+        )
+        self.refusals = refusals
+
+
+def read_gates(layout: Layout, channel: str) -> Gates:
+    """What a channel asks; nothing when nobody declared anything.
+
+    Raises:
+        InvalidRequest: `channel` can not be a channel's name.
+        VerificationError: GATES_MALFORMED.
+        StorageError: they can not be read.
+    """
+    path = layout.gates(channel)
+    with storage_errors(f"reading the gates of channel {channel}"):
+        try:
+            data = read_file(path, MAX_DOCUMENT_BYTES)
+        except FileNotFoundError:
+            return Gates()
+    document = decode(data, file=path.name, reason=RejectReason.GATES_MALFORMED)
+    try:
+        return Gates.model_validate(document)
+    except ValidationError as error:
+        raise VerificationError(
+            RejectReason.GATES_MALFORMED, "is not gates of this schema; declare them again, or upgrade", file=path.name
+        ) from error
+
+
+def refusals(layout: Layout, gates: Gates, current: Channel | None, release: Release) -> tuple[Refusal, ...]:
+    """Why these gates refuse to let the channel go from `current` to `release`; empty when they do not.
+
+    Raises:
+        NotFound, VerificationError, StorageError: a version, or a status record, can not be read.
+    """
+    found = list(_canaries(layout, gates.canary, release)) if gates.canary is not None else []
+    if current is not None and gates.evaluations:
+        found += _evaluations(layout, gates.evaluations, current.release, release.id)
+    return tuple(found)
+
+
+def _canaries(layout: Layout, asked: CanaryGate, release: Release) -> Iterator[Refusal]:
+    for kind in ModelKind:
+        member = release.member(kind)
+        manifest = read_manifest(member.ref, layout.version(member.ref), manifest_sha256=member.manifest_sha256)
+        states = dict(_states(layout, kind, str(member.ref)))
+        for instance, slot in states.items():
+            if slot.get("state") == SlotState.REJECTED:
+                said = f"{kind.value}/{instance} rejected {member.ref} ({slot.get('reason')}); publish a good version"
+                yield Refusal(GateReason.VERSION_REJECTED, said)
+        if not manifest.canary:
+            said = f"{member.ref} was published without a canary; publish it again with one in its metadata"
+            yield Refusal(GateReason.CANARY_MISSING, said)
+        elif asked is CanaryGate.REPRODUCED and not any(s.get("state") in _REPRODUCED for s in states.values()):
+            said = f"no {kind.value} replica has loaded {member.ref} and reproduced its canary; promote the release on "
+            yield Refusal(GateReason.CANARY_NOT_REPRODUCED, said + "a channel that a spare replica follows, and wait")
+
+
+def _states(layout: Layout, kind: ModelKind, version: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Instance and slot of every replica that says something of this version."""
+    for instance, document in read_statuses(layout, kind.value).items():
+        slots = document.get("slots")
+        for slot in slots if isinstance(slots, list) else []:
+            if isinstance(slot, dict) and slot.get("version") == version:
+                yield instance, slot
+
+
+def _evaluations(layout: Layout, asked: tuple[EvaluationGate, ...], baseline: str, candidate: str) -> Iterator[Refusal]:
+    try:
+        attached = read_evaluation(layout, baseline=baseline, candidate=candidate)
+    except NotFound as error:
+        yield Refusal(GateReason.EVALUATION_MISSING, error.message)
+        return
+    except VerificationError as error:
+        yield Refusal(GateReason.EVALUATION_UNREADABLE, error.message)
+        return
+    if not attached.comparison.complete:
+        said = f"the comparison of {candidate} with {baseline} has problems without an outcome; finish its runs"
+        yield Refusal(GateReason.EVALUATION_INCOMPLETE, said)
+    for gate in asked:
+        refusal = _evaluation(gate, attached)
+        if refusal is not None:
+            yield refusal
+
+
+def _evaluation(gate: EvaluationGate, attached: Attached) -> Refusal | None:
+    name, measured = f"{gate.metric} on {gate.set}", attached.comparison.find(gate.set, gate.metric)
+    if measured is None:
+        has = ", ".join(f"{one.metric} on {one.set}" for one in attached.comparison.results)
+        said = f"the comparison says nothing of {name}, only of {has}; evaluate both releases there"
+        return Refusal(GateReason.EVALUATION_MISSING, said)
+    if measured.problems < gate.min_problems:
+        said = f"{name} has {measured.problems} problems, {gate.min_problems} are asked for; evaluate on more"
+        return Refusal(GateReason.EVALUATION_TOO_SMALL, said)
+    if measured.low < -gate.margin:
+        return Refusal(GateReason.EVALUATION_WORSE, _worse(gate, measured, attached.comparison.level))
+    return None
+
+
+def _worse(gate: EvaluationGate, measured: PairedDifference, level: float) -> str:
+    """The figures in points, and what they ask for: a better model, or more problems."""
+    do = "evaluate on more problems" if measured.high >= 0.0 else "train a better version"
+    return (
+        f"{gate.metric} on {gate.set} is {100 * measured.candidate:.1f} against {100 * measured.baseline:.1f}, a "
+        f"difference of {100 * measured.difference:+.1f} points with a {level:.0%} interval from "
+        f"{100 * measured.low:+.1f} to {100 * measured.high:+.1f}, and {-100 * gate.margin:.1f} is allowed "
+        f"({measured.problems} problems); {do}"
+    )
