@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -150,10 +151,15 @@ def failures(description: str) -> dict[str, Any]:
 
 def inlined(model: type[BaseModel]) -> dict[str, Any]:
     """The model's JSON schema with every `$ref` replaced by what it names: a reference would point elsewhere."""
-    schema = model.model_json_schema()
-    resolved = _resolve(schema, schema.pop("$defs", {}))
+    schema = _schema_of(model)
+    resolved = _resolve({key: value for key, value in schema.items() if key != "$defs"}, schema.get("$defs", {}))
     assert isinstance(resolved, dict)
     return resolved
+
+
+@cache  # every route's failures have the same one
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _resolve(node: object, definitions: dict[str, Any]) -> object:
