@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
@@ -26,9 +25,11 @@ from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared
 from acemath_gateway.solver import Solver
 from acemath_web.health import Readiness
+from doubles import servers
 from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
 from doubles.quotas import MemoryQuotas
+from doubles.servers import client_of
 from doubles.stores import MemoryIdempotency, MemoryLimit
 
 PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
@@ -127,54 +128,30 @@ def unreachable_jobs(settings: GatewaySettings) -> RedisJobStore:
     return RedisJobStore(link, settings.job_rules(), instance="test")
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the test runner's
-
-
-@asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
+def served(app: FastAPI) -> AbstractAsyncContextManager[str]:
     """Serve on a free port of loopback, in this event loop; gives the base URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on")
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            while not server.started:
-                await asyncio.wait({task}, timeout=0.01)
-                if task.done():
-                    task.result()
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+    return servers.served(app, lifespan="on", timeout_graceful_shutdown=2)
 
 
 @asynccontextmanager
 async def gateway_client(gateway: GatewayOnDoubles, **client: Any) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of a served gateway."""
-    async with (
-        served(gateway.app()) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, **client) as session,
-    ):
+    async with served(gateway.app()) as url, client_of(url, **client) as session:
         yield session
 
 
-async def eventually(condition, seconds: float = 3.0) -> None:
-    """Wait until `condition()` is true, at most `seconds`."""
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    assert condition()
+async def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until `condition()` is true; the deadline is a busy machine's, and only a failure waits for it."""
+
+    async def ask() -> object:
+        return condition()
+
+    await eventually_true(ask, seconds)
 
 
-async def eventually_true(ask, seconds: float = 3.0) -> None:
+async def eventually_true(ask: Callable[[], Awaitable[object]], seconds: float = 20.0) -> None:
     """Wait until `await ask()` is true, at most `seconds`."""
-    for _ in range(int(seconds / 0.01)):
-        if await ask():
-            return
+    until = time.monotonic() + seconds
+    while not await ask():
+        assert time.monotonic() < until, f"not within {seconds} s"
         await asyncio.sleep(0.01)
-    assert await ask()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually_true, served
+from doubles.servers import client_of
 
 NDJSON = {"content-type": "application/x-ndjson"}
 HASTY = {"job_idle_seconds": 1.0}
@@ -25,8 +25,7 @@ async def clients(*gateways: GatewayOnDoubles, **more):
         opened = []
         for one in gateways:
             url = await stack.enter_async_context(served(one.app()))
-            client = httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, **more)
-            opened.append(await stack.enter_async_context(client))
+            opened.append(await stack.enter_async_context(client_of(url, **more)))
         yield opened if len(opened) > 1 else opened[0]
 
 
@@ -41,17 +40,16 @@ async def submitted(http: httpx.AsyncClient, content: bytes, **headers) -> str:
     return answer.json()["id"]
 
 
-async def ended(http: httpx.AsyncClient, job: str, seconds: float = 15.0) -> dict:
+async def ended(http: httpx.AsyncClient, job: str, seconds: float = 30.0) -> dict:
     found: dict = {}
 
     async def look() -> bool:
         answer = await http.get(f"/v1/jobs/{job}")
         if answer.status_code == 200:  # 503 while Redis is away
             found.update(answer.json())
-        await asyncio.sleep(0.05)
         return found.get("state", "queued") not in ("queued", "running")
 
-    await eventually_true(look, seconds / 6)
+    await eventually_true(look, seconds)
     return found
 
 

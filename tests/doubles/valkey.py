@@ -29,6 +29,11 @@ class ValkeyServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
     def start(self) -> None:
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.directory, "appendonly": "yes", "save": ""}
         flat = [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -55,7 +60,22 @@ class ValkeyServer:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def flush(self) -> None:
-        assert self.ask("FLUSHALL") == b"+OK\r\n"
+        self.do("FLUSHALL")
+
+    def sync_always(self) -> None:
+        """Write each change to the append-only file before it is answered: a stop from now on loses nothing."""
+        self.do("CONFIG SET appendfsync always")
+
+    def do(self, command: str) -> None:
+        """Have the server do something that it answers with OK."""
+        answer = self.ask(command)
+        assert answer == b"+OK\r\n", (command, answer)
+
+    def number(self, command: str) -> int:
+        """The server's answer to one inline command, when that is a number."""
+        answer = self.ask(command)
+        assert answer.startswith(b":"), (command, answer)
+        return int(answer[1:])
 
     def ask(self, command: str) -> bytes:
         """The server's raw answer to one inline command; empty when there is none."""

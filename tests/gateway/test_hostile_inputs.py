@@ -16,6 +16,7 @@ from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.solve_wire import Limits, job_of
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client, served
 from doubles.hostile import ANSWERED, REFUSED, Hostile
+from doubles.servers import client_of
 
 
 def send(http: httpx.AsyncClient, hostile: Hostile):
@@ -90,7 +91,7 @@ async def test_bytes_that_are_not_http_do_no_harm():
             assert b" 500 " not in answer.split(b"\r\n")[0]
             writer.close()
             await writer.wait_closed()
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        async with client_of(url) as http:
             assert (await http.get("/livez")).status_code == 200
 
 

@@ -4,26 +4,11 @@ import asyncio
 import json
 
 import httpx
-import pytest
 
 from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
 from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually
 from doubles.job_client import NDJSON, clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
-from doubles.valkey import ValkeyServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-def valkey(server):
-    server.flush()
-    return server
-
 
 # ------------------------------------------------------------------------------------------------------ the whole way
 

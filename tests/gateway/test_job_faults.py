@@ -3,21 +3,12 @@
 import asyncio
 from collections import Counter
 
-import pytest
-
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.jobqueue.store import Rules
 from doubles.gateway_app import SCRIPT, eventually
 from doubles.job_client import clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
-from doubles.valkey import ValkeyServer
-
-
-@pytest.fixture
-def valkey(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        yield server
 
 
 def slow(token_seconds: float = 0.05) -> ScriptedPolicy:

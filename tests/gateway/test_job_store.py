@@ -1,58 +1,15 @@
-"""Jobs on a real server of the Redis protocol: nothing half-accepted, nothing run too often, nothing kept twice."""
+"""Jobs on a real server of the Redis protocol: nothing half-accepted, nothing kept twice, and all of it ends."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from gateway.stored_jobs import RULES, done, job, store
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.jobs import JobState, LineState, WebhookState
-from acemath_gateway.adapters.redis_jobs import RedisJobStore
-from acemath_gateway.adapters.redis_link import RedisLink
-from acemath_gateway.jobqueue.store import Finished, Kept, Made, NewJob, Rules
-from acemath_gateway.shared import running
+from acemath_gateway.jobqueue.store import Kept, Made
 from doubles.gateway_app import eventually
-from doubles.valkey import ValkeyServer
-
-IDLE = 0.6
-RULES = Rules(10, 1000, 10_000, window_seconds=60, kept_seconds=60, idle_seconds=60)
-HASTY = replace(RULES, idle_seconds=IDLE)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
-@pytest.fixture
-def valkey(server):
-    server.flush()
-    return server
-
-
-@asynccontextmanager
-async def store(url: str, rules: Rules = RULES, name: str = "a"):
-    """One gateway's; nothing beats by itself, so that it is a dead one's once nothing is called any more."""
-    link = RedisLink(url, timeout_seconds=3.0, on_change=lambda up: None)
-    opened = RedisJobStore(link, rules, instance=name)
-    await link.connect()
-    opened._others_rest_until = 0.0
-    try:
-        async with running("watch", link.watch()):
-            yield opened
-    finally:
-        await link.close()
-
-
-def job(name: str = "j", lines: int = 3, **other) -> NewJob:
-    bodies = [f'{{"problem": "{i}"}}'.encode() for i in range(1, lines + 1)]
-    return NewJob(**{"id": name, "owner": "me", "fingerprint": "f", "lines": bodies, "webhook_url": None} | other)
-
-
-def done(line: int, state: LineState = LineState.SUCCEEDED, row: bytes | None = None) -> Finished:
-    return Finished(state, row or f'{{"line": {line}}}'.encode(), 10, 20)
 
 
 async def test_a_job_is_taken_line_by_line_and_ends_with_its_last_result(valkey):
@@ -125,87 +82,6 @@ async def test_racing_jobs_never_overfill_the_queue(valkey):
         assert b":new:" not in valkey.ask("KEYS *")
 
 
-# --------------------------------------------------------------------------------------------------- workers that die
-
-
-async def test_a_dead_workers_line_goes_to_another_and_not_a_living_ones(valkey):
-    async with store(valkey.url, HASTY, "dead") as dead, store(valkey.url, HASTY, "alive") as alive:
-        await dead.make(job(lines=2))
-        lost, kept = await dead.take(), await alive.take()
-        for _ in range(6):
-            await asyncio.sleep(IDLE / 4)
-            assert await alive.beat() == []
-        again = await dead.take()
-        assert (again.line, again.runs) == (lost.line, 2)  # of two that it could take over, only its own was idle
-        assert await alive.finish(kept, done(kept.line)) is Kept.KEPT
-
-
-async def test_a_line_has_one_result_whoever_comes_with_another(valkey):
-    async with store(valkey.url, HASTY) as slow, store(valkey.url, HASTY) as quick:
-        await slow.make(job(lines=2))
-        line = await slow.take()
-        await asyncio.sleep(1.2 * IDLE)
-        taken_over = await quick.take()
-        assert taken_over.line == line.line
-        assert await slow.beat() == [line]  # and is told so
-        assert await slow.finish(line, done(1, row=b"slow")) is Kept.KEPT
-        assert await quick.finish(taken_over, done(1, row=b"quick")) is Kept.KNOWN
-        assert await quick.results("j", [1]) == [b"slow"] and (await quick.read("j")).done == 1
-        assert await quick.beat() == []
-
-
-async def test_each_time_that_a_line_is_taken_up_counts(valkey):
-    async with store(valkey.url, HASTY) as a:
-        await a.make(job(lines=1))
-        runs = []
-        for _ in range(3):
-            runs.append((await a.take()).runs)
-            await asyncio.sleep(1.2 * IDLE)
-        assert runs == [1, 2, 3]
-
-
-async def test_a_line_that_is_put_back_comes_when_it_should(valkey):
-    async with store(valkey.url, HASTY) as a, store(valkey.url, HASTY) as b:
-        await a.make(job(lines=1))
-        await a.put_back(await a.take(), after_seconds=0.0, count=False)
-        line = await b.take()
-        assert line.runs == 1
-        await b.put_back(line, after_seconds=IDLE / 2, count=True)
-        assert await a.take() is None and (await a.read("j")).running == 0
-        await asyncio.sleep(0.6 * IDLE)
-        assert (await a.take()).runs == 2
-
-
-async def test_a_call_that_is_sent_twice_takes_one_line(valkey):
-    async with store(valkey.url, HASTY) as a:
-        await a.make(job())
-        run = a._link.run
-
-        async def twice(script, keys, args, **other):
-            first = await run(script, keys, args, **other)
-            second = await run(script, keys, args, **other)
-            return second if isinstance(second, list) else first
-
-        a._link.run = twice
-        lines = [await a.take(), await a.take()]
-        assert [(line.line, line.runs) for line in lines] == [(1, 1), (2, 1)]
-        await a.put_back(lines[0], after_seconds=0.0, count=False)
-        assert await a.finish(lines[1], done(2)) is Kept.KEPT
-        assert (await a.take()).line == 1
-        assert (await a.read("j")).done == 1 and (await a.stock()).lines == 2
-
-
-async def test_right_after_redis_was_away_nothing_is_taken_from_others(valkey):
-    async with store(valkey.url, HASTY) as dead, store(valkey.url, HASTY) as alive:
-        await dead.make(job(lines=1))
-        await dead.take()
-        await asyncio.sleep(1.2 * IDLE)
-        await alive._assert_again()
-        assert await alive.take() is None
-        await asyncio.sleep(1.2 * IDLE)
-        assert (await alive.take()).runs == 2
-
-
 # ------------------------------------------------------------------------------------------- ends, bounds and restarts
 
 
@@ -224,21 +100,27 @@ async def test_a_cancelled_job_gives_no_more_lines_and_stops_those_that_run(valk
 
 
 async def test_a_job_over_its_time_ends_and_what_it_has_is_kept(valkey):
-    async with store(valkey.url, replace(RULES, window_seconds=1)) as a:
+    async with store(valkey.url) as a:
         await a.make(job(webhook_url="https://hooks.test/"))
         await a.finish(await a.take(), done(1))
-        await asyncio.sleep(1.05)
+        made = await a.read("j")
+        assert made.expires - made.created == RULES.window_seconds
+        valkey.ask("HINCRBY acemath:job:j until -60000")  # as if that had passed
         assert await a.take() is None
         ended = await a.read("j")
         assert (ended.state, ended.done, ended.webhook_state) == (JobState.EXPIRED, 1, WebhookState.PENDING)
 
 
 async def test_all_of_a_job_is_forgotten_in_time(valkey):
-    async with store(valkey.url, replace(RULES, kept_seconds=1)) as a:
+    async with store(valkey.url) as a:
         await a.make(job(lines=1))
         await a.make(job("other", lines=1))
         await a.finish(await a.take(), done(1))
-        await asyncio.sleep(1.1)
+        kept = [key.decode() for key in valkey.ask("KEYS acemath:job:j*").split(b"\r\n")[2::2]]
+        assert len(kept) == 3 and all(0 < valkey.number(f"PTTL {key}") <= 60_000 for key in kept)
+        for key in kept:
+            valkey.ask(f"PEXPIRE {key} 1")  # as if that had passed
+        await eventually(lambda: valkey.ask("KEYS acemath:job:j*") == b"*0\r\n")
         assert await a.read("j") is None and await a.results("j", [1]) == [None]
         await a.make(job("third", lines=1))
         assert b"acemath:job:j" not in valkey.ask("KEYS *") and b"\nj\r" not in valkey.ask(
@@ -256,21 +138,20 @@ async def test_results_have_a_largest_size(valkey):
         assert (await a.read("j")).state is JobState.COMPLETED
 
 
-async def test_jobs_survive_a_restart_of_the_server(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        async with store(server.url) as a:
-            await a.make(job())
-            line = await a.take()
-            await a.finish(await a.take(), done(2))
-            await asyncio.sleep(1.1)  # the append-only file is synced every second
-            server.stop()
-            with pytest.raises(Unavailable) as away:
-                await a.make(job("other"))
-            assert away.value.code is ErrorCode.JOBS_UNAVAILABLE and away.value.retry_after
-            server.start()
-            await eventually(lambda: a._link.up)
-            assert await a.beat() == [] and await a.finish(line, done(1)) is Kept.KEPT
-            assert (await a.take()).line == 3 and (await a.read("j")).done == 2
+async def test_jobs_survive_a_restart_of_the_server(valkey):
+    valkey.sync_always()
+    async with store(valkey.url) as a:
+        await a.make(job())
+        line = await a.take()
+        await a.finish(await a.take(), done(2))
+        valkey.stop()
+        with pytest.raises(Unavailable) as away:
+            await a.make(job("other"))
+        assert away.value.code is ErrorCode.JOBS_UNAVAILABLE and away.value.retry_after
+        valkey.start()
+        await eventually(lambda: a._link.up)
+        assert await a.beat() == [] and await a.finish(line, done(1)) is Kept.KEPT
+        assert (await a.take()).line == 3 and (await a.read("j")).done == 2
 
 
 async def test_the_list_is_the_callers_and_the_youngest_first(valkey):
@@ -288,26 +169,26 @@ async def test_the_stock_says_how_much_waits_and_for_how_long(valkey):
         await a.make(job(lines=1))
         await a.finish(await a.take(), done(1))
         await a.make(job("k", lines=4))
-        await asyncio.sleep(0.2)
+        valkey.ask("HINCRBY acemath:job:k created -60000")
         stock = await a.stock()
-        assert stock.lines == 4 and 0.2 <= stock.oldest_seconds < 2
+        assert stock.lines == 4 and stock.oldest_seconds == pytest.approx(60, abs=20)
         assert (stock.jobs[JobState.QUEUED], stock.jobs[JobState.COMPLETED]) == (1, 1)
 
 
 async def test_a_notice_is_due_at_the_end_and_again_until_it_is_done(valkey):
     async with store(valkey.url) as a, store(valkey.url) as b:
         await a.make(job(lines=1, webhook_url="https://hooks.test/x"))
-        assert await a.due_notice(0.2) is None
+        assert await a.due_notice(60) is None
         await a.finish(await a.take(), done(1))
-        first = await a.due_notice(0.2)
+        first = await a.due_notice(60)
         assert (first.job.id, first.attempt, first.job.webhook_url) == ("j", 1, "https://hooks.test/x")
-        assert await b.due_notice(0.2) is None
-        await asyncio.sleep(0.25)
-        assert (await b.due_notice(5)).attempt == 2  # whoever had it is gone
-        await b.notice_done("j", "HTTP 500", 0.1)
-        assert (await b.read("j")).webhook_problem == "HTTP 500"
-        await asyncio.sleep(0.15)
-        assert (await a.due_notice(5)).attempt == 3
+        assert await b.due_notice(60) is None
+        valkey.ask("ZINCRBY acemath:jobs:notices -60000 j")  # a minute later whoever had it is gone
+        assert (await b.due_notice(60)).attempt == 2
+        await b.notice_done("j", "HTTP 500", 30)
+        assert (await b.read("j")).webhook_problem == "HTTP 500" and await a.due_notice(60) is None
+        valkey.ask("ZINCRBY acemath:jobs:notices -30000 j")
+        assert (await a.due_notice(60)).attempt == 3
         await a.notice_done("j", None, None)
         told = await a.read("j")
         assert (told.webhook_state, told.webhook_problem, told.webhook_attempts) == (WebhookState.DELIVERED, None, 3)

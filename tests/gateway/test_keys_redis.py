@@ -4,23 +4,17 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import httpx
-import pytest
 from registry.tiny import METADATA, write_checkpoint
 
 from acemath_gateway.keys.access import FILE_CALLER
 from acemath_registry import Registry
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually_true, served
+from doubles.servers import client_of
 from doubles.valkey import ValkeyServer
 
 ADMIN, FROM_FILE = "a" * 40, "f" * 40
 AS_ADMIN = {"authorization": f"Bearer {ADMIN}"}
 SOLVE = {"problem": PROBLEM, "n": 2, "seed": 0}
-
-
-@pytest.fixture
-def valkey(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        yield server
 
 
 @asynccontextmanager
@@ -37,8 +31,8 @@ async def replicas(valkey: ValkeyServer, tmp_path, *, slow: float = 0.0, **setti
     async with (
         served(gateways[0].app()) as first,
         served(gateways[1].app()) as second,
-        httpx.AsyncClient(base_url=first, trust_env=False, timeout=20) as a,
-        httpx.AsyncClient(base_url=second, trust_env=False, timeout=20) as b,
+        client_of(first) as a,
+        client_of(second) as b,
     ):
         yield a, b
 

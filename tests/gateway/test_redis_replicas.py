@@ -5,9 +5,9 @@ import time
 from contextlib import asynccontextmanager
 
 import httpx
-import pytest
 
-from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, served
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, eventually_true, served
+from doubles.servers import client_of
 from doubles.valkey import ValkeyServer
 
 SOLVE = {"problem": PROBLEM, "n": 4, "seed": 0}
@@ -17,12 +17,6 @@ SETTINGS = {
     "max_queued_requests": 0,
     "redis_timeout_seconds": 1.0,
 }
-
-
-@pytest.fixture
-def valkey(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        yield server
 
 
 class Replica:
@@ -45,11 +39,10 @@ class Replica:
         return "acemath_gateway_redis_up 1.0" in (await self.http.get("/metrics")).text
 
     async def knows_redis(self, up: bool) -> None:
-        for _ in range(300):
-            if await self.redis_up() == up:
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(f"redis_up is not {up}")
+        async def known() -> bool:
+            return await self.redis_up() == up
+
+        await eventually_true(known)
 
 
 @asynccontextmanager
@@ -60,8 +53,8 @@ async def replicas(valkey: ValkeyServer, slow: float = 0.0):
     async with (
         served(gateways[0].app()) as first,
         served(gateways[1].app()) as second,
-        httpx.AsyncClient(base_url=first, trust_env=False, timeout=20) as a,
-        httpx.AsyncClient(base_url=second, trust_env=False, timeout=20) as b,
+        client_of(first) as a,
+        client_of(second) as b,
     ):
         yield Replica(gateways[0], a), Replica(gateways[1], b)
 

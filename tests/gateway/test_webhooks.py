@@ -26,16 +26,9 @@ from acemath_gateway.jobqueue.signing import signed_headers, signing_key
 from acemath_gateway.settings import GatewaySettings
 from doubles.gateway_app import GatewayOnDoubles, eventually_true
 from doubles.job_client import NDJSON, clients, ended, file, gateway
-from doubles.valkey import ValkeyServer
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
-    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
 
 
 @pytest.fixture
@@ -312,7 +305,6 @@ async def test_after_the_last_attempt_the_message_has_failed_and_the_job_says_wh
 
 
 async def test_a_gateway_without_webhooks_says_so_and_takes_no_line(valkey):
-    valkey.flush()
     async with clients(gateway(valkey)) as http:
         headers = NDJSON | {"x-acemath-webhook": "https://hooks.test/"}
         refused = await http.post("/v1/jobs", content=file(1), headers=headers)

@@ -1,0 +1,24 @@
+"""What the gateway's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from doubles.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="module")
+def valkey_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_of_module: ValkeyServer) -> ValkeyServer:
+    """The module's server of the Redis protocol: there, and empty."""
+    if not valkey_of_module.running:
+        valkey_of_module.start()
+    valkey_of_module.flush()
+    return valkey_of_module
