@@ -83,11 +83,13 @@ CONTEXT: list[ChatMessage] = [{"role": "user", "content": "How many apples?"}]
 def test_pieces_have_the_ids_of_the_whole(kind: str, template: str, text: str, borders: list[int]) -> None:
     encoder = encoder_of(kind, template)
     places = sorted({0, len(text), *(border % (len(text) + 1) for border in borders)})
-    turn = encoder.growing(encoder.open_turn(CONTEXT))
+    opened = encoder.open_turn(CONTEXT)
+    turn = encoder.growing(opened)
     ids = [i for start, stop in itertools.pairwise(places) for i in turn.add(text[start:stop])]
     expected = encoder.encode_conversation([*CONTEXT, {"role": "assistant", "content": text}])
     assert ids == expected[: len(ids)], "nothing is taken back"
     assert ids + turn.end() == expected
+    assert encoder.encode_turn(opened, text) == expected
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "digits", "qwen2", "llama3"])

@@ -111,6 +111,14 @@ class PromptEncoder:
         after = self._encode([Piece("".join(behind[1:]), from_caller=False)])
         return OpenTurn(tuple(before), head, behind[0], tuple(after), self._template.trims)
 
+    def encode_turn(self, turn: OpenTurn, text: str) -> list[int]:
+        """Ids of the finished conversation with this text as its last turn: those of `encode_conversation`.
+
+        What stands around the turn is rendered and encoded once for all texts.
+        """
+        text = text.strip() if turn.trims else text
+        return [*turn.before, *self._encode_text(turn.head + text + turn.tail), *turn.after]
+
     def growing(self, turn: OpenTurn) -> GrowingTurn:
         """The ids of the conversation as the turn's text arrives."""
         return GrowingTurn(turn, self._encode_text, self._cuts)
@@ -135,7 +143,10 @@ class PromptEncoder:
         return ids, "".join(plain)
 
     def _encode_text(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else []
+        if not text:
+            return []
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # it makes no offsets
+        return list(encoding.ids)
 
     def _check_against_plain_rendering(self, tokenizer_json: str) -> None:
         plain = Tokenizer.from_str(tokenizer_json)

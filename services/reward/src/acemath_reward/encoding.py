@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from acemath_core.errors import ErrorCode, InvalidRequest, TooLarge
 from acemath_core.prompts import ChatMessage, reward_context
 from acemath_core.wire import ScoreRequest, ScoreUsage, TokenCandidate
-from acemath_prompts import PromptEncoder, TemplateError
+from acemath_prompts import OpenTurn, PromptEncoder, TemplateError
 from acemath_reward.activation import Head
 from acemath_reward.batching import Encoded
 from acemath_reward.rendered import RenderedText
@@ -116,13 +116,13 @@ def encode_candidates(
         InvalidRequest: as `encode`.
     """
     try:
-        prompt = vocabulary.encoder.encode_prompt(context)
-        end = vocabulary.encoder.turn_end(context)
-        whole = [_whole(param, candidate, context, prompt, end, vocabulary) for param, candidate in candidates]
+        ids = any(isinstance(candidate, TokenCandidate) for _, candidate in candidates)
+        around = _Around.of(context, vocabulary.encoder, ids=ids)
+        found = [_whole(param, candidate, around, vocabulary) for param, candidate in candidates]
     except TemplateError as error:
         message = f"the model's chat template refuses {context_param}: {error}"
         raise InvalidRequest(message, param=context_param) from error
-    return [_split(prompt, ids) for ids in whole], len(prompt)
+    return [_split(around.prompt, whole) for whole in found], len(around.prompt)
 
 
 def _context(request: ScoreRequest) -> list[ChatMessage]:
@@ -131,18 +131,32 @@ def _context(request: ScoreRequest) -> list[ChatMessage]:
     return reward_context([{"role": turn.role, "content": turn.content} for turn in request.messages])
 
 
-def _whole(
-    param: str,
-    candidate: str | TokenCandidate,
-    context: list[ChatMessage],
-    prompt: list[int],
-    end: list[int],
-    vocabulary: Vocabulary,
-) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What all candidates of a context share.
+
+    Attributes:
+        prompt: ids of the generation prompt.
+        turn: what stands around a candidate's text.
+        end: ids that the template puts behind it; only candidates that come as ids need them.
+    """
+
+    prompt: list[int]
+    turn: OpenTurn
+    end: list[int]
+
+    @classmethod
+    def of(cls, context: list[ChatMessage], encoder: PromptEncoder, *, ids: bool) -> _Around:
+        """Raises `TemplateError`."""
+        end = encoder.turn_end(context) if ids else []
+        return cls(encoder.encode_prompt(context), encoder.open_turn(context), end)
+
+
+def _whole(param: str, candidate: str | TokenCandidate, around: _Around, vocabulary: Vocabulary) -> list[int]:
     if isinstance(candidate, TokenCandidate):
-        ids = prompt + _checked(param, candidate.token_ids, end, vocabulary) + end
+        ids = around.prompt + _checked(param, candidate.token_ids, around.end, vocabulary) + around.end
     else:
-        ids = vocabulary.encoder.encode_conversation([*context, {"role": "assistant", "content": candidate}])
+        ids = vocabulary.encoder.encode_turn(around.turn, candidate)
     check_length(param, ids, vocabulary)
     return ids
 
