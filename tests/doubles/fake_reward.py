@@ -35,6 +35,7 @@ from starlette.types import ASGIApp
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
 from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, InvalidRequest, ServiceError
 from acemath_core.wire import (
+    MODEL_HEADER,
     ScoreItem,
     ScoreRequest,
     ScoreResponse,
@@ -124,7 +125,8 @@ class FakeReward:
             raise self.failure
         model, lengths = self.check(body)
         if body.stream:
-            return StreamingResponse(self._events(body, model, lengths, deadline), media_type="text/event-stream")
+            events, headers = self._events(body, model, lengths, deadline), {MODEL_HEADER: model}
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         gone = asyncio.ensure_future(_disconnected(request))
         work = asyncio.ensure_future(self._all(body, model, lengths, deadline))
         try:
@@ -174,6 +176,11 @@ class FakeReward:
         except TimeoutError as error:
             self.expired += 1
             raise DeadlineExceeded("the request's deadline passed before its candidates were scored") from error
+
+    @property
+    def posted(self) -> int:
+        """Candidates that came with a POST."""
+        return sum(len(request.candidates) for request in self.requests)
 
     def check(self, body: ScoreRequest) -> tuple[str, list[int]]:
         """The version that scores a request and its candidates' lengths; raises what refuses it."""

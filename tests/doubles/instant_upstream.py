@@ -48,7 +48,7 @@ def routes_of_reward(version: str, endpoint: str, max_words: int = CONTEXT_LENGT
     """What the reward service answers; a candidate of more than `max_words` is too long for it."""
     return {
         b"/v1/slots": lambda _: _slots(version, endpoint),
-        b"/v1/score": lambda body: _scores(version, max_words, json.loads(body)["candidates"]),
+        b"/v1/score": lambda body: _scores(version, max_words, json.loads(body)),
     }
 
 
@@ -109,14 +109,20 @@ def _chat_of(texts: list[str]) -> bytes:
     return _json(head | {"choices": choices, "usage": usage})
 
 
-def _scores(version: str, max_words: int, candidates: list[str]) -> bytes:
-    if any(len(text.split()) > max_words for text in candidates):
+def _scores(version: str, max_words: int, body: dict[str, Any]) -> bytes:
+    texts: list[str] = body["candidates"]
+    if any(len(text.split()) > max_words for text in texts):
         return _refusal("too long", "context_length_exceeded")
-    count = len(candidates)
-    data = [{"index": i, "score": zlib.crc32(t.encode()) / 2**32, "tokens": TOKENS} for i, t in enumerate(candidates)]
-    usage = {"prompt_tokens": 100, "candidate_tokens": TOKENS * count, "total_tokens": 100 + TOKENS * count}
+    data = [{"index": i, "score": zlib.crc32(t.encode()) / 2**32, "tokens": TOKENS} for i, t in enumerate(texts)]
+    usage = {"prompt_tokens": 100, "candidate_tokens": TOKENS * len(texts), "total_tokens": 100 + TOKENS * len(texts)}
     timings = dict.fromkeys(["tokenize_seconds", "queue_seconds", "compute_seconds", "total_seconds"], 0.0)
-    return _json({"model": version, "data": data, "usage": usage, "timings": timings})
+    end: dict[str, object] = {"model": version, "usage": usage, "timings": timings}
+    if not body.get("stream"):
+        return _json(end | {"data": data})
+    events = [("score", item) for item in data] + [("done", end)]
+    said = "".join(f"event: {name}\ndata: {json.dumps(event)}\n\n" for name, event in events)
+    model = b"x-acemath-model: %b\r\n" % version.encode()
+    return _response(said.encode(), b"text/event-stream; charset=utf-8", headers=model)
 
 
 def _refusal(message: str, code: str | None) -> bytes:
@@ -132,8 +138,9 @@ def _json(said: object) -> bytes:
     return _response(json.dumps(said).encode(), b"application/json")
 
 
-def _response(body: bytes, kind: bytes, status: bytes = b"200 OK") -> bytes:
-    return b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (status, kind, len(body), body)
+def _response(body: bytes, kind: bytes, status: bytes = b"200 OK", headers: bytes = b"") -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\n%bcontent-length: %d\r\n\r\n" % (status, kind, headers, len(body))
+    return head + body
 
 
 _NOT_FOUND = _response(b'{"error": {"message": "no such path"}}', b"application/json", b"404 Not Found")

@@ -166,7 +166,7 @@ async def faulty(policy: Script | str = WELL, reward: Script | str = SCORED, **m
     async with servers[0].serving() as first, servers[1].serving() as second:
         urls = [unused_url() if script == DEAD else url for script, url in ((policy, first), (reward, second))]
         target = replace(TARGET, policy_endpoints=(urls[0],), reward_endpoints=(urls[1],), context_length=None)
-        adapters = {"policy": VllmPolicy(upstreams[0]), "scorer": HttpScorer(upstreams[1])}
+        adapters = {"policy": VllmPolicy(upstreams[0]), "scorer": HttpScorer(upstreams[1], most_together=1)}
         gateway = GatewayOnDoubles(release=FixedRelease(target), **(adapters | more))
         async with (
             served(gateway.app()) as url,

@@ -37,7 +37,11 @@ class Rig:
         self.scorer = HttpScorer(self.upstream)
 
     async def score(self, *endpoints: str, text: str = "\\boxed{24}", seconds: float = 5.0) -> float:
-        return await self.scorer.score(target(*endpoints), CONTEXT, text, Deadline.after(seconds))
+        return await self.score_by(Deadline.after(seconds), *endpoints, text=text)
+
+    async def score_by(self, deadline: Deadline, *endpoints: str, text: str) -> float:
+        async with self.scorer.session(target(*endpoints), CONTEXT, deadline) as session:
+            return await session.score(0, text)
 
     def calls(self, result: str) -> float:
         return self.metric("upstream_calls_total", role="reward", result=result)
@@ -194,7 +198,7 @@ async def test_overload_is_not_waited_for_past_the_deadline(rig: Rig, reward: Fa
     deadline = Deadline.after(0.06)
     async with served(reward.app) as url:
         with pytest.raises((Unavailable, DeadlineExceeded)):  # the second where the machine was slower than the answer
-            await rig.scorer.score(target(url), CONTEXT, "x", deadline)
+            await rig.score_by(deadline, url, text="x")
 
 
 @pytest.mark.parametrize("error", [ServiceError("this batch failed"), Unavailable("x", code=ErrorCode.NOT_READY)])

@@ -106,6 +106,10 @@ class ScoreRequest(Wire):
         return self
 
 
+MODEL_HEADER = "x-acemath-model"
+"""Of a stream of scores: the name@version that gives them, known before the first."""
+
+
 class ScoreItem(Wire):
     """The score of one candidate: a raw float32 logit; only comparisons within a problem are meaningful."""
 

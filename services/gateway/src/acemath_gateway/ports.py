@@ -93,7 +93,7 @@ class ScoringSession(Protocol):
         """The raw score of candidate `index`, which is complete; asked for once.
 
         Its pieces, in order, are how the candidate begins; there need not be any. Cancelling the call takes the
-        candidate out of the scorer's queue.
+        candidate out of the scorer's queue; where several were sent together, cancelling all of theirs does.
 
         Raises:
             Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica could score it in time.

@@ -2,7 +2,7 @@
 
 With `stream=true` the answer is server-sent events: `score` with `{index, score, tokens}` for each candidate as it is
 ready, then `done` with `{model, usage, timings}`; or `error` with an error body instead of the rest. What can be said
-before the first score has its own status, as without `stream`.
+before the first score has its own status, as without `stream`; the header `x-acemath-model` says who scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
 from acemath_core.errors import ErrorCode, ServiceError
-from acemath_core.wire import ScoreItem, ScoreRequest, ScoreResponse, Slot
+from acemath_core.wire import MODEL_HEADER, ScoreItem, ScoreRequest, ScoreResponse, Slot
 from acemath_reward.scoring import ScoreService, Scoring
 from acemath_web.errors import error_body
 
@@ -94,7 +94,8 @@ class _ScoreStream(StreamingResponse):
 
     def __init__(self, stack: contextlib.AsyncExitStack, scoring: Scoring) -> None:
         self._stack, self._body = stack, _with_keep_alive(_events(scoring))
-        super().__init__(self._body, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        headers = {"cache-control": "no-store", MODEL_HEADER: scoring.model}
+        super().__init__(self._body, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; then leave the call."""

@@ -1,26 +1,28 @@
-"""Scores from the reward service: one `POST /v1/score` for each candidate, as soon as the candidate is there.
+"""Scores from the reward service: a candidate is asked for as soon as it is there, with those that end beside it.
 
-The service batches across calls, so that one candidate a call costs nothing there and each score comes when it is
-ready. Scoring has no side effect: any failure may be tried again at another replica, within the retry budget.
-An overloaded service is waited for, since the candidates behind it have been paid for.
+Candidates of one job that end in the same turn of the event loop go in one `POST /v1/score`, which then streams each
+score; one that ends alone goes alone, and none ever waits for another. The service batches across calls, so that a
+call more costs nothing there but its own handling. Scoring has no side effect: any failure may be tried again at
+another replica, within the retry budget. An overloaded service is waited for, since the candidates behind it have been
+paid for.
+
+What a call for several does not score because of one of them (it is refused, or answered with nonsense) is asked for
+one by one, so that each candidate has its own score or its own failure, as if it had been alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-
-from pydantic import ValidationError
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage
-from acemath_core.wire import ScoreRequest, ScoreResponse, Turn
+from acemath_core.wire import MAX_CANDIDATES, Turn
 from acemath_gateway.adapters.http import CallFailed, Upstream
+from acemath_gateway.adapters.reward_call import ScoreCall, Wanted
 from acemath_gateway.metrics import CallResult
 from acemath_gateway.ports import ReleaseTarget
 
@@ -37,40 +39,47 @@ class HttpScorer:
         upstream: connections to them.
         patience_seconds: longest wait for one service while there is another one to ask; never more than half of what
             is left of the request's time.
+        most_together: candidates in one call.
     """
 
-    def __init__(self, upstream: Upstream, *, patience_seconds: float = 30.0) -> None:
-        self._upstream, self._patience = upstream, patience_seconds
+    def __init__(
+        self, upstream: Upstream, *, patience_seconds: float = 30.0, most_together: int = MAX_CANDIDATES
+    ) -> None:
+        self._upstream, self._patience, self.most_together = upstream, patience_seconds, most_together
 
     @asynccontextmanager
     async def session(
         self, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
     ) -> AsyncIterator[HttpSession]:
         """See `ScorerPort`."""
-        yield HttpSession(self, release, context, deadline)
+        session = HttpSession(self, release, context, deadline)
+        try:
+            yield session
+        finally:
+            await session.close()
 
-    async def score(
-        self, release: ReleaseTarget, context: Sequence[ChatMessage], candidate: str, deadline: Deadline
-    ) -> float:
-        """The raw score of one candidate.
+    async def ask(self, release: ReleaseTarget, call: ScoreCall, wanted: Sequence[Wanted], deadline: Deadline) -> None:
+        """Have candidates scored; each gets its score when it comes.
 
         Raises:
-            Unavailable: (`reward_unavailable`, `reward_overloaded`) no replica gave a score.
-            DeadlineExceeded: none did in time.
-            InvalidRequest: the service cannot score this candidate.
+            InvalidRequest: the service cannot score one of them.
+            CallFailed: no replica scored all of them.
         """
-        turns = [Turn(role=turn["role"], content=turn["content"]) for turn in context]
-        request = ScoreRequest(messages=turns, candidates=[candidate], model=release.reward)
         self._upstream.budget.earn()
         round_ = 0
         while True:
             try:
-                return await self._any_replica(release, request, deadline)
+                return await self._any_replica(release, call, wanted, deadline)
             except CallFailed as error:
                 if error.result not in _FULL:
-                    raise _declared(error, deadline) from error
+                    raise
                 await self._wait(error, round_, deadline)
                 round_ += 1
+
+    def call(self, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline) -> ScoreCall:
+        """What every call of one job has in common."""
+        turns = [Turn(role=turn["role"], content=turn["content"]) for turn in context]
+        return ScoreCall(self._upstream, release.reward, turns, deadline)
 
     def give_up(self, deadline: Deadline, *, others: int) -> Deadline:
         """When to leave a replica that says nothing: in time to ask another one, where there is one."""
@@ -78,7 +87,9 @@ class HttpScorer:
             return deadline
         return Deadline.after(min(self._patience, deadline.remaining() / 2))
 
-    async def _any_replica(self, release: ReleaseTarget, request: ScoreRequest, deadline: Deadline) -> float:
+    async def _any_replica(
+        self, release: ReleaseTarget, call: ScoreCall, wanted: Sequence[Wanted], deadline: Deadline
+    ) -> None:
         failure = CallFailed(CallResult.UNREACHABLE, "is nowhere to be found")
         replicas = self._upstream.replicas
         ordered = replicas.order(release.reward_endpoints)
@@ -87,14 +98,16 @@ class HttpScorer:
                 break
             give_up = self.give_up(deadline, others=len(ordered) - attempt - 1)
             try:
-                score = await self._one(endpoint, release.reward, request, deadline, give_up)
+                await call.ask(endpoint, [one for one in wanted if one.waiting], give_up)
             except CallFailed as error:
                 failure = error
                 if error.result not in _FULL:
                     replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
+                if not any(one.waiting for one in wanted):  # it failed with everything said
+                    return
             else:
                 replicas.well(endpoint)
-                return score
+                return
         raise failure
 
     def _try_again(self, failure: CallFailed, deadline: Deadline, *, alone: bool) -> bool:
@@ -112,70 +125,100 @@ class HttpScorer:
     def _count_retry(self) -> None:
         self._upstream.metrics.upstream_retries.labels(self._upstream.role).inc()
 
-    async def _one(
-        self, endpoint: str, version: str, request: ScoreRequest, deadline: Deadline, give_up: Deadline
-    ) -> float:
-        metrics, role = self._upstream.metrics, self._upstream.role
-        started, result = time.monotonic(), CallResult.CANCELLED
-        try:
-            with self._upstream.replicas.working(endpoint, 1):
-                body = request.model_dump(mode="json", exclude_none=True)
-                answer = await self._upstream.post(f"{endpoint}/v1/score", body, deadline, give_up=give_up)
-            score = _score_in(answer, version)
-            result = CallResult.OK
-            return score
-        except InvalidRequest:
-            result = CallResult.REFUSED
-            raise
-        except CallFailed as error:
-            result = error.result
-            if result is CallResult.MISMATCH:
-                metrics.version_mismatch.labels(role).inc()
-            raise
-        finally:
-            metrics.upstream_calls.labels(role, result).inc()
-            metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)
-
     async def _wait(self, failure: CallFailed, round_: int, deadline: Deadline) -> None:
         """Until the service may have room: what it asked for, else longer each round, spread so that we come apart.
 
         Raises:
-            Unavailable: (`reward_overloaded`) that would be after the deadline.
+            CallFailed: that would be after the deadline.
         """
         own = min(_FIRST_WAIT_SECONDS[failure.result] * 2 ** min(round_, _DOUBLINGS), _LONGEST_WAIT_SECONDS)
         seconds = (failure.retry_after or own) * random.uniform(1.0, 1.25)
         if seconds >= deadline.remaining():
-            raise _declared(failure, deadline)
+            raise failure
         await asyncio.sleep(seconds)
         self._count_retry()
 
 
 class HttpSession:
-    """`ScoringSession` of calls that have nothing to do with each other."""
+    """`ScoringSession` of calls that have nothing to do with each other.
+
+    Args:
+        scorer: makes them.
+        release: who scores.
+        context: the turns that candidates answer.
+        deadline: the job's.
+    """
 
     def __init__(
         self, scorer: HttpScorer, release: ReleaseTarget, context: Sequence[ChatMessage], deadline: Deadline
     ) -> None:
-        self._scorer, self._release, self._context, self._deadline = scorer, release, context, deadline
+        self._scorer, self._release, self._deadline = scorer, release, deadline
+        self._call = scorer.call(release, context, deadline)
+        self._gathered: list[Wanted] = []
+        self._under_way: set[asyncio.Task[None]] = set()
 
     def piece(self, index: int, text: str) -> None:
         """Nothing: the whole candidate is sent when it is complete."""
 
     async def score(self, index: int, candidate: str) -> float:
-        """See `ScoringSession`."""
-        return await self._scorer.score(self._release, self._context, candidate, self._deadline)
+        """See `ScoringSession`; of candidates that went together, the last one to be cancelled takes the call along."""
+        wanted = Wanted(candidate)
+        self._gathered.append(wanted)
+        if len(self._gathered) == 1:  # whoever else has ended in this turn of the loop comes before `_send` does
+            asyncio.get_running_loop().call_soon(self._send)
+        return await wanted.score
+
+    async def close(self) -> None:
+        """Give up what is not scored."""
+        for one in self._gathered:
+            one.score.cancel()
+        calls = set(self._under_way)
+        for task in calls:
+            task.cancel()
+        if calls:
+            await asyncio.wait(calls)
+
+    def _send(self) -> None:
+        gathered, self._gathered = [one for one in self._gathered if one.waiting], []
+        for first in range(0, len(gathered), self._scorer.most_together):
+            self._begin(gathered[first : first + self._scorer.most_together])
+
+    def _begin(self, wanted: Sequence[Wanted]) -> None:
+        """Ask for these; when nobody waits for any of them any more, that ends."""
+        task = asyncio.create_task(self._deliver(wanted), name="score")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+        def left(score: asyncio.Future[float]) -> None:
+            if score.cancelled() and not any(one.waiting for one in wanted):
+                task.cancel()
+
+        for one in wanted:
+            one.score.add_done_callback(left)
+
+    async def _deliver(self, wanted: Sequence[Wanted]) -> None:
+        """Each gets its score, or its own failure."""
+        try:
+            await self._scorer.ask(self._release, self._call, wanted, self._deadline)
+        except (InvalidRequest, CallFailed) as error:
+            left = [one for one in wanted if one.waiting]
+            for one in left:
+                if len(wanted) > 1 and _may_be_anothers(error):
+                    self._begin([one])
+                else:
+                    one.fail(error if isinstance(error, InvalidRequest) else _declared(error, self._deadline))
+        except asyncio.CancelledError:
+            for one in wanted:
+                one.score.cancel()
+            raise
+        except Exception as bug:
+            for one in wanted:
+                one.fail(bug)
 
 
-def _score_in(answer: bytes, version: str) -> float:
-    try:
-        response = ScoreResponse.model_validate_json(answer)
-    except ValidationError as error:
-        raise CallFailed(CallResult.BROKEN, "answered with something other than a score") from error
-    if response.model != version:
-        raise CallFailed(CallResult.MISMATCH, f"scored with {response.model!r}, the lease is on {version!r}")
-    if len(response.data) != 1 or response.data[0].index != 0 or not math.isfinite(response.data[0].score):
-        raise CallFailed(CallResult.BROKEN, "did not answer with one finite score for one candidate")
-    return response.data[0].score
+def _may_be_anothers(error: InvalidRequest | CallFailed) -> bool:
+    """Whether what became of a call for several may be the fault of one of them."""
+    return isinstance(error, InvalidRequest) or error.result is CallResult.BROKEN
 
 
 def _declared(failure: CallFailed, deadline: Deadline) -> Unavailable | DeadlineExceeded:
