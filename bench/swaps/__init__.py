@@ -1,0 +1,1 @@
+"""A hundred releases under load, on the real stack (`python -m bench.swaps`)."""

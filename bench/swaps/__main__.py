@@ -1,0 +1,221 @@
+"""A hundred releases under load: does a request fail, or see two versions, and does anything stay behind?
+
+    python -m bench.swaps http://127.0.0.1:8080 --registry .local/registry --pid PID [--swaps 100] [--out FILE.json]
+
+Beside a running stack (`make run`; PID is its first process). Each release is a new policy that writes one letter of
+its own and a new random reward model, so every candidate shows who wrote it and every score who gave it; what the score
+must be is computed here, bit for bit, by the engine in process. Clients ask without a pause. Each swap: publish,
+promote, wait for the first answer by the new release, wait until the old versions are gone. At the end the channel
+points where it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import string
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from acemath_core.prompts import reward_context
+from acemath_prompts import PromptEncoder
+from acemath_registry import ModelRef, PublishMetadata, Registry
+from acemath_reward.engine.device import place
+from acemath_reward.engine.model import load_engine
+from acemath_reward.ports import PromptGroup
+from bench.swaps.load import PROBLEMS, Load, Release
+from bench.swaps.models import write_policy, write_reward
+from bench.swaps.report import report
+
+PATIENCE = 600.0
+CHANNEL = "default"
+NAMES = {"policy": "bench-swaps-policy", "reward": "bench-swaps-reward"}
+
+
+class Publisher:
+    """Makes releases, each of two new versions."""
+
+    def __init__(self, registry: Registry, max_tokens: int) -> None:
+        self._registry, self._max_tokens = registry, max_tokens
+        self._numbers = itertools.count(1)
+        self._run = time.strftime("%H%M%S")
+
+    def make(self) -> Release:
+        """Publish the next two versions and a release of them."""
+        number = next(self._numbers)
+        letter = string.ascii_letters[number % len(string.ascii_letters)]
+        with tempfile.TemporaryDirectory() as folder:
+            policy = write_policy(Path(folder, "policy"), letter)
+            reward = write_reward(Path(folder, "reward"), int(self._run) * 1000 + number)
+            scores = self._scores(reward, letter * self._max_tokens)
+            refs = self._publish("policy", policy, number), self._publish("reward", reward, number)
+        release = self._registry.create_release(*refs)
+        return Release(release.id, str(refs[0]), str(refs[1]), letter, scores)
+
+    def _publish(self, kind: str, directory: Path, number: int) -> ModelRef:
+        metadata = PublishMetadata(step=number, licence="Apache-2.0")
+        return self._registry.publish(directory, name=NAMES[kind], kind=kind, metadata=metadata, by="bench.swaps")
+
+    def _scores(self, directory: Path, text: str) -> tuple[float, ...]:
+        encoder, engine = (
+            PromptEncoder.from_directory(directory),
+            load_engine(directory, place("cpu", "auto", threads=1)),
+        )
+        return tuple(self._score(encoder, engine, problem, text) for problem in PROBLEMS)
+
+    def _score(self, encoder: PromptEncoder, engine: Any, problem: str, text: str) -> float:
+        context = reward_context([{"role": "user", "content": problem}])
+        prompt = encoder.encode_prompt(context)
+        whole = encoder.encode_conversation([*context, {"role": "assistant", "content": text}])
+        assert whole[: len(prompt)] == prompt
+        ((score,),) = engine.score([PromptGroup(tuple(prompt), (tuple(whole[len(prompt) :]),))])
+        return float(score)
+
+
+class Watch:
+    """The stack's processes."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+
+    def now(self) -> dict[str, float]:
+        """How many there are, and the sum of their resident memory in MiB."""
+        processes = [self._root, *self._root.children(recursive=True)]
+        sizes = [size for process in processes if (size := _memory(process)) is not None]
+        return {"processes": len(sizes), "memory_mib": round(sum(sizes) / 2**20)}
+
+
+def _memory(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.Error):  # it ended between the question and the answer
+        return int(process.memory_info().rss)
+    return None
+
+
+async def until(true: Callable[[], bool], what: str) -> None:
+    """Wait for a state; fails after `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what}: not within {PATIENCE:.0f} s")
+        await asyncio.sleep(0.05)
+
+
+def serving(registry: Registry) -> set[str]:
+    """Every version that a policy or reward service has a slot for."""
+    statuses = [*registry.statuses("policy").values(), *registry.statuses("reward").values()]
+    return {slot["version"] for status in statuses for slot in status.get("slots", [])}
+
+
+async def swap(registry: Registry, publisher: Publisher, load: Load) -> dict[str, float]:
+    """One release more; seconds of its parts."""
+    began = time.monotonic()
+    release = await asyncio.to_thread(publisher.make)
+    load.releases[release.id] = release
+    published = time.monotonic()
+    generation = registry.channel(CHANNEL).generation
+    registry.promote(CHANNEL, release.id, expected_generation=generation, by="bench.swaps")
+    promoted = time.monotonic()
+    await until(lambda: release.id in load.first, f"an answer by {release.id}")
+    await until(lambda: serving(registry) == {release.policy, release.reward}, f"only {release.id} in the slots")
+    first = load.first[release.id]
+    return {
+        "publish": published - began,
+        "promote_to_first_answer": first - promoted,
+        "first_answer_to_old_gone": time.monotonic() - first,
+        "promoted_at": promoted,
+        "first_at": first,
+    }
+
+
+@contextlib.asynccontextmanager
+async def clients(load: Load, count: int) -> AsyncIterator[None]:
+    """So many of them, until the block ends."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(load.run(number))
+        try:
+            yield
+        finally:
+            load.ending = True
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All swaps, with a calm minute before and after."""
+    registry, watch = Registry(options.registry), Watch(options.pid)
+    before = registry.channel(CHANNEL)
+    publisher = Publisher(registry, options.max_tokens)
+    headers = {"authorization": f"Bearer {options.key_file.read_text().strip()}"} if options.key_file else {}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=options.url, headers=headers, timeout=180, limits=limits) as client:
+        load = Load(client, options.n, options.max_tokens)
+        known = before.release
+        swaps, memory = [], []
+        try:
+            first = await asyncio.to_thread(publisher.make)
+            load.releases[first.id] = first
+            registry.promote(CHANNEL, first.id, expected_generation=before.generation, by="bench.swaps")
+            await until(lambda: serving(registry) == {first.policy, first.reward}, f"{first.id} in the slots")
+            await _served(client, first.id)
+            async with clients(load, options.clients):
+                await asyncio.sleep(options.calm)
+                calm_end = time.monotonic()
+                memory.append(watch.now())
+                for number in range(1, options.swaps + 1):
+                    swaps.append(await swap(registry, publisher, load))
+                    memory.append(watch.now())
+                    print(
+                        f"{number}/{options.swaps} swaps, {len(load.answers)} answers, {len(load.failures)} failures, "
+                        f"{swaps[-1]['promote_to_first_answer']:.1f} s to the first answer, {memory[-1]}",
+                        flush=True,
+                    )
+                await asyncio.sleep(options.calm)
+                memory.append(watch.now())
+        finally:
+            generation = registry.channel(CHANNEL).generation
+            registry.promote(CHANNEL, known, expected_generation=generation, by="bench.swaps")
+    return {"clients": options.clients, "n": options.n} | report(load, swaps, memory, calm_end)
+
+
+async def _served(client: httpx.AsyncClient, release: str) -> None:
+    """Wait until the gateway answers with a release."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        answer = await client.post("/v1/solve", json={"problem": PROBLEMS[0], "n": 1, "max_tokens": 4})
+        if answer.status_code == 200 and answer.json()["release"] == release:
+            return
+        await asyncio.sleep(0.2)
+    raise SystemExit(f"no answer by {release} within {PATIENCE:.0f} s")
+
+
+def main() -> None:
+    """Read the arguments, measure, print, write; status 1 when a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of the gateway")
+    parser.add_argument("--registry", type=Path, required=True)
+    parser.add_argument("--pid", type=int, required=True, help="the stack's first process")
+    parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--calm", type=float, default=60.0, help="seconds without a swap, before and after")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = asyncio.run(measure(options))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name not in ("each", "memory")}, indent=1))
+    raise SystemExit(1 if result["failures"] else 0)
+
+
+if __name__ == "__main__":
+    main()
