@@ -124,6 +124,7 @@ def test_streaming_gives_each_score_and_then_the_rest(client: httpx.Client) -> N
     answer = client.post("/v1/score", json={"problem": PROBLEM, "candidates": CANDIDATES, "stream": True})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-acemath-model"] == plain.model
     got = events(answer.text)
     assert [name for name, _ in got] == ["score", "score", "score", "done"]
     items = sorted((ScoreItem.model_validate(data) for name, data in got if name == "score"), key=lambda i: i.index)
