@@ -34,6 +34,7 @@ class ScriptedPolicy:
     Attributes:
         script: the texts.
         token_seconds: pause before each step.
+        gate: each step waits for it.
         fail: index → reason, for candidates that fail at their first token.
         break_after: steps after which the connection breaks: what is open fails.
         hang_after: steps after which nothing comes any more.
@@ -45,6 +46,7 @@ class ScriptedPolicy:
 
     script: Sequence[str] = SCRIPT
     token_seconds: float = 0.0
+    gate: asyncio.Event | None = None
     fail: dict[int, str] = field(default_factory=dict)
     break_after: int | None = None
     hang_after: int | None = None
@@ -85,7 +87,7 @@ class ScriptedPolicy:
         while words:
             if step == self.hang_after:
                 await asyncio.sleep(3600)
-            await asyncio.sleep(self.token_seconds)
+            await (self.gate.wait() if self.gate else asyncio.sleep(self.token_seconds))
             if step == self.break_after:
                 for i in words:
                     yield CandidateFailed(i, "broken")

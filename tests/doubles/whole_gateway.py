@@ -121,7 +121,7 @@ def _wait_until_ready(whole: WholeGateway, process: subprocess.Popen[bytes]) -> 
     until, seen = time.monotonic() + START_SECONDS, "nothing"
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            reply = httpx.get(f"{whole.url}/readyz", trust_env=False)
+            reply = httpx.get(f"{whole.url}/readyz", trust_env=False, verify=False)
             if reply.status_code == 200:
                 return
             seen = reply.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 
 from acemath_core.jobs import LineState
@@ -39,18 +40,19 @@ def done(line: int, state: LineState = LineState.SUCCEEDED, row: bytes | None = 
 
 def idle_seconds(valkey: ValkeyServer, line: TakenLine) -> float:
     """How long nobody has said that it has the line, by the server's clock."""
-    pending = valkey.ask(f"XPENDING {_lines_of(line)} workers {line.line}-0 {line.line}-0 1").split(b"\r\n")
-    return int(pending[6][1:]) / 1000
+    return next(idle_ms / 1000 for number, _, idle_ms in _taken(valkey, line.job) if number == line.line)
 
 
-def grow_idle(valkey: ValkeyServer, *lines: TakenLine, seconds: float = 3600.0) -> None:
-    """As if so much time had passed for these lines; who has them, and how often they were taken, stays."""
-    for line in lines:
-        pending = valkey.ask(f"XPENDING {_lines_of(line)} workers {line.line}-0 {line.line}-0 1").split(b"\r\n")
-        older = int(pending[6][1:]) + int(1000 * seconds)
-        claim = f"XCLAIM {_lines_of(line)} workers {pending[5].decode()} 0 {line.line}-0 IDLE {older} JUSTID"
-        assert valkey.ask(claim).startswith(b"*1"), claim
+def grow_idle(valkey: ValkeyServer, job_id: str, seconds: float = 3600.0) -> None:
+    """As if so much time had passed for each line that is taken; who has it, and how often it was taken, stays."""
+    for number, worker, idle_ms in _taken(valkey, job_id):
+        lines, older = f"acemath:job:{job_id}:lines", idle_ms + int(1000 * seconds)
+        claimed = valkey.ask(f"XCLAIM {lines} workers {worker} 0 {number}-0 IDLE {older} JUSTID")
+        assert claimed.startswith(b"*1"), claimed
 
 
-def _lines_of(line: TakenLine) -> str:
-    return f"acemath:job:{line.job}:lines"
+def _taken(valkey: ValkeyServer, job_id: str) -> list[tuple[int, str, int]]:
+    """Number, worker and idle time in ms of each line that is taken."""
+    pending = valkey.ask(f"XPENDING acemath:job:{job_id}:lines workers - + 100")
+    entries = re.findall(rb"\*4\r\n\$\d+\r\n(\d+)-0\r\n\$\d+\r\n(.*?)\r\n:(\d+)\r\n", pending)
+    return [(int(number), worker.decode(), int(idle_ms)) for number, worker, idle_ms in entries]

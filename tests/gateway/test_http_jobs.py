@@ -6,7 +6,8 @@ import json
 import httpx
 
 from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
-from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually
+from acemath_gateway.jobqueue import worker
+from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually, eventually_true
 from doubles.job_client import NDJSON, clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
 
@@ -43,14 +44,17 @@ async def test_one_problem_is_a_job_of_one_line(valkey):
 
 
 async def test_jobs_run_as_batch_and_say_how_long_they_waited_only_for_themselves(valkey):
-    policy = ScriptedPolicy(SCRIPT, token_seconds=0.02)
+    policy = ScriptedPolicy(SCRIPT, gate=asyncio.Event())
     one = gateway(valkey, policy=policy, settings={"max_sequences_in_flight": 8, "job_lines_at_once": 4})
     async with clients(one) as http:
-        job = await submitted(http, file(12, n=3, deadline_seconds=5))
+        job = await submitted(http, file(12, n=3, deadline_seconds=30))
         await eventually(lambda: policy.running >= 6)
         assert policy.running == 6  # three quarters of eight, whoever else is there
-        answer = await http.post("/v1/solve", json={"problem": PROBLEM, "n": 2, "priority": "interactive"})
-        assert answer.json()["timings"]["queue_seconds"] < 0.1
+        urgent = {"problem": PROBLEM, "n": 2, "priority": "interactive"}
+        asking = asyncio.create_task(http.post("/v1/solve", json=urgent))
+        await eventually(lambda: policy.running == 8)
+        policy.gate.set()
+        assert (await asking).json()["timings"]["queue_seconds"] < 1
         assert (await ended(http, job))["counts"]["succeeded"] == 12
 
 
@@ -176,7 +180,7 @@ async def test_events_tell_each_finished_line_once_also_after_a_break(valkey):
 
 
 async def test_results_can_be_read_while_lines_run_and_have_no_gaps(valkey):
-    policy = ScriptedPolicy(SCRIPT, token_seconds=0.03)
+    policy = ScriptedPolicy(SCRIPT, token_seconds=0.01)
     async with clients(gateway(valkey, policy=policy, settings={"job_lines_at_once": 3})) as http:
         job = await submitted(http, file(20))
         read: list[int] = []
@@ -217,7 +221,8 @@ async def test_a_line_that_cannot_be_solved_fails_alone(valkey):
         assert (row["state"], row["runs"], row["error"]["code"]) == ("failed", 1, "context_length_exceeded")
 
 
-async def test_a_line_is_worked_on_three_times_when_we_fail_and_then_says_why(valkey):
+async def test_a_line_is_worked_on_three_times_when_we_fail_and_then_says_why(valkey, monkeypatch):
+    monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.02)
     one = gateway(valkey)
     one.policy.error = Unavailable("broken", code=ErrorCode.POLICY_UNAVAILABLE)
     async with clients(one) as http:
@@ -232,11 +237,15 @@ async def test_a_line_is_worked_on_three_times_when_we_fail_and_then_says_why(va
         assert (await rows_of(http, second))[0]["runs"] == 2
 
 
-async def test_without_a_release_lines_wait_and_no_run_is_counted(valkey):
-    one = gateway(valkey, serving=False)
+async def test_without_a_release_lines_wait_and_no_run_is_counted(valkey, monkeypatch):
+    monkeypatch.setattr(worker, "_LOOK_SECONDS", 0.02)
+    one, looks = gateway(valkey, serving=False), []
+    ready = one._readiness
+    one._readiness = lambda: looks.append(1) or ready()
     async with clients(one) as http:
         job = await submitted(http, file(3))
-        await asyncio.sleep(0.8)
+        looks.clear()
+        await eventually(lambda: len(looks) > 5)
         assert (await http.get(f"/v1/jobs/{job}")).json()["state"] == "queued"
         one.serving = True
         assert (await ended(http, job))["state"] == "completed"
@@ -244,9 +253,15 @@ async def test_without_a_release_lines_wait_and_no_run_is_counted(valkey):
 
 
 async def test_a_full_door_costs_a_line_no_run(valkey):
-    policy = ScriptedPolicy(SCRIPT, token_seconds=0.05)
+    policy = ScriptedPolicy(SCRIPT, gate=asyncio.Event())
     settings = {"max_sequences_in_flight": 3, "max_queue_seconds": 0.5, "job_lines_at_once": 4}
     async with clients(gateway(valkey, policy=policy, settings=settings)) as http:
-        job = await ended(http, await submitted(http, file(6, n=3)), seconds=30)
-        assert job["counts"]["succeeded"] == 6
-        assert {row["runs"] for row in await rows_of(http, job["id"])} == {1}
+        job = await submitted(http, file(6, n=3))
+
+        async def postponed() -> bool:
+            return 'job_lines_total{outcome="postponed"} 0.0' not in (await http.get("/metrics")).text
+
+        await eventually_true(postponed)
+        policy.gate.set()
+        assert (await ended(http, job))["counts"]["succeeded"] == 6
+        assert {row["runs"] for row in await rows_of(http, job)} == {1}

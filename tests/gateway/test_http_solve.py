@@ -8,7 +8,7 @@ import pytest
 
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_gateway.routes import streams
-from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, gateway_client
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, eventually_true, gateway_client
 from doubles.ports import POLICY, REWARD, TARGET
 
 SOLVE = {"problem": PROBLEM, "n": 3, "seed": 0}
@@ -17,6 +17,12 @@ SOLVE = {"problem": PROBLEM, "n": 3, "seed": 0}
 @pytest.fixture
 def gateway() -> GatewayOnDoubles:
     return GatewayOnDoubles()
+
+
+async def left(asking: asyncio.Task[httpx.Response]) -> None:
+    """The client gives up and closes its connection."""
+    asking.cancel()
+    await asyncio.wait({asking})
 
 
 def parsed(text: str) -> list[tuple[str, dict]]:
@@ -77,6 +83,7 @@ async def test_a_stream_names_its_events_and_ends_in_the_solution(gateway):
 async def test_a_quiet_stream_is_kept_alive(gateway, monkeypatch):
     monkeypatch.setattr(streams, "STATUS_GRACE_SECONDS", 0.05)
     gateway.policy.token_seconds = 0.1
+    gateway.policy.script = ("so \\boxed{24}",)
     async with gateway_client(gateway) as http:
         reply = await http.post("/v1/solve", json=SOLVE | {"stream": True})
     assert reply.text.startswith(": keep-alive\n\n")
@@ -102,11 +109,13 @@ async def test_what_fails_later_is_an_error_event(gateway):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_cancels_everything_behind_it(gateway, stream):
-    gateway.policy.token_seconds = 0.05
+    gateway.policy.script = ("\\boxed{24}", "a b c d")
+    gateway.policy.hang_after = 2
     gateway.scorer.seconds = 60
     async with gateway_client(gateway) as http:
-        with pytest.raises(httpx.ReadTimeout):
-            await http.post("/v1/solve", json=SOLVE | {"stream": stream}, timeout=0.3)
+        asking = asyncio.create_task(http.post("/v1/solve", json=SOLVE | {"stream": stream}))
+        await eventually(lambda: gateway.policy.running == 3 and gateway.scorer.running == 2)
+        await left(asking)
         await eventually(lambda: gateway.policy.running == 0 and gateway.scorer.running == 0)
         await eventually(lambda: gateway.limit.held == 0 and gateway.release.held == 0)
         metrics = (await http.get("/metrics")).text
@@ -129,23 +138,32 @@ async def test_a_client_that_leaves_with_its_solution_has_not_gone_early(gateway
 
 async def test_a_client_that_leaves_while_it_waits_for_a_place_leaves_the_queue(gateway):
     gateway.limit.places = 3
-    gateway.policy.token_seconds = 0.2
+    gateway.policy.gate = asyncio.Event()
     async with gateway_client(gateway) as http:
+
+        async def queued(count: int) -> bool:
+            return f"acemath_gateway_queued_requests {count}.0" in (await http.get("/metrics")).text
+
         first = asyncio.create_task(http.post("/v1/solve", json=SOLVE))
         await eventually(lambda: gateway.limit.held == 3)
-        with pytest.raises(httpx.ReadTimeout):
-            await http.post("/v1/solve", json=SOLVE, timeout=0.2)
+        asking = asyncio.create_task(http.post("/v1/solve", json=SOLVE))
+        await eventually_true(lambda: queued(1))
+        await left(asking)
+        await eventually_true(lambda: queued(0))
+        gateway.policy.gate.set()
         assert (await first).status_code == 200
-        assert "acemath_gateway_queued_requests 0.0" in (await http.get("/metrics")).text
     assert len(gateway.policy.calls) == 1
 
 
 async def test_a_full_gateway_says_so_and_when_to_come_back():
     gateway = GatewayOnDoubles(settings={"max_queue_seconds": 0.5, "max_queued_requests": 1})
     gateway.limit.places = 3
-    gateway.policy.token_seconds = 0.4
+    gateway.policy.gate = asyncio.Event()
     async with gateway_client(gateway) as http:
-        replies = await asyncio.gather(*(http.post("/v1/solve", json=SOLVE) for _ in range(4)))
+        asking = [asyncio.create_task(http.post("/v1/solve", json=SOLVE)) for _ in range(4)]
+        await eventually(lambda: sum(task.done() for task in asking) == 3)
+        gateway.policy.gate.set()
+        replies = await asyncio.gather(*asking)
     by_status = sorted(reply.status_code for reply in replies)
     assert by_status == [200, 503, 503, 503]
     refused = next(reply for reply in replies if reply.status_code == 503)
@@ -217,10 +235,11 @@ async def test_a_failure_is_not_kept_under_the_key(gateway):
 
 
 async def test_a_client_that_leaves_frees_its_key(gateway):
-    gateway.policy.token_seconds = 0.1
+    gateway.policy.gate = asyncio.Event()
     async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:
-        with pytest.raises(httpx.ReadTimeout):
-            await http.post("/v1/solve", json=SOLVE, timeout=0.2)
+        asking = asyncio.create_task(http.post("/v1/solve", json=SOLVE))
+        await eventually(lambda: gateway.idempotency.entries and gateway.policy.running)
+        await left(asking)
         await eventually(lambda: not gateway.idempotency.entries)
 
 

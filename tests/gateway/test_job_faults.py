@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 
+from gateway.stored_jobs import grow_idle
+
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.jobqueue.store import Rules
@@ -10,16 +12,23 @@ from doubles.gateway_app import SCRIPT, eventually
 from doubles.job_client import clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
 
+PATIENT = {"job_idle_seconds": 60.0}
+"""No line goes to another worker but by `grow_idle`, however busy the machine is."""
+
 
 def slow(token_seconds: float = 0.05) -> ScriptedPolicy:
     return ScriptedPolicy(SCRIPT, token_seconds=token_seconds)
 
 
-async def silent_worker(url: str) -> tuple[RedisLink, RedisJobStore]:
+def held() -> ScriptedPolicy:
+    return ScriptedPolicy(SCRIPT, gate=asyncio.Event())
+
+
+async def silent_worker(url: str, idle_seconds: float = 60) -> tuple[RedisLink, RedisJobStore]:
     """What Redis sees of a gateway that is killed: it took lines, and says nothing any more."""
     link = RedisLink(url, timeout_seconds=3, on_change=lambda up: None)
     await link.connect()
-    return link, RedisJobStore(link, Rules(10, 100, 10**6, 60, 60, 1.0), instance="killed")
+    return link, RedisJobStore(link, Rules(10, 100, 10**6, 60, 60, idle_seconds), instance="killed")
 
 
 async def test_two_gateways_share_a_job(valkey):
@@ -31,17 +40,20 @@ async def test_two_gateways_share_a_job(valkey):
 
 
 async def test_redis_killed_in_the_middle_of_a_job_costs_no_result_and_no_second_run(valkey):
-    policies = slow(0.1), slow(0.1)
-    gateways = [gateway(valkey, f"g{i}", policy=one) for i, one in enumerate(policies)]
+    valkey.sync_always()
+    policies = held(), held()
+    gateways = [gateway(valkey, f"g{i}", policy=one, settings=PATIENT) for i, one in enumerate(policies)]
     async with clients(*gateways) as (a, b):
         job = await submitted(a, file(12))
         await eventually(lambda: sum(len(one.calls) for one in policies) >= 6)
+        grow_idle(valkey, job)
         valkey.stop()
         for http in (a, b):
             away = await http.get(f"/v1/jobs/{job}")
             assert away.status_code == 503 and away.json()["error"]["code"] == "jobs_unavailable"
-        await eventually(lambda: not any(one.running for one in policies), 5)  # the lines go on, and wait with results
-        await asyncio.sleep(1.2)  # longer than the time after which a silent worker's lines go to another
+        for one in policies:
+            one.gate.set()
+        await eventually(lambda: not any(one.running for one in policies))  # the lines go on, and wait with results
         valkey.start()
         found = await ended(b, job)
         assert found["state"] == "completed" and found["counts"]["succeeded"] == 12
@@ -55,6 +67,7 @@ async def test_a_worker_killed_in_the_middle_of_a_line_gives_it_to_another(valke
     async with clients(one) as http:
         job = await submitted(http, file(3))
         assert [(await killed.take()).line for _ in range(2)] == [1, 2]
+        grow_idle(valkey, job)
         one.serving = True
         assert (await ended(http, job))["counts"]["succeeded"] == 3
         assert [row["runs"] for row in await rows_of(http, job)] == [2, 2, 1]
@@ -70,7 +83,7 @@ async def test_a_line_that_takes_its_worker_with_it_is_given_up_after_three_time
         for _ in range(3):
             line = await killed.take()
             assert line.line == 1
-            await asyncio.sleep(1.1)
+            grow_idle(valkey, job)
         one.serving = True
         found = await ended(http, job)
         assert (found["state"], found["counts"]["failed"]) == ("completed", 1)
@@ -82,16 +95,15 @@ async def test_a_line_that_takes_its_worker_with_it_is_given_up_after_three_time
 
 async def test_a_gateway_that_is_told_to_stop_hands_its_lines_over_at_once(valkey):
     stopping, staying = slow(0.5), ScriptedPolicy(SCRIPT)
-    settings = {"job_idle_seconds": 60.0}
-    async with clients(gateway(valkey, "stays", policy=staying, serving=False, settings=settings)) as http:
-        other = gateway(valkey, "stops", policy=stopping, settings=settings)
+    async with clients(gateway(valkey, "stays", policy=staying, serving=False, settings=PATIENT)) as http:
+        other = gateway(valkey, "stops", policy=stopping, settings=PATIENT)
         async with clients(other) as leaving:
             job = await submitted(leaving, file(3))
             await eventually(lambda: len(stopping.calls) == 3)
         assert stopping.running == 0 and other.limit.held == 0
         counts = (await http.get(f"/v1/jobs/{job}")).json()["counts"]
         assert (counts["queued"], counts["running"]) == (3, 0)
-        link, worker = await silent_worker(valkey.url)
+        link, worker = await silent_worker(valkey.url, idle_seconds=1.0)
         worker._others_rest_until = 0.0
         again = [await worker.take() for _ in range(3)]
         assert sorted((line.line, line.runs) for line in again) == [(1, 1), (2, 1), (3, 1)]

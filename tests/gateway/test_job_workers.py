@@ -9,7 +9,7 @@ async def test_a_dead_workers_line_goes_to_another_and_not_a_living_ones(valkey)
     async with store(valkey.url, name="dead") as dead, store(valkey.url, name="alive") as alive:
         await dead.make(job(lines=2))
         lost, kept = await dead.take(), await alive.take()
-        grow_idle(valkey, lost, kept)
+        grow_idle(valkey, "j")
         assert await alive.beat() == [] and idle_seconds(valkey, kept) < RULES.idle_seconds
         again = await dead.take()
         assert (again.line, again.runs) == (lost.line, 2)  # of two that it could take over, only its own was idle
@@ -20,7 +20,7 @@ async def test_a_line_has_one_result_whoever_comes_with_another(valkey):
     async with store(valkey.url) as slow, store(valkey.url) as quick:
         await slow.make(job(lines=2))
         line = await slow.take()
-        grow_idle(valkey, line)
+        grow_idle(valkey, "j")
         taken_over = await quick.take()
         assert taken_over.line == line.line
         assert await slow.beat() == [line]  # and is told so
@@ -35,9 +35,8 @@ async def test_each_time_that_a_line_is_taken_up_counts(valkey):
         await a.make(job(lines=1))
         runs = []
         for _ in range(3):
-            line = await a.take()
-            runs.append(line.runs)
-            grow_idle(valkey, line)
+            runs.append((await a.take()).runs)
+            grow_idle(valkey, "j")
         assert runs == [1, 2, 3]
 
 
@@ -49,7 +48,7 @@ async def test_a_line_that_is_put_back_comes_when_it_should(valkey):
         assert line.runs == 1
         await b.put_back(line, after_seconds=RULES.idle_seconds / 2, count=True)
         assert await a.take() is None and (await a.read("j")).running == 0
-        grow_idle(valkey, line, seconds=RULES.idle_seconds / 2)
+        grow_idle(valkey, "j", seconds=RULES.idle_seconds / 2)
         assert (await a.take()).runs == 2
 
 
@@ -75,7 +74,8 @@ async def test_a_call_that_is_sent_twice_takes_one_line(valkey):
 async def test_right_after_redis_was_away_nothing_is_taken_from_others(valkey):
     async with store(valkey.url) as dead, store(valkey.url) as alive:
         await dead.make(job(lines=1))
-        grow_idle(valkey, await dead.take())
+        await dead.take()
+        grow_idle(valkey, "j")
         await alive._assert_again()
         assert await alive.take() is None
         alive._others_rest_until -= RULES.idle_seconds

@@ -1,7 +1,6 @@
 """Two gateway replicas on one real server of the Redis protocol: `docs/failure-table.md`, the rows about Redis."""
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 
 import httpx
@@ -35,6 +34,11 @@ class Replica:
     def running(self) -> int:
         return self.gateway.policy.running
 
+    def let_go(self) -> None:
+        """Let the candidates go on that `held` stopped."""
+        assert self.gateway.policy.gate
+        self.gateway.policy.gate.set()
+
     async def redis_up(self) -> bool:
         return "acemath_gateway_redis_up 1.0" in (await self.http.get("/metrics")).text
 
@@ -46,10 +50,10 @@ class Replica:
 
 
 @asynccontextmanager
-async def replicas(valkey: ValkeyServer, slow: float = 0.0):
+async def replicas(valkey: ValkeyServer, *, held: bool = False):
     gateways = [GatewayOnDoubles(SETTINGS | {"instance": name}, redis_url=valkey.url) for name in ("a", "b")]
     for gateway in gateways:
-        gateway.policy.token_seconds = slow
+        gateway.policy.gate = asyncio.Event() if held else None
     async with (
         served(gateways[0].app()) as first,
         served(gateways[1].app()) as second,
@@ -64,18 +68,21 @@ def code(reply: httpx.Response) -> str:
 
 
 async def test_redis_there_the_limit_is_exact_over_both(valkey):
-    async with replicas(valkey, slow=0.2) as (a, b):
+    async with replicas(valkey, held=True) as (a, b):
         tasks = [a.solving(), b.solving()]
         await eventually(lambda: a.running + b.running == 8)
         for refused in (await a.solve(), await b.solve()):
             assert refused.status_code == 503 and code(refused) == "overloaded" and refused.headers["retry-after"]
+        a.let_go(), b.let_go()
         assert [(await task).status_code for task in tasks] == [200, 200]
         assert (await b.solve()).status_code == 200
 
 
 async def test_redis_there_one_key_is_worked_on_once_whichever_replica_is_asked(valkey):
-    async with replicas(valkey, slow=0.05) as (a, b):
+    async with replicas(valkey, held=True) as (a, b):
         tasks = [replica.solving(**{"idempotency-key": "k"}) for replica in (a, b)]
+        await eventually(lambda: a.running + b.running == 4)
+        a.let_go(), b.let_go()
         replies = [await task for task in tasks]
         again = await b.solve(**{"idempotency-key": "k"})
         conflict = await a.http.post("/v1/solve", json=SOLVE | {"n": 2}, headers={"idempotency-key": "k"})
@@ -87,7 +94,7 @@ async def test_redis_there_one_key_is_worked_on_once_whichever_replica_is_asked(
 
 
 async def test_redis_down_each_replica_goes_by_its_own_limit_and_keys_are_refused(valkey):
-    async with replicas(valkey, slow=0.3) as (a, b):
+    async with replicas(valkey, held=True) as (a, b):
         valkey.stop()
         tasks = [a.solving(), b.solving()]
         await eventually(lambda: a.running == 4 and b.running == 4)
@@ -99,6 +106,7 @@ async def test_redis_down_each_replica_goes_by_its_own_limit_and_keys_are_refuse
             assert refused.headers["retry-after"]
             assert (await replica.http.get("/readyz")).status_code == 200
             assert not await replica.redis_up()
+        a.let_go(), b.let_go()
         assert [(await task).status_code for task in tasks] == [200, 200]
 
 
@@ -106,28 +114,23 @@ async def test_redis_down_a_request_is_not_slower(valkey):
     async with replicas(valkey) as (a, _):
         valkey.stop()
         assert (await a.solve()).status_code == 200  # this one finds out
-        started = time.monotonic()
-        for _ in range(5):
-            assert (await a.solve()).status_code == 200
-        assert (time.monotonic() - started) / 5 < 0.5
+        waits = [(await a.solve()).json()["timings"]["queue_seconds"] for _ in range(5)]
+        assert min(waits) < 0.1  # `test_redis_limit` has how little it costs; a time-out would be in all of them
 
 
 async def test_redis_stalled_is_redis_down_after_one_time_out(valkey):
     async with replicas(valkey) as (a, _):
         valkey.stall()
-        started = time.monotonic()
-        assert (await a.solve()).status_code == 200
-        assert time.monotonic() - started < 5
-        started = time.monotonic()
+        waits = [(await a.solve()).json()["timings"]["queue_seconds"] for _ in range(4)]
+        assert waits[0] >= 1.0 > min(waits[1:])  # a time-out would be in all of them
         assert code(await a.solve(**{"idempotency-key": "k"})) == "idempotency_unavailable"
-        assert time.monotonic() - started < 1.0
         valkey.resume()
         await a.knows_redis(True)
         assert (await a.solve(**{"idempotency-key": "k"})).status_code == 200
 
 
 async def test_redis_back_everything_is_as_before(valkey):
-    async with replicas(valkey, slow=0.25) as (a, b):
+    async with replicas(valkey, held=True) as (a, b):
         valkey.stop()
         tasks = [a.solving(), b.solving()]
         await eventually(lambda: a.running == 4 and b.running == 4)
@@ -136,6 +139,7 @@ async def test_redis_back_everything_is_as_before(valkey):
         await b.knows_redis(True)
         full = await a.solve()  # what was granted meanwhile is counted at once
         assert full.status_code == 503 and code(full) == "overloaded"
+        a.let_go(), b.let_go()
         assert [(await task).status_code for task in tasks] == [200, 200]
         for replica in (a, b):
             assert (await replica.solve(**{"idempotency-key": "k"})).status_code == 200
@@ -151,10 +155,11 @@ async def test_redis_flushed_forgets_old_answers_and_nothing_else(valkey):
 
 
 async def test_redis_lost_while_a_key_is_worked_on_the_answer_is_still_given(valkey):
-    async with replicas(valkey, slow=0.1) as (a, _):
+    async with replicas(valkey, held=True) as (a, _):
         task = a.solving(**{"idempotency-key": "k"})
         await eventually(lambda: a.running == 4)
         valkey.stop()
+        a.let_go()
         assert (await task).status_code == 200
 
 
