@@ -27,9 +27,9 @@ from acemath_gateway.adapters.reward_http import HttpScorer
 from acemath_gateway.adapters.status_file import StatusFileLeases
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_registry import Registry
-from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, served
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, eventually, eventually_true, served
 from doubles.ports import POLICY, REWARD, TARGET, FixedRelease
-from doubles.servers import EVENT_STREAM, RawServer, Script, chunked, until_closed, unused_url
+from doubles.servers import EVENT_STREAM, RawServer, Script, chunked, client_of, until_closed, unused_url
 from doubles.valkey import ValkeyServer
 
 SOLVE = {"problem": PROBLEM, "n": 2, "seed": 0}
@@ -141,12 +141,12 @@ class Faulty:
         )
 
     async def becomes(self, value: float, name: str, **labels: str) -> None:
-        """Wait until a metric has this value, two seconds at most."""
-        for _ in range(100):
-            if await self.metric(name, **labels) == value:
-                return
-            await asyncio.sleep(0.02)
-        assert await self.metric(name, **labels) == value
+        """Wait until a metric has this value."""
+
+        async def has_come() -> bool:
+            return await self.metric(name, **labels) == value
+
+        await eventually_true(has_come)
 
     async def nothing_is_left(self) -> None:
         """No candidate, lease, place, score or connection of any request."""
@@ -168,10 +168,7 @@ async def faulty(policy: Script | str = WELL, reward: Script | str = SCORED, **m
         target = replace(TARGET, policy_endpoints=(urls[0],), reward_endpoints=(urls[1],), context_length=None)
         adapters = {"policy": VllmPolicy(upstreams[0]), "scorer": HttpScorer(upstreams[1], most_together=1)}
         gateway = GatewayOnDoubles(release=FixedRelease(target), **(adapters | more))
-        async with (
-            served(gateway.app()) as url,
-            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as http,
-        ):
+        async with served(gateway.app()) as url, client_of(url) as http:
             made = Faulty(http, gateway, servers, behind)
             yield made
             await made.nothing_is_left()
@@ -376,9 +373,9 @@ async def test_a_redis_that_can_take_no_more_is_as_one_that_is_down(tmp_path: An
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "idempotency_unavailable")
             assert await gateway.metric("admissions_total", limit="local") >= 3
             assert valkey.ask("CONFIG SET min-replicas-to-write 0") == b"+OK\r\n"
-            for _ in range(100):
-                kept = await gateway.http.post("/v1/solve", json=SOLVE, headers={"idempotency-key": "k"})
-                if kept.status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
-            assert kept.status_code == 200
+
+            async def kept() -> bool:
+                reply = await gateway.http.post("/v1/solve", json=SOLVE, headers={"idempotency-key": "k"})
+                return reply.status_code == 200
+
+            await eventually_true(kept)
