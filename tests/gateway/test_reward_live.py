@@ -63,7 +63,7 @@ class Rig:
         return self.metric("live_fallbacks_total", reason=reason)
 
     def shunned(self) -> bool:
-        return bool(self.upstream.replicas._shunned_until)
+        return self.metric("breakers", role="reward", state="open") > 0
 
 
 async def written(session: LiveSession, texts: list[str] = TEXTS) -> list[float]:

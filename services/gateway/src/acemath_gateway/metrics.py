@@ -59,6 +59,14 @@ class CallResult(StrEnum):
     CANCELLED = "cancelled"
 
 
+class BreakerState(StrEnum):
+    """How it stands with a replica: who sends it work."""
+
+    CLOSED = "closed"  # everybody
+    OPEN = "open"  # nobody who can go elsewhere
+    HALF_OPEN = "half_open"  # one call at a time
+
+
 class LiveFallback(StrEnum):
     """Why a candidate was posted although it was to be scored while it was being written."""
 
@@ -84,6 +92,7 @@ class RejectionReason(StrEnum):
 
 
 ROLES = ("policy", "reward")
+BROKEN = (BreakerState.OPEN, BreakerState.HALF_OPEN)
 EARLY_STOPS = (StopReason.AGREEMENT, StopReason.CANNOT_CHANGE, StopReason.SCORE)
 
 
@@ -117,6 +126,9 @@ class GatewayMetrics:
         upstream_calls: calls to a replica, by role and result.
         upstream_seconds: seconds of such a call, by role.
         upstream_retries: calls that were tried at another replica or again.
+        retries_refused: calls that were not, because the retry budget was spent.
+        breakers: replicas whose breaker is open or half open, by role.
+        breaker_opens: how often one opened.
         live_fallbacks: candidates that were posted although they were to be scored live, by reason.
         version_mismatch: answers of another version than the leased one, by role.
         model_info: 1 for each version that new jobs use, by role and version.
@@ -150,6 +162,9 @@ class GatewayMetrics:
     upstream_calls: Counter
     upstream_seconds: Histogram
     upstream_retries: Counter
+    retries_refused: Counter
+    breakers: Gauge
+    breaker_opens: Counter
     live_fallbacks: Counter
     version_mismatch: Counter
     model_info: Gauge
@@ -189,6 +204,9 @@ class GatewayMetrics:
             upstream_calls=make.counter("upstream_calls", "calls to a replica", "role", "result"),
             upstream_seconds=make.histogram("upstream_seconds", "duration of a call to a replica", _SECONDS, "role"),
             upstream_retries=make.counter("upstream_retries", "calls that were tried again", "role"),
+            retries_refused=make.counter("retries_refused", "retries not made, the budget being spent", "role"),
+            breakers=make.gauge("breakers", "replicas whose breaker is open or half open", "role", "state"),
+            breaker_opens=make.counter("breaker_opens", "how often a replica's breaker opened", "role"),
             live_fallbacks=make.counter("live_fallbacks", "candidates to be scored live that were posted", "reason"),
             version_mismatch=make.counter("version_mismatch", "answers of another version than leased", "role"),
             model_info=make.gauge("model_info", "1 for each version that new jobs use", "role", "version"),
@@ -209,6 +227,9 @@ class GatewayMetrics:
         _touch(self.upstream_calls, ROLES, CallResult)
         _touch(self.upstream_seconds, ROLES)
         _touch(self.upstream_retries, ROLES)
+        _touch(self.retries_refused, ROLES)
+        _touch(self.breakers, ROLES, BROKEN)
+        _touch(self.breaker_opens, ROLES)
         _touch(self.live_fallbacks, LiveFallback)
         _touch(self.version_mismatch, ROLES)
         _touch(self.leases, ("current", "old"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from acemath_core.deadline import Deadline
-
-_SHUNNED_SECONDS = 2.0
-_HUNG_SECONDS, _LONGEST_HUNG_SECONDS = 15.0, 240.0
+from acemath_gateway.adapters.breakers import Breakers
+from acemath_gateway.metrics import BreakerState
 
 
 class RetryBudget:
@@ -37,35 +35,46 @@ class RetryBudget:
 
 
 class Replicas:
-    """Which replica to ask first: the one with least of our own work, those that just failed last."""
+    """Which replica to ask first: the one with least of our own work, those whose breaker is open last.
 
-    def __init__(self) -> None:
+    Args:
+        opened: called whenever a breaker opens.
+
+    Attributes:
+        breakers: one for each replica.
+    """
+
+    def __init__(self, opened: Callable[[], object] = lambda: None) -> None:
+        self.breakers = Breakers(opened)
         self._load: Counter[str] = Counter()
-        self._shunned_until: dict[str, float] = {}
-        self._hangs: Counter[str] = Counter()
         self._turn = 0
 
     def order(self, endpoints: Sequence[str]) -> list[str]:
-        """The endpoints in the order in which to try them; equals take turns."""
+        """The endpoints in the order in which to try them; equals take turns.
+
+        One that is half open comes in its turn while it has no work of ours: the call that then goes there is its
+        trial, and until that has given something the others go elsewhere.
+        """
         self._turn += 1
-        now, count = time.monotonic(), max(1, len(endpoints))
+        count = max(1, len(endpoints))
         turned = [endpoints[(self._turn + i) % count] for i in range(len(endpoints))]
-        return sorted(turned, key=lambda e: (self._shunned_until.get(e, 0.0) > now, self._load[e]))
+        return sorted(turned, key=lambda endpoint: (self._is_last(endpoint), self._load[endpoint]))
 
     def shun(self, endpoint: str, *, hung: bool = False) -> None:
-        """Put an endpoint last, since it just failed: for a moment; for longer each time when it took work and hung."""
-        seconds = _SHUNNED_SECONDS
-        if hung:
-            seconds = min(_HUNG_SECONDS * 2 ** self._hangs[endpoint], _LONGEST_HUNG_SECONDS)
-            self._hangs[endpoint] = min(self._hangs[endpoint] + 1, 8)
-        now = time.monotonic()
-        self._shunned_until = {e: t for e, t in self._shunned_until.items() if t > now}
-        self._shunned_until[endpoint] = max(now + seconds, self._shunned_until.get(endpoint, 0.0))
+        """Note that an endpoint failed; see `Breakers.failed`."""
+        self.breakers.failed(endpoint, hung=hung)
+
+    def answered(self, endpoint: str) -> None:
+        """Note that an endpoint gave something."""
+        self.breakers.answered(endpoint)
 
     def well(self, endpoint: str) -> None:
-        """Note that an endpoint answered."""
-        self._hangs.pop(endpoint, None)
-        self._shunned_until.pop(endpoint, None)
+        """Note that an endpoint did what it was asked."""
+        self.breakers.went_well(endpoint)
+
+    def _is_last(self, endpoint: str) -> bool:
+        state = self.breakers.state(endpoint)
+        return state is BreakerState.OPEN or (state is BreakerState.HALF_OPEN and self._load[endpoint] > 0)
 
     @contextlib.contextmanager
     def working(self, endpoint: str, weight: int) -> Iterator[None]:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import httpx
@@ -21,7 +22,7 @@ from acemath_core.errors import ErrorCode, InvalidRequest
 from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
 from acemath_gateway.adapters.transport import AiohttpTransport
-from acemath_gateway.metrics import CallResult, GatewayMetrics
+from acemath_gateway.metrics import BROKEN, CallResult, GatewayMetrics
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
 
 Role = Literal["policy", "reward"]
@@ -77,7 +78,9 @@ class Upstream:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.role, self.metrics = role, metrics
-        self.replicas, self.budget = Replicas(), RetryBudget()
+        self.replicas, self.budget = Replicas(metrics.breaker_opens.labels(role).inc), RetryBudget()
+        for state in BROKEN:
+            metrics.breakers.labels(role, state).set_function(partial(self.replicas.breakers.count, state))
         self.host_names: dict[str, str] = {}
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         # Without httpx's client around it: cookies, redirects and a proxy of the environment have no place between two
@@ -85,6 +88,13 @@ class Upstream:
         self._transport = transport or AiohttpTransport(
             max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS
         )
+
+    def may_retry(self) -> bool:
+        """Whether the budget has a retry left, which is then taken; counted when not."""
+        taken = self.budget.take()
+        if not taken:
+            self.metrics.retries_refused.labels(self.role).inc()
+        return taken
 
     def opening_headers(self) -> dict[str, str]:
         """What a connection shows that is not opened here: the key, and the id of the request that it is for."""

@@ -86,7 +86,7 @@ class VllmPolicy:
         failure = CallFailed(CallResult.UNREACHABLE, "is nowhere to be found")
         ordered = upstream.replicas.order(release.policy_endpoints)
         for attempt, endpoint in enumerate(_attempts(ordered)):
-            if attempt and not (_may_help(failure, deadline, ordered) and upstream.budget.take()):
+            if attempt and not (_may_help(failure, deadline, ordered) and upstream.may_retry()):
                 break
             if attempt:
                 upstream.metrics.upstream_retries.labels(upstream.role).inc()
@@ -157,6 +157,8 @@ class _Call:
                 async with contextlib.aclosing(self._chunks(body)) as chunks:
                     async for chunk in chunks:
                         for event in self._take(chunk):
+                            if not self.begun:
+                                self._upstream.replicas.answered(self._endpoint)
                             self.begun = True
                             self._patience.tokens_came()
                             yield event
@@ -164,6 +166,7 @@ class _Call:
             self._upstream.replicas.well(self._endpoint)
         except InvalidRequest:
             result = CallResult.REFUSED
+            self._upstream.replicas.answered(self._endpoint)
             raise
         except CallFailed as error:
             result = error.result

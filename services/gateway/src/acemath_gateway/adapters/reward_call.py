@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import httpx
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
@@ -81,6 +82,7 @@ class ScoreCall:
             result = CallResult.OK
         except InvalidRequest:
             result = CallResult.REFUSED
+            self._upstream.replicas.answered(endpoint)
             raise
         except CallFailed as error:
             result = error.result
@@ -102,7 +104,7 @@ class ScoreCall:
             _check_head(response, self._version)
             with translated(self._deadline):
                 async with asyncio.timeout(give_up.remaining()):
-                    await _read(response, _Scores(wanted))
+                    await _read(response, _Scores(wanted, partial(self._upstream.replicas.answered, endpoint)))
 
     def _body(self, wanted: Sequence[Wanted], *, stream: bool) -> dict[str, object]:
         texts = [one.text for one in wanted]
@@ -123,10 +125,10 @@ _EVENTS: TypeAdapter[_Score | _Done | ErrorBody] = TypeAdapter(_Score | _Done | 
 
 
 class _Scores:
-    """The events of one stream, and whose scores they are."""
+    """The events of one stream, and whose scores they are; tells `answered` of the first one."""
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
-        self._wanted, self._given = wanted, set[int]()
+    def __init__(self, wanted: Sequence[Wanted], answered: Callable[[], None]) -> None:
+        self._wanted, self._given, self._answered = wanted, set[int](), answered
         self.done = False
 
     def take(self, data: str) -> None:
@@ -142,6 +144,8 @@ class _Scores:
             return
         if not 0 <= event.index < len(self._wanted) or event.index in self._given:
             raise CallFailed(CallResult.BROKEN, f"scored candidate {event.index}, which nobody asked for")
+        if not self._given:
+            self._answered()
         self._given.add(event.index)
         self._wanted[event.index].give(event.score)
 

@@ -103,6 +103,8 @@ class HttpScorer:
                 failure = error
                 if error.result not in _FULL:
                     replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
+                else:
+                    replicas.answered(endpoint)
                 if not any(one.waiting for one in wanted):  # it failed with everything said
                     return
             else:
@@ -117,7 +119,7 @@ class HttpScorer:
         if alone and failure.result is not CallResult.BROKEN:
             return False
         # One that kept quiet has cost its time already: asking another one for it is no storm.
-        if failure.result is not CallResult.TIMEOUT and not self._upstream.budget.take():
+        if failure.result is not CallResult.TIMEOUT and not self._upstream.may_retry():
             return False
         self._count_retry()
         return True
