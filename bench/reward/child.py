@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -142,18 +143,14 @@ class Child:
         """End its session: let it end by itself, then kill what is left."""
         self._signal(signal.SIGCONT)
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # what is left is killed below
             self._process.stdin.close()
             self._process.wait(END_SECONDS)
-        except (OSError, subprocess.TimeoutExpired):
-            pass  # killed below
         self._signal(signal.SIGKILL)
         self._process.wait(END_SECONDS)
         self._process.stdout.close()
 
 
 def _send(process: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
         os.kill(process, number)
-    except ProcessLookupError:  # it has ended by itself
-        return

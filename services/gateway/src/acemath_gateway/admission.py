@@ -141,11 +141,9 @@ class Admission:
         return self._limit.hold(wanted.request_id, wanted.sequences, wanted.deadline, spare_only=spare_only)
 
     async def _pause(self) -> None:
-        try:
+        with suppress(TimeoutError):  # nothing came back here; another gateway may have given some back
             async with asyncio.timeout(_ASK_AGAIN_SECONDS * random.uniform(0.5, 1.5)):
                 await self._places_back.wait()
-        except TimeoutError:
-            return  # nothing came back here; another gateway may have given some back
 
     def _full(self, what: str, priority: Priority) -> Unavailable:
         waiting = self._turns.before(priority)

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from dataclasses import dataclass
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
@@ -31,6 +31,7 @@ from acemath_gateway.routes.admin_keys import admin_keys_router
 from acemath_gateway.routes.admin_parts import AdminParts
 from acemath_gateway.routes.admin_releases import admin_releases_router
 from acemath_gateway.routes.chat import chat_router
+from acemath_gateway.routes.job_parts import JobParts
 from acemath_gateway.routes.jobs import jobs_router
 from acemath_gateway.routes.models import models_router
 from acemath_gateway.routes.once import Once
@@ -95,53 +96,83 @@ def create_app(
         SettingsError: the API keys or the webhooks' secret cannot be used, or there are no keys on an address that
             others can reach.
     """
-    registry, state = CollectorRegistry(), ReadyState()
-    hooks = Hooks.of(settings)  # a secret that cannot be used is found now, not when the first job ends
-    internal = settings.internal_key()
-    job_metrics = JobMetrics.on(registry)
-    metrics, door, limits = GatewayMetrics.on(registry), DoorMetrics.on(registry), _limits(settings)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with backends(settings, metrics, door) as opened:
-            app.state.parts = _parts(settings, metrics, door, opened)
-            app.state.admin = AdminParts(opened.keys, book, ChannelChanges(Registry(settings.registry_root)))
-            book.opened(opened.keys)
-            state.opened(opened.readiness)
-            parts: Parts = app.state.parts
-            async with open_jobs(
-                settings, opened.jobs, opened.webhooks, parts, book, lambda: state.verdict().ready, job_metrics
-            ) as jobs:
-                app.state.jobs = jobs
-                with during(state):
-                    yield
-
-    book = _key_book(settings, admin_key)
+    registry, state, internal = CollectorRegistry(), ReadyState(), settings.internal_key()
+    metrics, book = _Metrics.on(registry), _key_book(settings, admin_key)
     app = create_service(
         name="gateway",
-        routers=(
-            solve_router(limits),
-            chat_router(limits),
-            jobs_router(limits, webhooks=hooks.key is not None),
-            models_router(),
-            admin_keys_router(),
-            admin_releases_router(),
-            page_router(),
-        ),
+        routers=_routers(settings),
         readiness=state.verdict,
         registry=registry,
         keys=book,
-        internal_keys=KeySet(
-            [internal] if internal else []
-        ),  # this port may be published; a caller's key is no key to it
-        lifespan=lifespan,
+        # This port may be published; a caller's key is no key to it.
+        internal_keys=KeySet([internal] if internal else []),
+        lifespan=_Lifespan(settings, backends, during, metrics, book, state).of,
         max_body_bytes=settings.max_body_bytes,
         open_paths=_OPEN_PATHS,
         loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
     app.add_middleware(QuotaHeadersMiddleware)
-    app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics))
+    app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics.gateway))
     return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    """The instruments of all parts."""
+
+    gateway: GatewayMetrics
+    door: DoorMetrics
+    jobs: JobMetrics
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> _Metrics:
+        jobs = JobMetrics.on(registry)
+        return cls(GatewayMetrics.on(registry), DoorMetrics.on(registry), jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lifespan:
+    """From the application's start to its end: what stands behind the ports is open, and jobs are worked on."""
+
+    settings: GatewaySettings
+    backends: BackendsFactory
+    during: DuringService
+    metrics: _Metrics
+    book: KeyBook
+    state: ReadyState
+
+    @asynccontextmanager
+    async def of(self, app: FastAPI) -> AsyncIterator[None]:
+        """One start of the application and its end."""
+        async with self.backends(self.settings, self.metrics.gateway, self.metrics.door) as opened:
+            parts = app.state.parts = _parts(self.settings, self.metrics, opened)
+            changes = ChannelChanges(Registry(self.settings.registry_root))
+            app.state.admin = AdminParts(opened.keys, self.book, changes)
+            self.book.opened(opened.keys)
+            self.state.opened(opened.readiness)
+            async with self._jobs(opened, parts) as app.state.jobs:
+                with self.during(self.state):
+                    yield
+
+    def _jobs(self, opened: Backends, parts: Parts) -> AbstractAsyncContextManager[JobParts]:
+        def ready() -> bool:
+            return self.state.verdict().ready
+
+        return open_jobs(self.settings, opened.jobs, opened.webhooks, parts, self.book, ready, self.metrics.jobs)
+
+
+def _routers(settings: GatewaySettings) -> tuple[APIRouter, ...]:
+    limits = _limits(settings)
+    hooks = Hooks.of(settings)  # a secret that cannot be used is found now, not when the first job ends
+    return (
+        solve_router(limits),
+        chat_router(limits),
+        jobs_router(limits, webhooks=hooks.key is not None),
+        models_router(),
+        admin_keys_router(),
+        admin_releases_router(),
+        page_router(),
+    )
 
 
 def _key_book(settings: GatewaySettings, admin_key: SecretStr | None) -> KeyBook:
@@ -153,21 +184,21 @@ def _key_book(settings: GatewaySettings, admin_key: SecretStr | None) -> KeyBook
     )
 
 
-def _parts(settings: GatewaySettings, metrics: GatewayMetrics, door: DoorMetrics, backends: Backends) -> Parts:
+def _parts(settings: GatewaySettings, metrics: _Metrics, backends: Backends) -> Parts:
     admission = Admission(
         backends.limit,
         max_sequences=settings.max_sequences_in_flight,
         max_queued=settings.max_queued_requests,
         max_wait_seconds=settings.max_queue_seconds,
         patience_seconds=settings.queue_patience_seconds,
-        metrics=door,
+        metrics=metrics.door,
     )
     return Parts(
         service=SolveService(admission, backends.solver, QuotaDoor(backends.quotas)),
-        once=Once(backends.idempotency, door.idempotency),
+        once=Once(backends.idempotency, metrics.door.idempotency),
         limits=_limits(settings),
-        metrics=metrics,
-        door=door,
+        metrics=metrics.gateway,
+        door=metrics.door,
         serving=backends.serving,
     )
 

@@ -12,7 +12,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from acemath_core.deadline import Deadline
@@ -83,11 +83,9 @@ class RedisSequenceLimit:
     async def keep(self) -> None:
         """Give back what was released and assert again what is held; runs until cancelled."""
         while True:
-            try:
+            with suppress(TimeoutError):  # nothing was released meanwhile: time to assert again
                 async with asyncio.timeout(ASSERT_SECONDS):
                     await self._wake.wait()
-            except TimeoutError:
-                pass  # nothing was released meanwhile: time to assert again
             self._wake.clear()
             if self._link.up:
                 await self._assert_quietly()
@@ -130,10 +128,8 @@ class RedisSequenceLimit:
         return max(int(self._spare_share * places), hold.sequences) if hold.spare_only else places
 
     async def _assert_quietly(self) -> None:
-        try:
+        with suppress(StoreAway):  # what is owed is kept; the recovery hook pays it
             await self._assert(recovering=False)
-        except StoreAway:
-            return  # what is owed is kept; the recovery hook pays it
 
     async def _assert_again(self) -> None:
         await self._assert(recovering=True)

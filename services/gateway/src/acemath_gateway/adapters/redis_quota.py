@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -142,18 +143,14 @@ class RedisQuotaStore:
     async def keep(self) -> None:
         """Settle what is over and assert again what is not; runs until cancelled."""
         while True:
-            try:
+            with suppress(TimeoutError):  # nobody left meanwhile: time to assert again
                 async with asyncio.timeout(ASSERT_SECONDS):
                     await self._wake.wait()
-            except TimeoutError:
-                pass  # nobody left meanwhile: time to assert again
             self._wake.clear()
             self._forget_expired()
             if self._link.up:
-                try:
+                with suppress(StoreAway):  # what is owed is kept; the recovery hook pays it
                     await self._settle(recovering=False)
-                except StoreAway:
-                    continue  # what is owed is kept; the recovery hook pays it
 
     async def _enter(self, visit: Visit) -> Standing:
         most = visit.quotas.sequences_in_flight or 0

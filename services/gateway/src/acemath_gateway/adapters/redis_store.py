@@ -18,6 +18,7 @@ import logging
 import random
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 from weakref import WeakValueDictionary
@@ -93,10 +94,8 @@ class RedisIdempotencyStore:
         while True:
             await asyncio.sleep(ASSERT_SECONDS)
             if self._link.up:
-                try:
+                with suppress(StoreAway):  # the recovery hook asserts them
                     await self._assert(recovering=False)
-                except StoreAway:
-                    continue  # the recovery hook asserts them
 
     async def _wait_in_turn(self, key: str, claim: _Claim, deadline: Deadline) -> Sequence[bytes]:
         """What became of a key that another request works on; of all that wait for it here, one asks at a time."""
@@ -171,10 +170,8 @@ class RedisLeaseStore:
             _log.warning("redis is away: this gateway's lease record runs out by itself")
 
     async def _assert_quietly(self) -> None:
-        try:
+        with suppress(StoreAway):  # the recovery hook asserts it
             await self._assert(recovering=False)
-        except StoreAway:
-            return  # the recovery hook asserts it
 
     async def _assert_again(self) -> None:
         await self._assert(recovering=True)

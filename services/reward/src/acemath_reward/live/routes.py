@@ -81,9 +81,8 @@ class _Exchange:
         """Serve the connection; whatever ends it is told to the client and counted."""
         reason = "closed"
         try:
-            await self._serve()
-        except WebSocketDisconnect:
-            pass  # how most connections end: counted below as "closed", and nobody is left to be told
+            with suppress(WebSocketDisconnect):  # how most connections end, and nobody is left to be told
+                await self._serve()
         except ServiceError as error:
             reason = await self._end(error)
         except Exception:
