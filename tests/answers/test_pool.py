@@ -86,20 +86,20 @@ def test_algebra(judge: AnswerJudge, a: str, b: str, verdict: Verdict) -> None:
 def test_hostile_answers_get_a_verdict_in_time(hasty_judge: AnswerJudge, hostile: str) -> None:
     start = time.monotonic()
     verdict = hasty_judge.equivalent(hostile, r"y + \sqrt{7}")
-    assert time.monotonic() - start < 12
+    assert time.monotonic() - start < 30
     assert verdict is not Verdict.EQUAL
     assert hasty_judge.classes([hostile, "5", "5.0"], deadline_s=10)[1:] in ([1, 1], [0, 0])
 
 
 def test_a_hostile_call_slows_no_neighbour(judge: AnswerJudge) -> None:
     hostile = [f"{n}^{{9^{{9^9}}}}" for n in range(3, 9)]
-    attacker = threading.Thread(target=judge.classes, args=([*hostile, "x"],), kwargs={"deadline_s": 12})
+    attacker = threading.Thread(target=judge.classes, args=([*hostile, "x"],), kwargs={"deadline_s": 4})
     attacker.start()
     try:
         start = time.monotonic()
         for n in range(200):
             assert judge.equivalent(str(n), f"{n}.0").is_equal
-        assert time.monotonic() - start < 2.0  # the cheap path waits for no worker
+        assert time.monotonic() - start < 10.0  # the cheap path waits for no worker: each would take twenty seconds
         for _ in range(3):
             assert judge.equivalent("x+y", "y+x", deadline_s=20) is Verdict.EQUAL
         assert time.monotonic() - start < 20  # sooner than one time-out: a worker was left
@@ -108,7 +108,8 @@ def test_a_hostile_call_slows_no_neighbour(judge: AnswerJudge) -> None:
     assert not attacker.is_alive()
 
 
-def test_a_worker_killed_from_outside_is_replaced() -> None:
+def test_a_worker_killed_from_outside_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acemath_answers.pool._IDLE_CHECK_S", 0.1)
     with AnswerJudge(WorkerLimits(workers=1, timeout_s=20)) as judge:
         assert judge.equivalent("x+1", "1+x", deadline_s=PATIENCE_S).is_equal
         (before,) = judge.process_ids()
@@ -142,6 +143,7 @@ class _ShortOfDescriptors:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
         self._popen, self._left, self.armed = subprocess.Popen, failures, threading.Event()
         monkeypatch.setattr("acemath_answers.pool.subprocess.Popen", self)
+        monkeypatch.setattr("acemath_answers.pool._FIRST_RESTART_PAUSE_S", 0.02)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if self.armed.is_set() and self._left:
@@ -219,12 +221,12 @@ def test_workers_are_renewed_and_none_is_left_after_close() -> None:
 def test_a_worker_does_not_outlive_its_parent() -> None:
     program = (
         "import os; from acemath_answers import *\n"
-        "pool = WorkerPool(WorkerLimits(workers=1, timeout_s=2)); pool.start()\n"
+        "pool = WorkerPool(WorkerLimits(workers=1, timeout_s=0.5)); pool.start()\n"
         "pool.submit(['x+1', '1+x']).result(60); pool.submit(['9^{9^{9^9}}', '5'])\n"
         "print(pool.process_ids()[0], flush=True); os.kill(os.getpid(), 9)\n"
     )
     parent = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE_S, check=False)
-    _wait_until(lambda: _is_gone(int(parent.stdout)), 15)
+    _wait_until(lambda: _is_gone(int(parent.stdout)))
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
