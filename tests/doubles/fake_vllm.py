@@ -5,6 +5,8 @@
 It takes vLLM's own flags (unknown ones are ignored), reads the key from `VLLM_API_KEY`, starts an "engine" and a
 "worker" process below itself as vLLM does, and answers `/health`, `/metrics`, `/v1/models` and `/v1/completions`.
 `tests/policy/test_vllm_contract.py` runs one suite on it and on real vLLM, so what both do is what is written there.
+With `--runner pooling` it answers `/classify` instead, with `pooled_score` of the ids; `tests/reward/
+test_pooling_contract.py` holds for that one.
 
 Candidate i of a request is `script[(seed + i) % len(script)]`; its tokens are those of `DIR/tokenizer.json`, or the
 UTF-8 bytes where there is none. The script and the faults are read from the JSON file `FAKE_VLLM_CONTROL` at every
@@ -19,6 +21,8 @@ request (all keys optional):
     status          answer generations with this status (e.g. 503)
     model           stamp answers with another name (a wrong server behind the right port)
     logprob_shift   added to every prompt log-probability (a wrong checkpoint)
+    score_shift     added to every score (a wrong checkpoint)
+    poison          an id: a request with it is answered with status 500, as vLLM answers a score that is no number
 
 Environment: `FAKE_VLLM_START_SECONDS` (slow start), `FAKE_VLLM_FAIL_START=1` (dies instead of serving),
 `FAKE_VLLM_ENGINE_SETSID=1` (engine and worker leave the process group).
@@ -54,6 +58,11 @@ SCRIPT = [
     "3 + 8 = 11 and 11 - 5 = 6. The final answer is \\boxed{6}.",
 ]
 Body = dict[str, Any]
+
+
+def pooled_score(token_ids: list[int]) -> float:
+    """The score that this double gives a sequence; exact in float32."""
+    return sum((i % 5) * token for i, token in enumerate(token_ids, 1)) % 4096 / 1024 - 2
 
 
 def prompt_logprob(token_id: int) -> float:
@@ -106,6 +115,7 @@ class FakeServer:
     key: str | None = None
     root: str = ""
     control: Path | None = None
+    pooling: bool = False
     running: int = 0
     generated: int = 0
     prompted: int = 0
@@ -123,6 +133,10 @@ class FakeServer:
         routes = [
             Route("/health", self.health),
             Route("/metrics", self.metrics),
+        ]
+        if self.pooling:
+            return Starlette(routes=[*routes, Route("/classify", self.classify, methods=["POST"])])
+        routes += [
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
         ]
@@ -168,6 +182,31 @@ class FakeServer:
         if body.get("stream"):
             return StreamingResponse(call.events(), media_type="text/event-stream; charset=utf-8")
         return JSONResponse(await call.whole())
+
+    async def classify(self, request: Request) -> Response:
+        """`POST /classify` of token ids, raw scores only."""
+        if not self._admits(request):
+            return JSONResponse({"error": "Unauthorized"}, 401)
+        body, faults = json.loads(await request.body()), self.faults()
+        if faults.get("hang"):
+            await asyncio.sleep(3600)
+        sequences: list[list[int]] = body["input"]
+        assert body["use_activation"] is False, "the double knows no activation"
+        if body["model"] != self.name:
+            return _error(f"The model `{body['model']}` does not exist.", 404, "NotFoundError", "model")
+        if max(map(len, sequences)) > self.max_model_len:
+            return _error(f"This model's maximum context length is {self.max_model_len} tokens. However, …", 400)
+        if any(faults.get("poison") in ids for ids in sequences):
+            return _error("Out of range float values are not JSON compliant", 500, "InternalServerError")
+        self.prompted += sum(map(len, sequences))
+        shift = faults.get("score_shift", 0.0)
+        data = [
+            {"index": i, "label": "LABEL_0", "probs": [pooled_score(ids) + shift], "num_classes": 1}
+            for i, ids in enumerate(sequences)
+        ]
+        return JSONResponse(
+            {"id": "classify-1", "object": "list", "model": faults.get("model", self.name), "data": data}
+        )
 
     def _admits(self, request: Request) -> bool:
         return self.key is None or request.headers.get("authorization") == f"Bearer {self.key}"
@@ -395,6 +434,7 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--runner", choices=("generate", "pooling"), default="generate")
     parser.add_argument("--shutdown-timeout", type=int, default=0)
     options, _ = parser.parse_known_args()
     if options.engine is not None:
@@ -411,6 +451,7 @@ def main() -> int:
         key=os.environ.get("VLLM_API_KEY"),
         root=options.model,
         control=Path(control) if control else None,
+        pooling=options.runner == "pooling",
     )
     return asyncio.run(_serve(server, options))
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from acemath_reward.ports import CandidateEnded, Cell, DueCell, PromptGroup, SequenceTooLong, TokenIds
+from acemath_reward.ports import CandidateEnded, Cell, DueCell, ModelServer, PromptGroup, SequenceTooLong, TokenIds
 
 POISON = -13  # never drawn, never a real id
 
@@ -144,6 +144,10 @@ class ArithmeticModel:
         for cell in given:
             cell.computed()
         return [self.answer(*cell.whole) if cell.whole else None for cell in given]
+
+    @property
+    def server(self) -> ModelServer | None:
+        return None
 
     def facts(self) -> Mapping[str, object]:
         return {"dtype": "none", "device": "none"}

@@ -31,9 +31,9 @@ SETTLE = 0.1  # seconds
 class World:
     """A registry and a reconciler whose rounds the test does."""
 
-    def __init__(self, registry: Registry, directory: Path) -> None:
+    def __init__(self, registry: Registry, directory: Path, settings: RewardSettings | None = None) -> None:
         self.registry, self.directory = registry, directory
-        self.settings = RewardSettings(
+        self.settings = settings or RewardSettings(
             registry_root=registry.root,
             cache_dir=directory / "cache",
             drain_quiet_seconds=0,

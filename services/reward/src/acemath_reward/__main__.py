@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 from acemath_core.settings import SettingsError
+from acemath_registry import configured_keys
 from acemath_reward.app import create_app
-from acemath_reward.engine.device import place
-from acemath_reward.engine.model import load_engine
+from acemath_reward.loaders import loader_of
 from acemath_reward.settings import RewardSettings
 from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
@@ -20,12 +19,12 @@ def main() -> None:
     try:
         settings = RewardSettings.from_env()
         key = settings.internal_key()
+        configured_keys(settings.signature_keys_file)  # what cannot be used is found now, before a model is loaded
     except SettingsError as error:
         sys.stderr.write(f"acemath-reward: {error}\n")
         raise SystemExit(2) from error
     configure_logging(settings.log_level)
-    placement = place(settings.device, settings.dtype, threads=settings.threads, row_tile=settings.row_tile)
-    app = create_app(settings, partial(load_engine, placement=placement), key)
+    app = create_app(settings, loader_of(settings, key), key)
     limits = ConnectionLimits(settings.max_connections)
     run(
         app,

@@ -114,7 +114,8 @@ class Batcher:
         """
         with self._changed:
             self._admit(len(prompt), 0, deadline, time.monotonic())
-            seat = Seat(engine, engine.model.open(prompt), len(prompt), listener)
+            at_once = len(prompt) if engine.model.server is None else 0  # a server takes it with each candidate
+            seat = Seat(engine, engine.model.open(prompt), at_once, listener)
             self._seats.add(seat)
             self._rouse(seat)
         return seat

@@ -15,7 +15,7 @@ from acemath_registry.following import Lifting, Patience
 from acemath_reward.batcher import Batcher
 from acemath_reward.finishing import to_its_end
 from acemath_reward.metrics import RewardMetrics
-from acemath_reward.ports import ModelLoader, UnsupportedCheckpoint
+from acemath_reward.ports import ModelLoader, ModelServer, ServerFailure, UnsupportedCheckpoint
 from acemath_reward.selfcheck import CanaryMismatch, CheckResult, check, check_prompts
 from acemath_reward.settings import RewardSettings
 from acemath_reward.tickets import Engine
@@ -23,6 +23,7 @@ from acemath_reward.versions import Served, VersionSlot, load
 
 _log = logging.getLogger(__name__)
 _BAD = (VerificationError, UnsupportedCheckpoint, TemplateError, CanaryMismatch)
+_TRANSIENT = (ServiceError, ServerFailure, OSError)
 
 
 class Lift(Lifting[VersionSlot]):
@@ -47,38 +48,80 @@ class Lift(Lifting[VersionSlot]):
         slots: Sequence[VersionSlot],
     ) -> None:
         super().__init__(
-            Patience(settings.load_attempts, settings.retry_max_seconds, _BAD, (ServiceError, OSError)),
+            Patience(settings.load_attempts, settings.retry_max_seconds, _BAD, _TRANSIENT),
             slots,
             registry=registry,
             replica=f"reward/{settings.instance}",
             on_rejected=metrics.swaps.labels("rejected").inc,
             on_phase=lambda phase, seconds: metrics.phase_seconds.labels(phase).observe(seconds),
         )
-        self._settings, self._load_model, self._batcher = settings, load_model, batcher
+        self._settings, self._load_model, self._batcher, self._metrics = settings, load_model, batcher, metrics
+
+    def down(self, slot: VersionSlot) -> None:
+        """Let a version go; its place is free when the process that computes it, if there is one, has ended."""
+        earlier = slot.work if slot.busy else None
+        slot.served = None
+        slot.move(SlotState.RETIRED)
+        if earlier is not None or slot.server is not None:
+            slot.work = asyncio.create_task(self._close(slot, earlier))
+
+    def _dispensable(self, version: VersionSlot) -> bool:
+        return not version.proved and super()._dispensable(version)
 
     async def _attempt(self, slot: VersionSlot) -> None:
+        try:
+            await self._to_ready(slot)
+        except ServerFailure as failure:
+            self._metrics.server_failures.labels(failure.end.value).inc()
+            raise
+        except asyncio.CancelledError:
+            await self._let_go(slot)
+            raise
+
+    async def _let_go(self, slot: VersionSlot) -> None:
+        slot.served = None
+        if slot.server is not None:
+            await to_its_end(slot.server.close())
+            slot.server = None
+
+    async def _close(self, slot: VersionSlot, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            earlier.cancel()
+            await asyncio.wait({earlier})
+        await self._let_go(slot)
+
+    async def _to_ready(self, slot: VersionSlot) -> None:
+        """From verifying, or from staging when its server died, to ready."""
         digest = slot.member.manifest_sha256
-        slot.move(SlotState.VERIFYING, slot.reason)
-        with self._timed("verify"):
-            copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
-            directory = await to_its_end(asyncio.to_thread(copy))
-            manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, directory, manifest_sha256=digest)
+        if slot.copy is None or not slot.proved:
+            slot.move(SlotState.VERIFYING, slot.reason)
+            with self._timed("verify"):
+                copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
+                slot.copy = await to_its_end(asyncio.to_thread(copy))
+        manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, slot.copy, manifest_sha256=digest)
         slot.move(SlotState.STAGING, slot.reason)
         with self._timed("stage"):
-            load_it = partial(load, directory, str(slot.ref), self._load_model, self._settings.batch_tokens)
+            load_it = partial(load, slot.copy, str(slot.ref), self._load_model, self._settings.batch_tokens)
             engine, vocabulary = await to_its_end(asyncio.to_thread(load_it))
+            await _start(slot, engine.model.server)
         slot.move(SlotState.WARMING, slot.reason)
         await asyncio.to_thread(check_prompts, vocabulary.encoder, manifest.canary)
         with self._timed("warm"):
             checking = check(engine.model, manifest.canary, self._settings.canary_tolerance, self._batcher.call)
             found = await to_its_end(checking, alive=lambda: self._batcher.alive)
-        slot.served = Served(_alone_unless_invariant(engine, found), vocabulary, found)
+        slot.served, slot.proved = Served(_alone_unless_invariant(engine, found), vocabulary, found), True
         slot.move(SlotState.READY)
 
 
+async def _start(slot: VersionSlot, server: ModelServer | None) -> None:
+    slot.server = server  # before its start: whoever gives the attempt up ends it
+    if server is not None:
+        await server.start()
+
+
 def _alone_unless_invariant(engine: Engine, found: CheckResult) -> Engine:
-    """Where this device's arithmetic depends on the batch, each candidate gets its own: slow, and still right."""
-    if found.batch_invariant:
+    """Where this device's arithmetic breaks the promise about bits, each candidate has its batch: slow, still right."""
+    if found.batch_invariant is not False:
         return engine
     _log.error("%s: scores depend on their batch on this device; scoring one candidate at a time", engine.version)
     return Engine(engine.version, engine.model, batch_tokens=1)

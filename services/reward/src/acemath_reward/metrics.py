@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from acemath_core.wire import SlotState
+from acemath_reward.ports import ServerEnd
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _LONG = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600)
@@ -16,6 +17,7 @@ _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 RESULTS = ("scored", "failed", "cancelled")
 LIVE_ENDS = ("closed", "idle", "deadline", "draining", "refused", "failed")
+SERVER_FAILURES = tuple(end.value for end in ServerEnd if end is not ServerEnd.CLOSED)
 REJECTIONS = (
     "queue_full",
     "too_late",
@@ -55,6 +57,7 @@ class RewardMetrics:
         self.live_cells = self._counter("live_cells", "cells computed for live sessions")
         self.live_final_seconds = self._histogram("live_final_seconds", "a candidate's end to its score", _SECONDS)
         self.live_ends = self._counter("live_ends", "connections by how they ended", "reason")
+        self.server_failures = self._counter("server_failures", "vLLM servers that did not score", "reason")
         self.failed_batches = self._counter("failed_batches", "batches that the engine did not finish")
         self.rejections = self._counter("rejections", "calls turned away", "reason")
         self.model_info = self._gauge("model_info", "1 for the active version", "version", "dtype", "device")
@@ -68,6 +71,7 @@ class RewardMetrics:
         _touch(self.candidates, RESULTS)
         _touch(self.rejections, REJECTIONS)
         _touch(self.live_ends, LIVE_ENDS)
+        _touch(self.server_failures, SERVER_FAILURES)
         _touch(self.registry_errors, ("channel", "status"))
         _touch(self.swaps, ("activated", "rejected", "superseded"))
 

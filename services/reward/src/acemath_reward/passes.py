@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from acemath_core.errors import InternalError, ServiceError
+from acemath_core.errors import InternalError, ServiceError, Unavailable
 from acemath_reward.batching import group
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import Pace
@@ -63,10 +63,15 @@ class PassRunner:
         self._metrics, self._pace, self._drop = metrics, pace, drop
 
     def run(self, work: Pass) -> None:
-        """Compute it; when that fails, once more each caller's part by itself."""
+        """Compute it; when that fails, once more each caller's part by itself; an engine that is away is not asked."""
         self._note_begin(work)
         try:
             self._compute(work)
+        except Unavailable as error:
+            self._metrics.failed_batches.inc()
+            self._metrics.candidates.labels("failed").inc(len(work.whole) + len(work.live))
+            for caller in work.callers:
+                self._give_up(caller, error)
         except Exception as error:
             self._metrics.failed_batches.inc()
             callers = work.callers
@@ -145,7 +150,8 @@ class PassRunner:
         self._metrics.batch_tokens.observe(tokens)
         candidates = {(item.seat, item.due.candidate) for item in work.live if item.due.candidate is not None}
         self._metrics.batch_sequences.observe(len(work.whole) + len(candidates))
-        self._metrics.saved.inc(sum(item.sequence.tokens for item in work.whole) - (tokens - live))
+        if work.engine.model.server is None:  # what a server of its own shares, nobody here knows
+            self._metrics.saved.inc(sum(item.sequence.tokens for item in work.whole) - (tokens - live))
         self._metrics.live_cells.inc(len(work.live))
         self._metrics.live_tokens.inc(live)
 

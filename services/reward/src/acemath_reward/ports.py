@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -124,12 +125,62 @@ class LiveSession(Protocol):
         ...
 
 
+class ServerEnd(StrEnum):
+    """Why a server does not score."""
+
+    NO_PORT = "no_port"
+    NOT_STARTED = "not_started"
+    START_TIMEOUT = "start_timeout"
+    EXITED = "exited"
+    ENGINE_DEAD = "engine_dead"
+    STALLED = "stalled"
+    WRONG_ANSWER = "wrong_answer"
+    CLOSED = "closed"
+
+
+class ServerFailure(Exception):
+    """A server does not score; another one, with the same checkpoint, may.
+
+    Attributes:
+        end: why.
+    """
+
+    def __init__(self, end: ServerEnd, message: str) -> None:
+        super().__init__(f"{end.value}: {message}")
+        self.end = end
+
+
+class ModelServer(Protocol):
+    """The process that computes a model, where that is not this one. Every method is called on the event loop."""
+
+    async def start(self) -> None:
+        """Start it, once, and wait until it scores; cancelled, or failed, it is left for `close`.
+
+        Raises:
+            ServerFailure: it ended instead, took too long, or does not give scores.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End it, started or not, within seconds; may be called twice."""
+        ...
+
+    def failure(self) -> ServerFailure | None:
+        """Why it does not score any more, None while it does; at once, from what was seen last."""
+        ...
+
+
 class RewardModel(Protocol):
     """A loaded checkpoint. One thread at a time calls `forward` and `score`.
 
     The contract that makes scores comparable: a candidate's number has the same bits whichever groups, mates and
-    order it is scored with, and whether it came whole or in pieces.
+    order it is scored with, and whether it came whole or in pieces. A model with a `server` does not promise that.
     """
+
+    @property
+    def server(self) -> ModelServer | None:
+        """The process that computes it, which has to be started before the first score; None: this one does."""
+        ...
 
     @property
     def max_tokens(self) -> int:

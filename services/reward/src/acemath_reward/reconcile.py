@@ -14,12 +14,15 @@ several promotions in a row only the last is brought up. Which one goes where bo
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.wire import Slot, SlotState
 from acemath_registry import ModelKind, Registry
 from acemath_registry.following import (
     BRINGING_UP,
+    ENDED,
     SERVING,
     SETTLE_SECONDS,
     ChannelFollower,
@@ -39,6 +42,9 @@ from acemath_reward.pulse import EnginePulse
 from acemath_reward.settings import RewardSettings
 from acemath_reward.versions import VersionSlot
 from acemath_web.health import Readiness
+
+_log = logging.getLogger(__name__)
+_STABLE_SECONDS = 300.0  # after which an earlier failure is forgotten
 
 
 class Reconciler:
@@ -119,9 +125,11 @@ class Reconciler:
         stuck = self._pulse.problem()
         if stuck is not None:
             return Readiness(False, stuck, details)
-        if self._versions.active() is not None:
-            return Readiness(True, details=details)
-        return Readiness(False, self._versions.why_nothing_serves(self._reader), details)
+        active = self._versions.active()
+        if active is None:
+            return Readiness(False, self._versions.why_nothing_serves(self._reader), details)
+        broken = active.broken()  # no round has seen it yet
+        return Readiness(broken is None, broken or "", details)
 
     # ----------------------------------------------------------------------------------------------------- the rounds
 
@@ -138,11 +146,12 @@ class Reconciler:
         if desired is not None:
             self._versions.note_wanted(desired)
             self._supersede(desired)
+            self._restart_broken()
             self._versions.switch(desired)
             await self._drop_released(desired)
             unused = await self._versions.bring_up_wanted(desired, self._lift.up, self._quiet)
             if unused is not None:
-                self._drop(unused)
+                self._lift.down(unused)
         self._metrics.set_versions(slot.state for slot in self._versions.all())
         self._show_active()
         await self._write_status(desired)
@@ -154,7 +163,7 @@ class Reconciler:
         facts, self._shown = active.served.engine.model.facts(), active
         self._metrics.model_info.clear()
         self._metrics.model_info.labels(str(active.ref), str(facts.get("dtype")), str(facts.get("device"))).set(1)
-        self._metrics.invariant.set(active.served.check.batch_invariant)
+        self._metrics.invariant.set(bool(active.served.check.batch_invariant))
 
     async def _write_status(self, desired: Desired | None) -> None:
         generation = desired.generation if desired else None
@@ -164,9 +173,10 @@ class Reconciler:
 
     async def close(self) -> None:
         """Wait for what is being loaded (a load cannot be broken off), and let go of every version."""
+        for slot in self._slots:
+            if slot.state not in ENDED:
+                self._lift.down(slot)
         works = [slot.work for slot in self._slots if slot.work is not None]
-        for work in works:
-            work.cancel()
         await asyncio.gather(*works, self._pulse.close(), return_exceptions=True)
         self._slots.clear()
 
@@ -176,12 +186,23 @@ class Reconciler:
             await asyncio.to_thread(prune, self._settings.cache_dir, keep, self._settings.spare_copies)
 
     def _supersede(self, desired: Desired) -> None:
-        """Give up loading what the channel no longer names."""
+        """Give up loading what the channel no longer names, unless calls may still need it."""
         for slot in self._slots:
-            if slot.state in BRINGING_UP and slot.member != desired.member and slot.work is not None:
-                slot.work.cancel()
+            if slot.state in BRINGING_UP and slot.member != desired.member and not slot.proved:
+                self._lift.down(slot)
                 slot.move(SlotState.RETIRED, "superseded")
                 self._metrics.swaps.labels("superseded").inc()
+
+    def _restart_broken(self) -> None:
+        """Start the server of a version again that died; until it is ready, the version takes no calls."""
+        for slot in self._slots:
+            failure = slot.server.failure() if slot.server is not None and slot.state in SERVING else None
+            if failure is not None:
+                _log.error("%s: %s; starting its server again", slot.ref, failure)
+                self._metrics.server_failures.labels(failure.end.value).inc()
+                slot.failures = slot.failures + 1 if time.time() - slot.since < _STABLE_SECONDS else 1
+                slot.move(SlotState.STAGING, str(failure))
+                self._lift.up(slot)
 
     async def _drop_released(self, desired: Desired) -> None:
         """Drop what is no longer named, once no gateway needs it and it has been quiet for a while.
@@ -191,22 +212,19 @@ class Reconciler:
         if self._versions.active() is None:
             return
         for slot in self._slots:
-            if slot.state is not SlotState.DRAINING or slot is self._versions.find(desired):
+            again = slot.proved and slot.state in BRINGING_UP  # its server died while it drained
+            if not (again or slot.state is SlotState.DRAINING) or slot is self._versions.find(desired):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)
             if held is None and not self._quiet(slot):
                 held = "calls are running, or were a moment ago"
             if held is None:
-                self._drop(slot)
-            else:
+                self._lift.down(slot)
+            elif not again:
                 slot.move(SlotState.DRAINING, held)
 
     def _quiet(self, slot: VersionSlot) -> bool:
         return slot.quiet_for(self._settings.drain_quiet_seconds)
-
-    def _drop(self, slot: VersionSlot) -> None:
-        slot.served = None
-        slot.move(SlotState.RETIRED)
 
 
 def _begin(desired: Desired) -> VersionSlot:

@@ -59,11 +59,12 @@ class CheckResult:
     """What the checks found, as `/readyz?verbose` shows it.
 
     Attributes:
-        batch_invariant: every probe had the same bits alone, with mates, in another order and handed over in pieces.
+        batch_invariant: every probe had the same bits alone, with mates, in another order and handed over in pieces;
+            None where nothing is promised and so nothing was asked.
         canary_difference: largest |difference| from the manifest's scores; None without a canary.
     """
 
-    batch_invariant: bool
+    batch_invariant: bool | None
     canary_difference: float | None
 
 
@@ -82,7 +83,8 @@ async def check(
         CanaryMismatch: over the tolerance, or malformed.
     """
     difference = None if canary is None else await _canary_difference(model, canary, tolerance, run)
-    return CheckResult(await _invariant(model, run), difference)
+    promised = model.server is None
+    return CheckResult(await _invariant(model, run) if promised else None, difference)
 
 
 def check_prompts(encoder: PromptEncoder, canary: Mapping[str, JsonValue] | None) -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
 from acemath_core.settings import HttpServiceSettings, settings_config
+
+_OWNED_FLAGS = OWNED_FLAGS | {"--runner", "--convert", "--task", "--max-num-batched-tokens"}
+
+
+class EngineKind(StrEnum):
+    """What computes the scores."""
+
+    TORCH = "torch"
+    VLLM = "vllm"
 
 
 class RewardSettings(HttpServiceSettings):
@@ -21,6 +33,9 @@ class RewardSettings(HttpServiceSettings):
 
     spare_copies: int = Field(2, ge=0, description="private copies kept beside those of loaded versions")
 
+    engine: EngineKind = Field(
+        EngineKind.TORCH, description="vllm: servers of vLLM below this service, for what one device does not hold"
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the device computes in it, else float32"
@@ -30,6 +45,25 @@ class RewardSettings(HttpServiceSettings):
     )
     row_tile: int | None = Field(
         None, ge=16, le=8192, description="rows of one matrix product; None: 256 on a CPU; replicas must agree on it"
+    )
+
+    tensor_parallel_size: int = Field(1, ge=1, description="engine=vllm: devices that share a checkpoint")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="engine=vllm: share of a GPU's memory for one version; two are loaded in a swap"
+    )
+    cpu_kvcache_space: int | None = Field(None, ge=1, description="engine=vllm on a CPU: GiB of its cache")
+    enforce_eager: bool = Field(False, description="engine=vllm: no compilation, starts sooner")
+    extra_args: tuple[str, ...] = Field((), description="engine=vllm: further arguments of vLLM; JSON list")
+    vllm_command: tuple[str, ...] = Field(
+        COMMAND, description="engine=vllm: how a server is started; JSON list", min_length=1
+    )
+    first_vllm_port: int = Field(8210, ge=1, le=65535, description="engine=vllm: loopback ports of its servers")
+    last_vllm_port: int = Field(8219, ge=1, le=65535)
+    start_timeout_seconds: float = Field(
+        1800.0, gt=0, le=7200, description="engine=vllm: from the start of a server to its first score"
+    )
+    probe_seconds: float = Field(
+        5.0, ge=0.05, le=60, description="engine=vllm: between two looks at a server, and the longest wait of one"
     )
 
     batch_tokens: int = Field(
@@ -70,6 +104,55 @@ class RewardSettings(HttpServiceSettings):
         if self.internal_key_file is None and not _is_loopback(self.host):
             raise ValueError("set internal_key_file: without a key, host must be a loopback address")
         return self
+
+    @model_validator(mode="after")
+    def _of_one_engine(self) -> Self:
+        """Nothing is accepted and ignored."""
+        others = _OF_TORCH if self.engine is EngineKind.VLLM else _OF_VLLM
+        ignored = sorted(self.model_fields_set & others)
+        if ignored:
+            raise ValueError(f"engine={self.engine} has no {', '.join(ignored)}; unset it, or choose the other engine")
+        if self.engine is EngineKind.VLLM:
+            self._check_vllm()
+        return self
+
+    def _check_vllm(self) -> None:
+        if ":" in self.device:
+            raise ValueError("device: engine=vllm takes cpu or cuda; CUDA_VISIBLE_DEVICES says which GPUs it sees")
+        if self.last_vllm_port <= self.first_vllm_port:
+            raise ValueError("last_vllm_port must be above first_vllm_port: two servers run during a swap")
+        if self.first_vllm_port <= self.port <= self.last_vllm_port:
+            raise ValueError("port must lie outside first_vllm_port … last_vllm_port")
+        taken = owned_among(self.extra_args, _OWNED_FLAGS)
+        if taken:
+            raise ValueError(f"extra_args may not hold {', '.join(taken)}; the service sets them, or has a setting")
+
+    @property
+    def omp_num_threads(self) -> int | None:
+        """Threads of a vLLM server on a CPU; None on GPUs, where it binds its own."""
+        return self.threads if self.device == "cpu" else None
+
+
+_OF_TORCH = frozenset({"row_tile"})
+_OF_VLLM = frozenset(
+    {
+        "tensor_parallel_size",
+        "gpu_memory_utilization",
+        "cpu_kvcache_space",
+        "enforce_eager",
+        "extra_args",
+        "vllm_command",
+        "first_vllm_port",
+        "last_vllm_port",
+        "start_timeout_seconds",
+        "probe_seconds",
+    }
+)
+
+
+def inherited_environment() -> dict[str, str]:
+    """The service's own environment as vLLM may see it."""
+    return passed_on(os.environ)
 
 
 def _is_loopback(host: str) -> bool:
