@@ -1,13 +1,21 @@
-"""What a person types: a problem that begins with a minus, the address of a gateway."""
+"""What a person types: a problem that begins with a minus, the address of a gateway, and what every command takes."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import httpx
+import typer
+from pydantic import SecretStr
 from typer.core import TyperCommand
 
 from acemath_cli.client import AskError
+from acemath_cli.settings import CliSettings
+from acemath_core.settings import read_key_file
+
+Url = Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")]
 
 
 class ProblemCommand(TyperCommand):
@@ -31,6 +39,18 @@ class ProblemCommand(TyperCommand):
 def _is_problem(arg: str, known: set[str]) -> bool:
     one_minus = len(arg) > 1 and arg[0] == "-" and arg[1] != "-"
     return one_minus and (arg[:2] not in known or " " in arg)
+
+
+def gateway_and_key(url: str | None, key_file: Path | None = None) -> tuple[str, SecretStr | None]:
+    """The base URL of the gateway to ask, and the key that it is shown: what was typed, or else the settings'.
+
+    Raises:
+        AskError: the URL is none of a gateway.
+        SettingsError: a setting is wrong, or the file has no key.
+    """
+    settings = CliSettings.from_env()
+    key = settings.api_key if key_file is None else read_key_file(key_file)
+    return gateway_url(settings.url if url is None else url), key
 
 
 def gateway_url(text: str) -> str:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from acemath_cli.arguments import gateway_url
+from acemath_cli.arguments import AsJson, Url, gateway_and_key
 from acemath_cli.client import AskError
+from acemath_cli.failures import failing_as
 from acemath_cli.job_client import FILE_KIND, Jobs, row_of
-from acemath_cli.settings import CliSettings
+from acemath_cli.render import print_json
 from acemath_core.jobs import Job, JobProgress, JobState, LineResult
-from acemath_core.settings import SettingsError
 from acemath_core.wire import SolveRequest, Wire
 
 app = typer.Typer(no_args_is_help=True, help="Many problems while nobody waits: submit, watch, results, cancel.")
 
-Url = Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="its id; `acemath jobs list`")]
 
 
@@ -47,7 +43,7 @@ def submit(
 ) -> None:
     """Hand over a file of problems, or one problem. Prints the job's id."""
     fields = {"n": n, "seed": seed, "max_tokens": max_tokens}
-    with _errors("submit"):
+    with failing_as("jobs submit"):
         body, kind = _body(file, problem, {name: value for name, value in fields.items() if value is not None})
         jobs = _jobs(url)
         made = jobs.submit(body, kind, webhook, idempotency_key)
@@ -63,7 +59,7 @@ def mine(
     limit: Annotated[int, typer.Option(help="at most so many")] = 100, url: Url = None, as_json: AsJson = False
 ) -> None:
     """List your jobs, the youngest first."""
-    with _errors("list"):
+    with failing_as("jobs list"):
         found = _jobs(url).mine(limit)
     _print(found, as_json=as_json, text="\n".join(_line_of(job) for job in found.data) or "no jobs")
 
@@ -71,7 +67,7 @@ def mine(
 @app.command()
 def watch(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
     """Follow a job to its end; exit status 0 when it completed, 1 when it failed, was cancelled or expired."""
-    with _errors("watch"):
+    with failing_as("jobs watch"):
         ended = _follow(_jobs(url), job_id, quiet=as_json)
     _print_end(ended, as_json=as_json)
 
@@ -85,7 +81,7 @@ def results(
     as_json: AsJson = False,
 ) -> None:
     """Print the results in the order of the file, as far as there are; with --json or --output as JSON Lines."""
-    with _errors("results"):
+    with failing_as("jobs results"):
         rows = _jobs(url).results(job_id, offset)
         if output is not None:
             _write(rows, output)
@@ -97,14 +93,13 @@ def results(
 @app.command()
 def cancel(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
     """End a job: lines that wait are never worked on, those that run stop; what has a result is kept."""
-    with _errors("cancel"):
+    with failing_as("jobs cancel"):
         gone = _jobs(url).cancel(job_id)
     _print(gone, as_json=as_json, text=_line_of(gone))
 
 
 def _jobs(url: str | None) -> Jobs:
-    settings = CliSettings.from_env()
-    return Jobs(gateway_url(settings.url if url is None else url), settings.api_key)
+    return Jobs(*gateway_and_key(url))
 
 
 def _body(file: str | None, problem: str | None, fields: dict[str, int]) -> tuple[bytes, str]:
@@ -179,20 +174,7 @@ def _write(rows: Iterator[bytes], output: Path) -> None:
 
 
 def _print(body: Wire, *, as_json: bool, text: str) -> None:
-    typer.echo(body.model_dump_json(indent=2) if as_json else text)
-
-
-@contextmanager
-def _errors(command: str) -> Iterator[None]:
-    try:
-        yield
-    except (AskError, SettingsError) as error:
-        raise _failed(command, str(error)) from error
-    except ValidationError as error:
-        found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise _failed(command, "; ".join(found)) from error
-
-
-def _failed(command: str, message: str) -> typer.Exit:
-    typer.echo(f"acemath jobs {command}: {message}", err=True)
-    return typer.Exit(1)
+    if as_json:
+        print_json(body)
+    else:
+        typer.echo(text)

@@ -6,34 +6,27 @@ says. Results go to standard output, errors to standard error with exit status 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from acemath_cli.arguments import gateway_url
+from acemath_cli.arguments import AsJson, Url, gateway_and_key
 from acemath_cli.client import AskError, ask
-from acemath_cli.settings import CliSettings
+from acemath_cli.failures import failing_as
+from acemath_cli.render import print_json
 from acemath_core.admin import KeyInfo, KeyList, KeyRequest, KeyScope, NewKey, Quotas
-from acemath_core.settings import SettingsError, read_key_file
-from acemath_core.wire import Wire
 
 app = typer.Typer(no_args_is_help=True, help="API keys of a gateway: make, list, revoke. Needs an admin key.")
 
 _PATH = "/admin/v1/keys"
 _COLUMNS = ["id", "name", "ends in", "scopes", "quotas", "made", "revoked"]
-Url = Annotated[str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")]
 KeyFile = Annotated[
     Path | None, typer.Option("--key-file", help="file (mode 0600) with an admin key; default: ACEMATH_CLI__API_KEY")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")]
 
 
 @app.command()
@@ -48,16 +41,16 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is printed once; the gateway keeps only its hash. Without --scope it opens solve and jobs."""
-    with _errors("create"):
+    with failing_as("keys create"):
         quotas = Quotas(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
             sequences_in_flight=sequences_in_flight,
         )
         wanted = KeyRequest(name=name, scopes=tuple(scope or (KeyScope.SOLVE, KeyScope.JOBS)), quotas=quotas)
-        made = NewKey.model_validate(_Gateway.of(url, key_file).ask("POST", _PATH, wanted))
+        made = NewKey.model_validate(ask(*gateway_and_key(url, key_file), "POST", _PATH, wanted))
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         typer.echo(f"id      {made.id}\nscopes  {', '.join(made.scopes)}\nquotas  {_quotas(made.quotas)}")
         typer.echo(f"key     {made.key}\nWrite the key down: it is not shown again.")
@@ -66,10 +59,10 @@ def create(
 @app.command(name="list")
 def every(url: Url = None, key_file: KeyFile = None, as_json: AsJson = False) -> None:
     """List the keys, the newest first; the revoked ones for 90 days."""
-    with _errors("list"):
-        found = KeyList.model_validate(_Gateway.of(url, key_file).ask("GET", _PATH))
+    with failing_as("keys list"):
+        found = KeyList.model_validate(ask(*gateway_and_key(url, key_file), "GET", _PATH))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     console = Console()
     if not console.is_terminal:  # names are there to be copied: never cut and never on two lines
@@ -89,29 +82,13 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key for ever. Every other gateway refuses it within KEY_CACHE_SECONDS (5)."""
-    with _errors("revoke"):
-        gone = KeyInfo.model_validate(_Gateway.of(url, key_file).ask("DELETE", f"{_PATH}/{_as_segment(key_id)}"))
+    with failing_as("keys revoke"):
+        path = f"{_PATH}/{_as_segment(key_id)}"
+        gone = KeyInfo.model_validate(ask(*gateway_and_key(url, key_file), "DELETE", path))
     if as_json:
-        _print_json(gone)
+        print_json(gone)
     else:
         typer.echo(f"revoked {gone.id} ({gone.name})")
-
-
-@dataclass(frozen=True, slots=True)
-class _Gateway:
-    """Which gateway, and the key that it is shown."""
-
-    url: str
-    key: SecretStr | None
-
-    @classmethod
-    def of(cls, url: str | None, key_file: Path | None) -> _Gateway:
-        settings = CliSettings.from_env()
-        key = settings.api_key if key_file is None else read_key_file(key_file)
-        return cls(gateway_url(settings.url if url is None else url), key)
-
-    def ask(self, method: str, path: str, body: Wire | None = None) -> Any:
-        return ask(self.url, self.key, method, path, body)
 
 
 def _as_segment(key_id: str) -> str:
@@ -132,23 +109,3 @@ def _quotas(quotas: Quotas) -> str:
         "in flight": quotas.sequences_in_flight,
     }
     return ", ".join(f"{value} {name}" for name, value in said.items() if value is not None) or "none"
-
-
-def _print_json(body: Wire) -> None:
-    typer.echo(body.model_dump_json(indent=2))
-
-
-@contextmanager
-def _errors(command: str) -> Iterator[None]:
-    try:
-        yield
-    except (AskError, SettingsError) as error:
-        raise _failed(command, str(error)) from error
-    except ValidationError as error:
-        found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise _failed(command, "; ".join(found)) from error
-
-
-def _failed(command: str, message: str) -> typer.Exit:
-    typer.echo(f"acemath keys {command}: {message}", err=True)
-    return typer.Exit(1)

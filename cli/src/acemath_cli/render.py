@@ -1,9 +1,10 @@
-"""How a solve looks in a terminal."""
+"""How a solve looks in a terminal, and an answer of the gateway for programs."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from acemath_cli.client import Event
-from acemath_core.wire import Solution, SolvedCandidate
+from acemath_core.wire import Solution, SolvedCandidate, Wire
 
 _STEPS = 2  # a candidate is finished, then scored
 
@@ -86,3 +87,8 @@ def _cells(candidate: SolvedCandidate) -> list[str]:
         str(candidate.index), escape(str(candidate.answer)), score, str(candidate.completion_tokens),
         str(candidate.finish_reason), escape(end),
     ]  # fmt: skip
+
+
+def print_json(body: Wire) -> None:
+    """Print an answer as `--json` has it."""
+    typer.echo(body.model_dump_json(indent=2))

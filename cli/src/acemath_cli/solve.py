@@ -6,14 +6,13 @@ import sys
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from rich.console import Console
 
-from acemath_cli.arguments import gateway_url
+from acemath_cli.arguments import AsJson, Url, gateway_and_key
 from acemath_cli.client import AskError, solution_of, solve_stream
-from acemath_cli.render import CandidateProgress, show
-from acemath_cli.settings import CliSettings
-from acemath_core.settings import SettingsError
+from acemath_cli.failures import failing_as
+from acemath_cli.render import CandidateProgress, print_json, show
 from acemath_core.wire import Selection, Solution, SolveRequest
 
 
@@ -28,28 +27,19 @@ def solve(
     max_tokens: Annotated[int, typer.Option(help="longest candidate, in tokens")] = 1024,
     seed: Annotated[int | None, typer.Option(help="candidate i is sampled with seed + i")] = None,
     deadline: Annotated[float, typer.Option(help="seconds until the best so far is taken")] = 120.0,
-    url: Annotated[
-        str | None, typer.Option(help="the gateway; default: ACEMATH_CLI__URL, else http://127.0.0.1:8080")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the gateway's answer as JSON")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
     """Solve a problem by best-of-N on a running gateway; where it asks for a key, set ACEMATH_CLI__API_KEY to yours."""
-    try:
-        settings = CliSettings.from_env()
+    with failing_as("solve"):
         request = SolveRequest(
             problem=sys.stdin.read() if problem == "-" else problem,
             n=n, selection=selection, temperature=temperature, max_tokens=max_tokens, seed=seed,
             deadline_seconds=deadline, candidates="full", adaptive=adaptive,
         )  # fmt: skip
-        solution = _ask(gateway_url(settings.url if url is None else url), settings.api_key, request, quiet=as_json)
-    except (AskError, SettingsError) as error:
-        raise _failed(str(error)) from error
-    except ValidationError as error:
-        raise _failed(
-            "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        ) from error
+        solution = _ask(*gateway_and_key(url), request, quiet=as_json)
     if as_json:
-        typer.echo(solution.model_dump_json(indent=2))
+        print_json(solution)
     else:
         show(Console(), solution)
 
@@ -62,8 +52,3 @@ def _ask(url: str, key: SecretStr | None, request: SolveRequest, *, quiet: bool)
                 return solution_of(event)
             progress.take(event)
     raise AskError("the gateway closed the stream before its answer")
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(f"acemath solve: {message}", err=True)
-    return typer.Exit(1)
