@@ -13,6 +13,7 @@ import pytest
 from loopback_ports import free_run
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
+from registry.keys import make_keys
 from registry.tiny import write_checkpoint
 
 import doubles.fake_vllm
@@ -20,7 +21,7 @@ from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.reconcile import Reconciler
 from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings, inherited_environment
-from acemath_registry import ModelRef, PublishMetadata, Registry
+from acemath_registry import ModelRef, PublishMetadata, Registry, SigningKey, TrustedKeys
 from acemath_registry.following import Leases, StatusLeases
 
 FAKE_VLLM = Path(doubles.fake_vllm.__file__)
@@ -98,6 +99,12 @@ class Releases:
 
 
 @pytest.fixture
+def keys(tmp_path: Path) -> tuple[SigningKey, SigningKey]:
+    """Ours and theirs."""
+    return make_keys(tmp_path)
+
+
+@pytest.fixture
 def releases(settings: PolicySettings, tmp_path: Path) -> Releases:
     return Releases(Registry(settings.registry_root), tmp_path)
 
@@ -127,11 +134,11 @@ class Agents:
     environment: dict[str, str] = field(default_factory=inherited_environment)
     running: list[Agent] = field(default_factory=list)
 
-    def start(self, leases: Leases | None = None, **changes: Any) -> Agent:
+    def start(self, leases: Leases | None = None, trusted: TrustedKeys | None = None, **changes: Any) -> Agent:
         """Start an agent; `changes` replace settings."""
         settings = self.settings.model_copy(update=changes)
         prometheus = CollectorRegistry()
-        metrics, registry = PolicyMetrics(prometheus), Registry(settings.registry_root)
+        metrics, registry = PolicyMetrics(prometheus), Registry(settings.registry_root, trusted=trusted)
         launcher = Launcher(settings, self.environment, KEY, metrics)
         reconciler = Reconciler(settings, registry, launcher, leases or StatusLeases(registry, 30.0), metrics, SETTLE)
         agent = Agent(reconciler, prometheus, asyncio.create_task(reconciler.run()))

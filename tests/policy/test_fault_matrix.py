@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 from policy.conftest import KEY, Agent, Agents, Releases
 from policy.test_reconcile import active, canary, pids
 from registry.damage import Damage, append, flip, replace_by_link, truncate, with_tensors
+
+from acemath_registry import SigningKey
 
 Eventually = Callable[..., Awaitable[None]]
 WEIGHTS, NORM = "model.safetensors", "model.norm.weight"
@@ -60,3 +63,36 @@ async def test_each_fault_changes_a_status_line_only(
     )
     releases.promote(releases.publish("next", canary()))
     await active(agent, eventually, len(FAULTS) + 2)
+
+
+async def test_where_keys_are_configured_only_what_they_signed_goes_in(
+    agents: Agents, releases: Releases, eventually: Eventually, keys: tuple[SigningKey, SigningKey]
+) -> None:
+    ours, theirs = keys
+    good = releases.publish("good", canary())
+    releases.registry.sign(good, ours, by="ann")
+    releases.promote(good)
+    agent = agents.start(trusted=ours.trusted())
+    await active(agent, eventually, 1)
+    before, served = await answer(agent), pids(agent)
+    faults: list[tuple[str, Damage]] = [
+        ("[signature_missing]", lambda d: (d / "model.sig").unlink()),
+        ("[signature_untrusted]", lambda d: (d / "model.sig").write_bytes(theirs.sign(bad, manifest(d)))),
+        ("[signature_wrong]", lambda d: (d / "model.sig").write_bytes(ours.sign(good, manifest(d)))),
+    ]
+    for step, (reason, damage) in enumerate(faults, 2):
+        bad = releases.publish(f"bad-{step}")
+        releases.registry.sign(bad, ours, by="ann")
+        damage(releases.registry.path(bad))
+        releases.promote(bad)
+        await eventually(lambda step=step: agent.states().get(str(step)) == "rejected", what=agent.reconciler.slots)
+        assert reason in agent.reason(step), agent.reason(step)
+        assert agent.states()["1"] == "active" and pids(agent) == served and await answer(agent) == before
+    second = releases.publish("second", canary())
+    releases.registry.sign(second, ours, by="ann")
+    releases.promote(second)
+    await active(agent, eventually, len(faults) + 2)
+
+
+def manifest(directory: Path) -> bytes:
+    return (directory / "manifest.json").read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from acemath_core.settings import SettingsError
+from acemath_policy.__main__ import main
 from acemath_policy.settings import PolicySettings, inherited_environment, is_loopback
 
 
@@ -75,3 +76,12 @@ def test_a_wrong_setting_ends_the_start_with_status_2_and_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "did you mean ACEMATH_POLICY__PORT" in done.stderr
+
+
+def test_keys_that_cannot_be_used_stop_the_start(
+    prefix: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix.setenv("ACEMATH_POLICY__SIGNATURE_KEYS_FILE", str(tmp_path / "absent.pub"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "signature_keys_file: key file" in capsys.readouterr().err

@@ -52,6 +52,9 @@ class HttpServiceSettings(ServiceSettings):
     instance: str = Field("0", description="name of this replica in status files and leases", pattern=r"^[\w.-]{1,64}$")
     registry_root: Path = Field(description="root of the model registry")
     channel: str = Field("default", description="channel to follow", pattern=r"^[\w.-]{1,64}$")
+    signature_keys_file: Path | None = Field(
+        None, description="PEM file of Ed25519 public keys; a version that none of them signed is not used"
+    )
     internal_key_file: Path | None = Field(
         None, description="file (mode 0600) with the key that services show each other"
     )

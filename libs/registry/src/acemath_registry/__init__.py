@@ -15,6 +15,7 @@ from acemath_registry.manifest import Compatibility, FileEntry, Manifest, ModelK
 from acemath_registry.refs import ModelRef
 from acemath_registry.registry import Registry
 from acemath_registry.releases import Channel, Release, ReleaseMember
+from acemath_registry.signing import SigningKey, TrustedKeys, configured_keys
 
 __all__ = [
     "CanaryGate",
@@ -38,7 +39,10 @@ __all__ = [
     "RejectReason",
     "Release",
     "ReleaseMember",
+    "SigningKey",
     "StorageError",
     "TensorDigests",
+    "TrustedKeys",
     "VerificationError",
+    "configured_keys",
 ]

@@ -40,6 +40,7 @@ class AuditEvent(StrEnum):
     MARK = "mark"
     UNMARK = "unmark"
     REMOVE = "remove"
+    SIGN = "sign"
     FORGET_GATEWAY = "forget_gateway"
     ATTACH_EVALUATION = "attach_evaluation"
     GATES = "gates"  # written before the change, which does not take place without it

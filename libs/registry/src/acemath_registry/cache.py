@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +21,15 @@ from acemath_registry.durable import (
 )
 from acemath_registry.errors import Conflict, NotFound, StorageError, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
-from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
+from acemath_registry.manifest import SIGNATURE_NAME, Manifest
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
+from acemath_registry.signing import TrustedKeys
 from acemath_registry.verify import check_listing, kept, read_manifest, verify_directory
 
 _log = logging.getLogger(__name__)
 
+_Check = Callable[[Path], object]
 COPY_LOCK_TIMEOUT_S: Final = 1800.0
 """How long one process waits for another that copies the same version into the same cache."""
 
@@ -36,6 +40,7 @@ def private_copy(
     cache: Path,
     *,
     manifest_sha256: str | None = None,
+    trusted: TrustedKeys | None = None,
     progress: Progress = no_progress,
     lock_timeout_s: float = COPY_LOCK_TIMEOUT_S,
 ) -> Path:
@@ -48,19 +53,20 @@ def private_copy(
         LockTimeout: another process copied the same version for longer than `lock_timeout_s`.
         StorageError: the file system refused.
     """
-    manifest = read_manifest(ref, source, manifest_sha256=manifest_sha256)
+    manifest = read_manifest(ref, source, manifest_sha256=manifest_sha256, trusted=trusted)
     target = cache / ref.name / ref.version
     with storage_errors(f"copying {ref} into the cache"):
         ensure_directory(target.parent, 0o700)
         with kept(ref, source), exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
-            if not _reusable(ref, target, manifest_sha256, progress):
-                _copy_verified(ref, manifest, source, target, manifest_sha256, progress)
+            check = partial(verify_directory, ref, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress)
+            if not _reusable(ref, target, check):
+                _copy_verified(manifest, source, target, check, progress)
     return target
 
 
-def _reusable(ref: ModelRef, target: Path, manifest_sha256: str | None, progress: Progress) -> bool:
+def _reusable(ref: ModelRef, target: Path, check: _Check) -> bool:
     try:
-        verify_directory(ref, target, manifest_sha256=manifest_sha256, progress=progress)
+        check(target)
     except NotFound:
         return False
     except (VerificationError, StorageError) as error:
@@ -70,34 +76,32 @@ def _reusable(ref: ModelRef, target: Path, manifest_sha256: str | None, progress
     return True
 
 
-def _copy_verified(
-    ref: ModelRef, manifest: Manifest, source: Path, target: Path, manifest_sha256: str | None, progress: Progress
-) -> None:
-    for leftover in target.parent.glob(f".{ref.version}.partial-*"):
+def _copy_verified(manifest: Manifest, source: Path, target: Path, check: _Check, progress: Progress) -> None:
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
         remove_tree(leftover)  # its maker is dead: we hold the lock
-    partial = target.with_name(f".{ref.version}.partial-{uuid.uuid4().hex}")
+    unchecked = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex}")
     try:
-        _copy(manifest, source, partial, progress)
-        verify_directory(ref, partial, manifest_sha256=manifest_sha256, progress=progress)
-        if not rename_directory(partial, target):
+        _copy(manifest, source, unchecked, progress)
+        check(unchecked)
+        if not rename_directory(unchecked, target):
             raise Conflict(
                 f"{target.name} appeared in the cache while it was locked; give each service its own cache folder"
             )
     finally:
-        remove_tree(partial)
+        remove_tree(unchecked)
 
 
-def _copy(manifest: Manifest, source: Path, partial: Path, progress: Progress) -> None:
+def _copy(manifest: Manifest, source: Path, into: Path, progress: Progress) -> None:
     check_listing(manifest, source)
-    require_space(partial.parent, manifest.size)
-    make_directory(partial, 0o700)
+    require_space(into.parent, manifest.size)
+    make_directory(into, 0o700)
     advance = counter(progress, "copying", manifest.size)
     for name in (*(entry.path for entry in manifest.files), *sorted(OWN_NAMES)):
         if name == SIGNATURE_NAME and not (source / name).exists():
             continue
-        copy_file(source / name, partial / name, 0o600, advance if name != MANIFEST_NAME else _uncounted)
-    sync_directory(partial)
+        copy_file(source / name, into / name, 0o600, _uncounted if name in OWN_NAMES else advance)
+    sync_directory(into)
 
 
 def _uncounted(chunk_bytes: int) -> None:
-    """The manifest is not part of the size that is shown."""
+    """Manifest and signature are not part of the size that is shown."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_registry import cli_gates, cli_upkeep
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
 from acemath_registry.durable import read_file
@@ -27,6 +27,7 @@ from acemath_registry.manifest import ModelKind, PublishMetadata
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
 from acemath_registry.registry import Registry
 from acemath_registry.releases import Channel, Release, ReleaseMember
+from acemath_registry.signing import SigningKey, TrustedKeys
 
 app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
 app.command()(cli_upkeep.gc)
@@ -58,18 +59,24 @@ def publish(
         typer.Option(help="JSON file: step, licence, parent, base_model, training, metrics, canary, tools."),
     ] = None,
     by: Annotated[str | None, typer.Option(help="Who publishes, for the audit log; else the account's name.")] = None,
+    sign_key: SignKey = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
     """Publish a checkpoint as an immutable version; the same content again changes nothing."""
     with errors(as_json), progress_bar(quiet=as_json) as progress:
         options, registry = {"step": step, "licence": licence}, Registry(root)
+        signer = None if sign_key is None else SigningKey.read(sign_key)
         if is_hub_source(source):
             describe = partial(_described, metadata, options)
-            ref = registry.publish_from_hub(source, name=name, kind=kind, describe=describe, by=by, progress=progress)
+            ref = registry.publish_from_hub(
+                source, name=name, kind=kind, describe=describe, by=by, signer=signer, progress=progress
+            )
         else:
             given = _metadata(metadata, options)
-            ref = registry.publish(source, name=name, kind=kind, metadata=given, by=by, progress=progress)
+            ref = registry.publish(
+                source, name=name, kind=kind, metadata=given, by=by, signer=signer, progress=progress
+            )
         document = {"model": str(ref), "path": str(registry.path(ref))}
     print_document(document, as_json=as_json)
 
@@ -133,20 +140,44 @@ def show(target: Target, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> 
 def verify(
     target: Target,
     directory: Annotated[Path | None, typer.Option(help="Check this copy of a version instead.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="PEM file of public keys, one of which must have signed it.")
+    ] = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte of a version, or of both versions of a release or channel."""
     with errors(as_json), progress_bar(quiet=as_json) as progress:
-        registry = existing(root) if directory is None else Registry(root)  # a copy is checked without a registry too
+        if directory is None:
+            existing(root)  # a copy is checked without a registry too
+        registry = Registry(root, trusted=None if keys is None else TrustedKeys.read(keys))
         if directory is not None and "@" not in target:
             raise InvalidRequest("--directory holds one version; name it as name@version", param="directory")
         verified = [
             registry.verify(ref, directory, manifest_sha256=digest, progress=progress)
             for ref, digest in _versions_of(registry, target)
         ]
-        documents = [{"model": str(m.ref), "files": len(m.files), "bytes": m.size} for m in verified]
+        documents = [
+            {"model": str(m.ref), "files": len(m.files), "bytes": m.size, "signed": keys is not None} for m in verified
+        ]
     print_rows("verified", documents, as_json=as_json)
+
+
+@app.command()
+def sign(
+    target: Target,
+    key: Annotated[Path, typer.Option("--sign-key", help="PEM file (mode 0600) of the Ed25519 key.")],
+    by: Annotated[str, typer.Option("--by", help="Who signs, for the audit log.", default_factory=getpass.getuser)],
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a version, or both versions of a release or channel, as they are now, after checking every byte."""
+    with errors(as_json), progress_bar(quiet=as_json) as progress:
+        registry, signer = existing(root), SigningKey.read(key)
+        refs = [ref for ref, _ in _versions_of(registry, target)]
+        for ref in refs:
+            registry.sign(ref, signer, by=by, progress=progress)
+    print_document({"signed": [str(ref) for ref in refs], "key": signer.id}, as_json=as_json)
 
 
 @app.command(name="forget-gateway")

@@ -19,6 +19,9 @@ Root = Annotated[
     Path, typer.Option("--root", envvar="ACEMATH_REGISTRY__ROOT", help="The registry's directory.", show_default=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+SignKey = Annotated[
+    Path | None, typer.Option("--sign-key", help="PEM file (mode 0600) of the Ed25519 key that signs the version.")
+]
 DEFAULT_ROOT = Path(".local/registry")
 
 

@@ -23,7 +23,7 @@ _ANY_WIDTH = 10_000  # columns: what a table would take if it could
 _COLUMNS = {
     "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
     "releases": ("release", "policy", "reward"),
-    "verified": ("model", "files", "bytes"),
+    "verified": ("model", "files", "bytes", "signed"),
     "planned": ("model", "action", "bytes", "why"),
     "collected": ("model", "action", "bytes", "why"),
     "log": ("at", "event", "by", "what", "from", "to", "why"),

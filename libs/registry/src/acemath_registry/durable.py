@@ -128,6 +128,12 @@ def rename_directory(source: Path, target: Path) -> bool:
     return True
 
 
+def move_file(source: Path, target: Path) -> None:
+    """Move a file that is durable to its place in one step, over another if there is one."""
+    os.replace(source, target)
+    sync_directory(target.parent)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory that no reader follows; what can not be removed is logged and left for the next sweep."""
     try:

@@ -74,6 +74,10 @@ class RejectReason(StrEnum):
     TOMBSTONE_MALFORMED = "tombstone_malformed"
     GATES_MALFORMED = "gates_malformed"
     EVALUATION_EDITED = "evaluation_edited"
+    SIGNATURE_MISSING = "signature_missing"
+    SIGNATURE_MALFORMED = "signature_malformed"
+    SIGNATURE_UNTRUSTED = "signature_untrusted"
+    SIGNATURE_WRONG = "signature_wrong"
 
 
 class VerificationError(ServiceError):

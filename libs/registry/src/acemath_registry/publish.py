@@ -38,6 +38,7 @@ from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     FileEntry,
     Manifest,
     ModelKind,
@@ -47,6 +48,7 @@ from acemath_registry.manifest import (
 )
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef, check_name
+from acemath_registry.signing import SigningKey
 from acemath_registry.tensors import read_tensors
 from acemath_registry.verify import kept, verify_directory
 
@@ -66,11 +68,13 @@ def publish(
     kind: ModelKind,
     metadata: PublishMetadata,
     by: str | None = None,
+    signer: SigningKey | None = None,
     progress: Progress = no_progress,
 ) -> ModelRef:
     """Publish the checkpoint in `source`; the same content again gives the same version and changes nothing.
 
-    `by` says who publishes, for the audit log; without it, the account that this process runs under.
+    `by` says who publishes, for the audit log; without it, the account that this process runs under. A `signer` signs
+    the manifest of a new version before anybody can see it.
 
     When the version is already there, its manifest stands: other metrics or another canary for the same bytes are
     logged as a warning and not stored.
@@ -93,7 +97,7 @@ def publish(
         _check_kind(stored.architecture, stored.kind, kind)
         _warn_about_difference(stored, metadata)
         return stored.ref
-    ref = _publish_new(layout, source, name, kind, metadata, progress)
+    ref = _publish_new(layout, source, name, kind, metadata, signer, progress)
     record(layout, AuditEvent.PUBLISH, by=publisher, what=str(ref))
     return ref
 
@@ -109,7 +113,13 @@ def _wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
 
 
 def _publish_new(
-    layout: Layout, source: Path, name: str, kind: ModelKind, metadata: PublishMetadata, progress: Progress
+    layout: Layout,
+    source: Path,
+    name: str,
+    kind: ModelKind,
+    metadata: PublishMetadata,
+    signer: SigningKey | None,
+    progress: Progress,
 ) -> ModelRef:
     with storage_errors(f"publishing {name}"):
         ensure_directory(layout.staging)
@@ -117,7 +127,7 @@ def _publish_new(
         with staging_folder(layout.staging) as staged:
             _copy(source, staged, progress)
             manifest = _describe(staged, name, kind, metadata, progress)
-            _seal(staged, manifest)
+            _seal(staged, manifest, signer)
             return _install(layout, staged, manifest)
 
 
@@ -185,8 +195,11 @@ def _check_kind(architecture: str, found: ModelKind, asked: ModelKind) -> None:
         raise VerificationError(RejectReason.WRONG_KIND, detail)
 
 
-def _seal(staged: Path, manifest: Manifest) -> None:
-    write_file(staged / MANIFEST_NAME, encode_manifest(manifest))
+def _seal(staged: Path, manifest: Manifest, signer: SigningKey | None) -> None:
+    data = encode_manifest(manifest)
+    if signer is not None:
+        write_file(staged / SIGNATURE_NAME, signer.sign(manifest.ref, data))
+    write_file(staged / MANIFEST_NAME, data)
     sync_directory(staged)
 
 
@@ -223,8 +236,13 @@ def _check_same(layout: Layout, ref: ModelRef, files: tuple[FileEntry, ...]) -> 
     return stored
 
 
+def differences(stored: Manifest, metadata: PublishMetadata) -> list[str]:
+    """Names of the fields that only a publisher knows, where a published version says something else."""
+    return [field for field in PublishMetadata.model_fields if getattr(stored, field) != getattr(metadata, field)]
+
+
 def _warn_about_difference(stored: Manifest, metadata: PublishMetadata) -> None:
-    different = [field for field in PublishMetadata.model_fields if getattr(stored, field) != getattr(metadata, field)]
+    different = differences(stored, metadata)
     if different:
         _log.warning(
             "%s is already published; its manifest stands, the new %s is not stored", stored.ref, ", ".join(different)

@@ -18,6 +18,7 @@ from acemath_registry import (
     hub,
     publish,
     releases,
+    signed,
     status,
     verify,
 )
@@ -33,6 +34,7 @@ from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import VERSION_PATTERN, ModelRef
 from acemath_registry.releases import Channel, Release
+from acemath_registry.signing import SigningKey, TrustedKeys
 
 
 class Registry:
@@ -42,10 +44,12 @@ class Registry:
 
     Args:
         root: the registry's directory; the first publish makes it.
+        trusted: keys, one of which must have signed a version whose manifest or files are asked for; None asks no
+            signature.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self._layout = Layout(Path(root))
+    def __init__(self, root: Path | str, *, trusted: TrustedKeys | None = None) -> None:
+        self._layout, self._trusted = Layout(Path(root)), trusted
 
     @property
     def root(self) -> Path:
@@ -60,14 +64,27 @@ class Registry:
         kind: ModelKind | str,
         metadata: PublishMetadata,
         by: str | None = None,
+        signer: SigningKey | None = None,
         progress: Progress = no_progress,
     ) -> ModelRef:
-        """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors."""
+        """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors.
+
+        With a `signer` the version is signed, also one that is published already: `signed.ensure_signed`.
+        """
         if kind not in list(ModelKind):
             raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
-        return publish.publish(
-            self._layout, Path(source_dir), name=name, kind=ModelKind(kind), metadata=metadata, by=by, progress=progress
-        )
+        who, source = by or audit.acting_user(), Path(source_dir)
+        ref = publish.publish(
+            self._layout, source, name=name, kind=ModelKind(kind), metadata=metadata, by=who, signer=signer,
+            progress=progress,
+        )  # fmt: skip
+        if signer is not None:
+            signed.ensure_signed(self._layout, ref, signer, metadata, by=who)
+        return ref
+
+    def sign(self, ref: ModelRef, key: SigningKey, *, by: str, progress: Progress = no_progress) -> None:
+        """Sign a version that is published already. See `signed.sign_version` for errors."""
+        signed.sign_version(self._layout, ref, key, by=by, progress=progress)
 
     def publish_from_hub(
         self,
@@ -77,6 +94,7 @@ class Registry:
         kind: ModelKind | str,
         describe: Callable[[HubCheckpoint], PublishMetadata],
         by: str | None = None,
+        signer: SigningKey | None = None,
         progress: Progress = no_progress,
         endpoint: str | None = None,
     ) -> ModelRef:
@@ -91,7 +109,9 @@ class Registry:
             with publish.staging_folder(self._layout.staging) as folder:
                 checkpoint = hub.download(source, folder, progress, endpoint=endpoint)
                 metadata = describe(checkpoint)
-                return self.publish(folder, name=name, kind=kind, metadata=metadata, by=by, progress=progress)
+                return self.publish(
+                    folder, name=name, kind=kind, metadata=metadata, by=by, signer=signer, progress=progress
+                )
 
     def path(self, ref: ModelRef) -> Path:
         """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead."""
@@ -102,7 +122,7 @@ class Registry:
     ) -> Manifest:
         """The manifest of a version, or of a copy of it in `directory`; see `verify.read_manifest` for errors."""
         where = self.path(ref) if directory is None else Path(directory)
-        return verify.read_manifest(ref, where, manifest_sha256=manifest_sha256)
+        return verify.read_manifest(ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted)
 
     def verify(
         self,
@@ -127,7 +147,9 @@ class Registry:
             StorageError: a file can not be read.
         """
         where = self.path(ref) if directory is None else Path(directory)
-        manifest = verify.verify_directory(ref, where, manifest_sha256=manifest_sha256, progress=progress)
+        manifest = verify.verify_directory(
+            ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress
+        )
         require_finite(where, [entry.path for entry in manifest.files])
         return manifest
 
@@ -141,8 +163,9 @@ class Registry:
     ) -> Path:
         """The directory of a verified copy of a version below `cache_dir`. See `cache.private_copy` for errors."""
         return cache.private_copy(
-            ref, self.path(ref), Path(cache_dir), manifest_sha256=manifest_sha256, progress=progress
-        )
+            ref, self.path(ref), Path(cache_dir), manifest_sha256=manifest_sha256, trusted=self._trusted,
+            progress=progress,
+        )  # fmt: skip
 
     def create_release(self, policy: ModelRef, reward: ModelRef) -> Release:
         """Pair a policy and a reward version. See `releases.create_release` for errors."""

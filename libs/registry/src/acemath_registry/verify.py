@@ -23,18 +23,26 @@ from acemath_registry.manifest import (
 )
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
+from acemath_registry.signing import TrustedKeys
 from acemath_registry.tensors import Tensor, digest_tensors, read_tensors
 
 
-def read_manifest(ref: ModelRef, directory: Path, *, manifest_sha256: str | None = None) -> Manifest:
+def read_manifest(
+    ref: ModelRef, directory: Path, *, manifest_sha256: str | None = None, trusted: TrustedKeys | None = None
+) -> Manifest:
     """The manifest of `ref` in `directory`, checked against the version's name and, if given, a release's digest.
+
+    Where there are `trusted` keys, one of them must have signed it.
 
     Raises:
         NotFound: there is no such directory.
-        VerificationError: the manifest is missing, malformed, edited, of another version, or not the released one.
+        VerificationError: the manifest is missing, malformed, edited, of another version, not the released one, or not
+            signed by a trusted key.
         StorageError: it can not be read.
     """
-    data = _manifest_bytes(ref, directory)
+    data = manifest_bytes(ref, directory)
+    if trusted is not None:
+        trusted.check(ref, directory, data)
     if manifest_sha256 is not None and sha256_hex(data) != manifest_sha256:
         raise _reject(
             RejectReason.MANIFEST_EDITED,
@@ -71,16 +79,21 @@ def kept(ref: ModelRef, directory: Path) -> Iterator[None]:
 
 
 def verify_directory(
-    ref: ModelRef, directory: Path, *, manifest_sha256: str | None = None, progress: Progress = no_progress
+    ref: ModelRef,
+    directory: Path,
+    *,
+    manifest_sha256: str | None = None,
+    trusted: TrustedKeys | None = None,
+    progress: Progress = no_progress,
 ) -> Manifest:
-    """The manifest of `ref`, after every byte in `directory` was checked against it.
+    """The manifest of `ref`, after every byte in `directory` was checked against it; arguments as `read_manifest`.
 
     Raises:
         NotFound: there is no such directory.
         VerificationError: anything differs; `.reason` says what.
         StorageError: a file can not be read.
     """
-    manifest = read_manifest(ref, directory, manifest_sha256=manifest_sha256)
+    manifest = read_manifest(ref, directory, manifest_sha256=manifest_sha256, trusted=trusted)
     sizes = check_listing(manifest, directory)
     tensors = read_tensors(directory, sizes)
     _check_tensors(manifest.tensors, tensors)
@@ -102,7 +115,8 @@ def check_listing(manifest: Manifest, directory: Path) -> dict[str, int]:
     return sizes
 
 
-def _manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
+def manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
+    """The bytes of `manifest.json`, unchecked; raises as `read_manifest`."""
     path = directory / MANIFEST_NAME
     if directory.is_symlink() or path.is_symlink():
         raise _reject(RejectReason.SYMLINK, "or its directory is a symlink; put the file itself there")

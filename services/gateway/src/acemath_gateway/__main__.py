@@ -12,6 +12,7 @@ from acemath_gateway.compose import open_backends
 from acemath_gateway.keys.first import admin_key
 from acemath_gateway.readiness import ReadyState, drain_on_signal
 from acemath_gateway.settings import GatewaySettings
+from acemath_registry import configured_keys
 from acemath_web.connections import ConnectionLimits
 from acemath_web.logs import configure_logging
 from acemath_web.run import run
@@ -24,6 +25,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.checked_from_env()
         settings.internal_key()  # a key that cannot be read is found now, not at the first call
+        configured_keys(settings.signature_keys_file)
 
         def draining(state: ReadyState) -> AbstractContextManager[None]:
             return drain_on_signal(state, settings.drain_notice_seconds)

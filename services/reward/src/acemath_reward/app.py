@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from acemath_registry import Registry
+from acemath_registry import Registry, configured_keys
 from acemath_registry.following import StatusLeases
 from acemath_reward.admission import QueueLimits
 from acemath_reward.basic_key import BasicKeyMiddleware
@@ -35,11 +35,14 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
         settings: the service's.
         load_model: makes a model of a checkpoint directory; called in a thread.
         key: the internal key that callers show; None admits everybody.
+
+    Raises:
+        SettingsError: the keys that sign versions cannot be used.
     """
     instruments = CollectorRegistry()
     metrics = RewardMetrics(instruments)
     batcher = Batcher(QueueLimits(settings.max_queue_tokens, settings.max_queue_items), metrics)
-    registry = Registry(settings.registry_root)
+    registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
     leases = StatusLeases(registry, settings.lease_record_max_age_seconds)
     reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics)
     service = ScoreService(settings, reconciler, batcher, metrics)

@@ -1,0 +1,61 @@
+"""Putting a signature beside a version that is in the registry already."""
+
+from __future__ import annotations
+
+from acemath_registry.audit import AuditEvent, record
+from acemath_registry.documents import sha256_hex
+from acemath_registry.durable import ensure_directory, move_file, write_file
+from acemath_registry.errors import Conflict, VerificationError, storage_errors
+from acemath_registry.layout import Layout
+from acemath_registry.manifest import SIGNATURE_NAME, PublishMetadata
+from acemath_registry.progress import Progress, no_progress
+from acemath_registry.publish import differences, staging_folder
+from acemath_registry.refs import ModelRef, check_by
+from acemath_registry.signing import SigningKey
+from acemath_registry.verify import kept, manifest_bytes, read_manifest, verify_directory
+
+
+def sign_version(layout: Layout, ref: ModelRef, key: SigningKey, *, by: str, progress: Progress = no_progress) -> None:
+    """Sign a version, in place of another signature, after every byte of it was checked.
+
+    What is signed is what lies there: look at its manifest first when somebody else published it.
+
+    Raises:
+        InvalidRequest: `by` can not be one.
+        NotFound: there is no such version.
+        VerificationError: it is not what was published.
+        StorageError: the signature can not be written; an earlier one stays.
+    """
+    check_by(by)
+    directory = layout.version(ref)
+    data = manifest_bytes(ref, directory)
+    with kept(ref, directory), storage_errors(f"signing {ref}"):
+        verify_directory(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)
+        ensure_directory(layout.staging)
+        with staging_folder(layout.staging) as folder:  # whoever lists the version meanwhile finds no half of a file
+            write_file(folder / SIGNATURE_NAME, key.sign(ref, data))
+            move_file(folder / SIGNATURE_NAME, directory / SIGNATURE_NAME)
+    record(layout, AuditEvent.SIGN, by=by, what=str(ref), why=f"key {key.id}")
+
+
+def ensure_signed(layout: Layout, ref: ModelRef, key: SigningKey, metadata: PublishMetadata, *, by: str) -> None:
+    """Sign a version that was published with this metadata, unless it has this key's signature already.
+
+    Raises:
+        Conflict: the version was published before, with other metadata: that manifest stands, and is not signed unseen.
+        NotFound, VerificationError, StorageError: as `sign_version`.
+    """
+    directory = layout.version(ref)
+    try:
+        key.trusted().check(ref, directory, manifest_bytes(ref, directory))
+        return
+    except VerificationError:
+        pass  # not signed yet, or by another key
+    different = differences(read_manifest(ref, directory), metadata)
+    if different:
+        raise Conflict(
+            f"{ref} is published already with another {', '.join(different)}; look at it: acemath registry show {ref}, "
+            f"then sign it: acemath registry sign {ref} --sign-key FILE",
+            should_retry=False,
+        )
+    sign_version(layout, ref, key, by=by)
