@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import schemathesis
+import schemathesis  # type: ignore[import-not-found]  # in an environment of its own
 
 BEST_OF = 8
 DEADLINE_SECONDS = 20
 TURN = {"role": "user", "content": "What is 3 * 8?"}
 
 
-@schemathesis.hook
+@schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Change a case that is meant to be valid so that it is; others are sent as they are."""
     if case.meta is None or case.meta.generation.mode.value != "positive" or not isinstance(case.body, dict):
