@@ -3,16 +3,12 @@
 from contextlib import asynccontextmanager
 
 import pytest
-from prometheus_client import CollectorRegistry
+from contract.shared_redis import shared_redis
 
 from acemath_core.admin import KeyRequest, KeyScope, Quotas
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
-from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.keys.records import draw
-from acemath_gateway.settings import GatewaySettings
-from acemath_gateway.shared import open_shared
 from doubles.keys import MemoryKeys
-from doubles.valkey import ValkeyServer
 
 WANTED = KeyRequest(name="a team", scopes=(KeyScope.SOLVE,), quotas=Quotas(requests_per_minute=5))
 
@@ -29,10 +25,8 @@ async def in_memory(tmp_path):
 
 @asynccontextmanager
 async def on_redis(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        settings = GatewaySettings(registry_root=tmp_path, redis_url=server.url)
-        async with open_shared(settings, DoorMetrics.on(CollectorRegistry())) as shared:
-            yield shared.keys, server.stop
+    async with shared_redis(tmp_path) as (shared, server):
+        yield shared.keys, server.stop
 
 
 @pytest.fixture(params=[in_memory, on_redis], ids=["memory", "redis"])

@@ -4,17 +4,13 @@ import itertools
 from contextlib import asynccontextmanager
 
 import pytest
-from prometheus_client import CollectorRegistry
+from contract.shared_redis import shared_redis
 
 from acemath_core.admin import Quotas
 from acemath_core.deadline import Deadline
-from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.keys.quotas import QuotaKind, Visit
-from acemath_gateway.settings import GatewaySettings
-from acemath_gateway.shared import open_shared
 from doubles.gateway_app import eventually_true
 from doubles.quotas import MemoryQuotas
-from doubles.valkey import ValkeyServer
 
 _numbers = itertools.count()
 
@@ -31,10 +27,8 @@ async def in_memory(tmp_path):
 
 @asynccontextmanager
 async def on_redis(tmp_path):
-    with ValkeyServer(tmp_path) as server:
-        settings = GatewaySettings(registry_root=tmp_path, redis_url=server.url)
-        async with open_shared(settings, DoorMetrics.on(CollectorRegistry())) as shared:
-            yield shared.quotas, server.stop
+    async with shared_redis(tmp_path) as (shared, server):
+        yield shared.quotas, server.stop
 
 
 @pytest.fixture(params=[in_memory, on_redis], ids=["memory", "redis"])

@@ -1,0 +1,24 @@
+"""The real stores of one gateway on a real server, for suites that run on them and on their doubles."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.settings import GatewaySettings
+from acemath_gateway.shared import SharedStores, open_shared
+from doubles.valkey import ValkeyServer
+
+
+@asynccontextmanager
+async def shared_redis(directory: Path, **settings: Any) -> AsyncIterator[tuple[SharedStores, ValkeyServer]]:
+    """The stores, opened as a gateway does, and the server that they are on."""
+    with ValkeyServer(directory) as server:
+        configured = GatewaySettings(registry_root=directory, redis_url=server.url, **settings)
+        async with open_shared(configured, DoorMetrics.on(CollectorRegistry())) as shared:
+            yield shared, server
