@@ -300,11 +300,11 @@ async def test_a_slow_handshake_does_not_hold_up_the_block(rig: Rig) -> None:
         await until(lambda: server.open == 0)
 
 
-async def test_it_is_off_until_it_is_asked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_on_until_it_is_switched_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACEMATH_GATEWAY__REGISTRY_ROOT", "/nonexistent")
-    assert isinstance(_scorer(GatewaySettings.checked_from_env(), rig.upstream), HttpScorer)
-    monkeypatch.setenv("ACEMATH_GATEWAY__LIVE_SCORING", "true")
     assert isinstance(_scorer(GatewaySettings.checked_from_env(), rig.upstream), LiveScorer)
+    monkeypatch.setenv("ACEMATH_GATEWAY__LIVE_SCORING", "false")
+    assert isinstance(_scorer(GatewaySettings.checked_from_env(), rig.upstream), HttpScorer)
 
 
 async def test_posts_that_fail_are_the_callers_error(rig: Rig, reward: FakeReward) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -93,9 +94,18 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
         30.0, gt=0, le=600, description="longest wait for one reward service while there is another one"
     )
     live_scoring: bool = Field(
-        False,
+        True,
         description="hand candidates to the reward service while they are written (WS /v1/score/live); what that does "
         "not score is posted",
+    )
+    otlp_traces_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="where a collector takes traces as OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces; needs the "
+        "extra otel; none = no traces, but a caller's traceparent is passed on",
+    )
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="share of the traces begun here that are kept; a caller's own say so themselves"
     )
     idempotency_ttl_seconds: int = Field(
         86_400, ge=1, le=604_800, description="how long an answer is kept under its key"
@@ -188,7 +198,19 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
                 "ACEMATH_GATEWAY__MAX_DEADLINE_SECONDS; lower the first"
             )
         settings.calibration()
+        if settings.otlp_traces_url is not None and not _can_trace():
+            raise SettingsError(
+                "ACEMATH_GATEWAY__OTLP_TRACES_URL is set and OpenTelemetry is not installed; "
+                "run: pip install 'acemath-gateway[otel]', or unset it"
+            )
         return settings
+
+
+def _can_trace() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
