@@ -1,0 +1,196 @@
+"""An hour of mixed load while one part after the other is killed: is every request answered or told why not?
+
+    python -m bench.kills http://127.0.0.1:8080 --problems FILE.jsonl --pid PID [--seconds 3600] [--every 300]
+
+Beside a running stack (`make run`; PID is its first process). Callers arrive at random (Poisson) at every door: solve
+and chat, streamed or not, adaptive, with a mistake, and some hang up. Every so often the next of vLLM, the reward
+service, Redis, the policy agent and the gateway gets a SIGKILL; the stack brings it back. A caller whose connection
+breaks sends the same again, with its Idempotency-Key where the door takes one.
+
+Requests sent = answered + refused with a code + errors in the stream + left + lost; lost must be 0. At the end nothing
+may be left behind: the gauges of the gateway are read when it is idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from bench.kills.calls import Call, Ended, Outcome, run
+from bench.reward import machine
+
+VICTIMS = {
+    "vllm": "vllm",
+    "reward": "acemath_reward",
+    "redis": "-server",
+    "policy": "acemath_policy",
+    "gateway": "acemath_gateway",
+}
+"""What a part's command line contains."""
+GAUGES = ("queued_requests", "inflight_requests", "inflight_sequences", "scoring_queue")
+IN_FLIGHT = 200
+BACK_SECONDS = 300.0
+
+
+class Stack:
+    """The processes, and whether they answer."""
+
+    def __init__(self, pid: int, client: httpx.AsyncClient) -> None:
+        self._root, self._client = psutil.Process(pid), client
+
+    def find(self, part: str) -> psutil.Process:
+        """The process of a part.
+
+        Raises:
+            LookupError: there is none.
+        """
+        for process in self._root.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                is_vllm = any(word.endswith("vllm") for word in line) or "vllm" in process.name().lower()
+                if is_vllm if part == "vllm" else _named(line, VICTIMS[part]):
+                    return process
+        raise LookupError(f"no process of {part} below {self._root.pid}")
+
+    async def kill(self, part: str) -> dict[str, Any]:
+        """Kill it, wait until the gateway is ready again; what happened and how long it took."""
+        process = self.find(part)
+        began = time.monotonic()
+        process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, [process], 10)
+        solved = await self._solves(began + BACK_SECONDS)
+        return {"part": part, "pid": process.pid, "seconds_until_solved": solved and round(solved - began, 2)}
+
+    async def _solves(self, until: float) -> float | None:
+        body = {"problem": "What is 7 + 5?", "n": 1, "max_tokens": 32, "deadline_seconds": 20}
+        while time.monotonic() < until:
+            with contextlib.suppress(httpx.TransportError):
+                if (await self._client.post("/v1/solve", json=body)).status_code == 200:
+                    return time.monotonic()
+            await asyncio.sleep(0.2)
+        return None
+
+    async def gauges(self) -> dict[str, float]:
+        """Of the gateway, those that must be 0 when it is idle."""
+        text = (await self._client.get("/metrics")).text
+        rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in rows if any(f"gateway_{gauge}" in name for gauge in GAUGES)}
+
+
+def _named(line: list[str], part: str) -> bool:
+    """Whether the program or the module that a command runs is this one."""
+    words = line[:1] + [after for before, after in itertools.pairwise(line) if before == "-m"]
+    return any(word.endswith(part) for word in words)
+
+
+async def load(
+    client: httpx.AsyncClient, rate: float, seconds: float, problems: list[str], draw: random.Random
+) -> list[Ended]:
+    """Callers for a time, then wait for those under way; how each ended."""
+    began, found, places = time.monotonic(), list[Ended](), asyncio.Semaphore(IN_FLIGHT)
+    shown = began
+
+    async def one(call: Call) -> None:
+        async with places:
+            found.append(await run(call, client, began))
+
+    next_call = began
+    async with asyncio.TaskGroup() as group:
+        while (next_call := next_call + draw.expovariate(rate)) < began + seconds:
+            await asyncio.sleep(next_call - time.monotonic())
+            group.create_task(one(Call.drawn(draw, problems, (1, 2, 4, 8))))
+            if time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                print(f"{shown - began:6.0f} s {dict(Counter(str(end.outcome) for end in found))}", flush=True)
+    return found
+
+
+async def killing(stack: Stack, parts: list[str], every: float, seconds: float) -> list[dict[str, Any]]:
+    """One part after the other, every so often."""
+    began, killed = time.monotonic(), list[dict[str, Any]]()
+    for number, part in enumerate(itertools.cycle(parts), 1):
+        at = number * every
+        if at > seconds - every / 2:
+            return killed
+        await asyncio.sleep(began + at - time.monotonic())
+        killed.append({"at": round(at, 1)} | await stack.kill(part))
+        print(f"killed: {killed[-1]}", flush=True)
+    return killed
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Load and kills side by side."""
+    problems = [json.loads(line)["problem"] for line in options.problems.read_text().splitlines()]
+    headers = {"authorization": f"Bearer {options.key_file.read_text().strip()}"} if options.key_file else {}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=options.url, headers=headers, timeout=None, limits=limits) as client:
+        stack = Stack(options.pid, client)
+        async with asyncio.TaskGroup() as group:
+            draw = random.Random(options.seed)
+            loading = group.create_task(load(client, options.rate, options.seconds, problems, draw))
+            kills = group.create_task(killing(stack, options.parts.split(","), options.every, options.seconds))
+        await asyncio.sleep(5)
+        return summary(loading.result(), kills.result()) | {
+            "rate": options.rate,
+            "seconds": options.seconds,
+            "gauges_at_the_end": await stack.gauges(),
+            "machine": machine.described(),
+        }
+
+
+def summary(ended: list[Ended], kills: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by outcome, door and code."""
+    doors: dict[str, Counter[str]] = {}
+    for end in ended:
+        doors.setdefault(end.door, Counter())[end.outcome] += 1
+    took = sorted(end.seconds for end in ended if end.outcome is Outcome.ANSWERED)
+    return {
+        "sent": len(ended),
+        "outcomes": dict(Counter(str(end.outcome) for end in ended)),
+        "by_door": {door: dict(count) for door, count in sorted(doors.items())},
+        "codes": dict(Counter(f"{end.outcome}: {end.code}" for end in ended if end.code).most_common()),
+        "sent_again": sum(end.resent > 0 for end in ended),
+        "seconds_of_answered": {share: round(took[int(len(took) * share)], 2) for share in (0.5, 0.9, 0.99)}
+        if took
+        else {},
+        "kills": kills,
+        "lost": [f"{end.door} at {end.at:.1f} s: {end.code}" for end in ended if end.outcome is Outcome.LOST],
+    }
+
+
+def main() -> None:
+    """Read the arguments, measure, print, write; status 1 when a request was lost or a part did not come back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of the gateway")
+    parser.add_argument("--problems", type=Path, required=True)
+    parser.add_argument("--pid", type=int, required=True, help="the stack's first process")
+    parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--rate", type=float, default=0.5, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--every", type=float, default=300.0, help="seconds from one kill to the next")
+    parser.add_argument("--parts", default=",".join(VICTIMS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = asyncio.run(measure(options))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    back = all(kill["seconds_until_solved"] is not None for kill in result["kills"])
+    raise SystemExit(0 if back and not result["lost"] else 1)
+
+
+if __name__ == "__main__":
+    main()
