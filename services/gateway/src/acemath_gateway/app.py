@@ -42,6 +42,7 @@ from acemath_gateway.routes.solve import solve_router
 from acemath_gateway.service import Runs, SolveService
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.solve_wire import Limits
+from acemath_gateway.trace_context import TraceContextMiddleware
 from acemath_registry import Registry
 from acemath_web.auth import KeySet
 from acemath_web.health import Readiness
@@ -112,6 +113,7 @@ def create_app(
         loopback_only=not book.required,  # a page from elsewhere must not get in where everybody here may
     )
     app.add_middleware(QuotaHeadersMiddleware)
+    app.add_middleware(TraceContextMiddleware)
     app.add_middleware(RejectionMiddleware, count=partial(count_rejection, metrics.gateway))
     return app
 

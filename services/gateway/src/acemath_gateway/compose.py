@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from importlib import import_module
 
 from acemath_answers import AnswerJudge
 from acemath_gateway.adapters.addresses import DnsAddresses
@@ -24,7 +25,8 @@ from acemath_gateway.releases import ReleaseTracker
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared, running
 from acemath_gateway.solver import Solver
-from acemath_registry import Registry
+from acemath_gateway.tracing import NoTraces, Traces
+from acemath_registry import Registry, configured_keys
 
 
 @asynccontextmanager
@@ -35,7 +37,7 @@ async def open_backends(
 
     Nothing here has to answer for the gateway to start: what is away is reported by `/readyz` and found again later.
     """
-    registry = Registry(settings.registry_root)
+    registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
     encoders = RegistryEncoders(registry)
     status = StatusFileLeases(registry, instance=settings.instance)
     async with AsyncExitStack() as stack:
@@ -69,6 +71,7 @@ async def open_backends(
             metrics=metrics,
             calibration=settings.calibration(),
             confidence=settings.adaptive_confidence,
+            traces=await stack.enter_async_context(_traces(settings)),
         )
         yield Backends(
             solver,
@@ -86,6 +89,17 @@ async def open_backends(
 def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:
     posts = HttpScorer(reward, patience_seconds=settings.reward_answer_seconds)
     return LiveScorer(reward, posts) if settings.live_scoring else posts
+
+
+def _traces(settings: GatewaySettings) -> AbstractAsyncContextManager[Traces]:
+    """Spans, if a collector is named; only then is OpenTelemetry imported."""
+    url = settings.otlp_traces_url
+    if url is None:
+        return nullcontext(NoTraces())
+    opened: AbstractAsyncContextManager[Traces] = import_module("acemath_gateway.adapters.otel").open_traces(
+        url, ratio=settings.trace_ratio, instance=settings.instance
+    )
+    return opened
 
 
 def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:

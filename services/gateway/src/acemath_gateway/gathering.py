@@ -28,6 +28,7 @@ from acemath_gateway.jobs import CandidateDone, SolveJob
 from acemath_gateway.looking import Look
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import PolicyEvent, PolicyPort, ReleaseTarget, Sampling, ScoringSession, TokensGenerated
+from acemath_gateway.tracing import JobTrace
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Gathering:
         cutoff: when generation and scoring end, so that an answer can still be sent.
         look: says whether the answer is settled; None for a job that is not adaptive.
         tasks: what runs for the job.
+        trace: is told of all of it.
     """
 
     means: Means
@@ -72,6 +74,7 @@ class Gathering:
     cutoff: Deadline
     look: Look | None
     tasks: asyncio.TaskGroup
+    trace: JobTrace
     _scoring: set[asyncio.Task[None]] = field(default_factory=set)
     _writing: asyncio.Task[None] | None = None
 
@@ -107,10 +110,12 @@ class Gathering:
         self.board.ask(size)
         sampling = Sampling(size, job.temperature, job.top_p, job.max_tokens, job.seed + start, job.stop)
         try:
-            async with aclosing(self.means.policy.generate(self.target, self.prompt, sampling, self.cutoff)) as events:
-                async for event in events:
-                    came = True
-                    self._take(replace(event, index=event.index + start) if start else event)
+            with self.trace.wave(self.target, start, sampling):
+                made = self.means.policy.generate(self.target, self.prompt, sampling, self.cutoff)
+                async with aclosing(made) as events:
+                    async for event in events:
+                        came = True
+                        self._take(replace(event, index=event.index + start) if start else event)
         except (Unavailable, DeadlineExceeded) as error:
             if came or not self.board.finished:
                 raise
@@ -120,6 +125,8 @@ class Gathering:
     def _take(self, event: PolicyEvent) -> None:
         if isinstance(event, TokensGenerated):
             self.session.piece(event.index, event.text)
+        else:
+            self.trace.ended(event)
         done = None if self.board.left_over(event, self.cutoff) else self.board.take(event)
         if done is not None:
             task = self.tasks.create_task(self._score_and_look(done), name=f"score {self.job.id}")
@@ -139,7 +146,10 @@ class Gathering:
         board = self.board
         try:
             if not board.scorer_away:
-                board.give_score(done.index, await self.session.score(done.index, done.text))
+                with self.trace.scoring(self.target, done.index):
+                    score = await self.session.score(done.index, done.text)
+                self.trace.scored(done.index, score)
+                board.give_score(done.index, score)
         except InvalidRequest as error:
             board.refusals.append(error)
             _log.info("a candidate cannot be scored: %s", error.message)

@@ -42,6 +42,7 @@ from acemath_gateway.ports import PolicyPort, ReleaseTarget, ScorerPort
 from acemath_gateway.prompts import Encoders
 from acemath_gateway.selection import margin, temperature_of
 from acemath_gateway.stopping import CONFIDENCE, StopRules
+from acemath_gateway.tracing import JobTrace, NoTraces, Traces
 
 _RESERVE_SECONDS = 1.0
 _RESERVE_SHARE = 0.1
@@ -72,6 +73,7 @@ class Solver:
         max_scoring: candidates being scored at once over all jobs; others wait their turn.
         calibration: of the scores of one reward version; others go without.
         confidence: with which an adaptive job bets that its answer is settled.
+        traces: is told what becomes of jobs.
     """
 
     def __init__(
@@ -86,11 +88,13 @@ class Solver:
         max_scoring: int = 256,
         calibration: Calibration | None = None,
         confidence: float = CONFIDENCE,
+        traces: Traces | None = None,
     ) -> None:
         self._means = Means(policy, asyncio.Semaphore(max_scoring), metrics)
         self._scorer, self._judge, self._releases = scorer, judge, releases
         self._encoders, self._metrics = encoders, metrics
         self._calibration, self._confidence = calibration, confidence
+        self._traces = traces or NoTraces()
 
     async def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
         """Events as they happen and, last, the `Outcome`.
@@ -118,8 +122,9 @@ class Solver:
         became, metrics = JobOutcome.CANCELLED, self._metrics
         board = Board(sum(job.waves), emit)
         try:
-            with metrics.inflight_requests.track_inprogress():
-                outcome = await self._solve(job, board)
+            with metrics.inflight_requests.track_inprogress(), self._traces.job(job) as trace:
+                outcome = await self._solve(job, board, trace)
+                trace.chosen(outcome)
             became = JobOutcome.OK if outcome.degraded_reason is None else JobOutcome.DEGRADED
             self._record(outcome)
             emit(outcome)
@@ -134,14 +139,14 @@ class Solver:
             metrics.requests.labels(became, job.selection).inc()
             metrics.duration.labels(became).observe(time.monotonic() - job.asked)
 
-    async def _solve(self, job: SolveJob, board: Board) -> Outcome:
+    async def _solve(self, job: SolveJob, board: Board, trace: JobTrace) -> Outcome:
         async with self._releases.lease() as target:
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)
             board.prepared()
             self._metrics.inflight_sequences.inc(max(job.waves))
             try:
-                await self._gather(job, target, prompt, board)
+                await self._gather(job, target, prompt, board, trace)
             finally:
                 self._metrics.inflight_sequences.dec(max(job.waves))
             temperature = temperature_of(self._calibration_of(target))
@@ -178,7 +183,9 @@ class Solver:
             )
         return ids
 
-    async def _gather(self, job: SolveJob, target: ReleaseTarget, prompt: list[int], board: Board) -> None:
+    async def _gather(
+        self, job: SolveJob, target: ReleaseTarget, prompt: list[int], board: Board, trace: JobTrace
+    ) -> None:
         """Generate and score until all is done or the time for it is over; then nothing of either still runs."""
         reserve = min(_RESERVE_SECONDS, _RESERVE_SHARE * job.deadline.remaining())
         # The ports end by themselves and say what they waited for; cancelling is for one that does not.
@@ -190,7 +197,7 @@ class Solver:
                 asyncio.TaskGroup() as tasks,
             ):
                 look = self._look(job, target, board, cutoff)
-                await Gathering(self._means, job, target, prompt, board, session, cutoff, look, tasks).all()
+                await Gathering(self._means, job, target, prompt, board, session, cutoff, look, tasks, trace).all()
         except TimeoutError:
             board.cut = True
         except BaseExceptionGroup as group:

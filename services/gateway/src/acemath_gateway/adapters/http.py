@@ -23,6 +23,7 @@ from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
 from acemath_gateway.adapters.transport import AiohttpTransport
 from acemath_gateway.metrics import BROKEN, CallResult, GatewayMetrics
+from acemath_gateway.trace_context import trace_headers
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
 
 Role = Literal["policy", "reward"]
@@ -97,8 +98,8 @@ class Upstream:
         return taken
 
     def opening_headers(self) -> dict[str, str]:
-        """What a connection shows that is not opened here: the key, and the id of the request that it is for."""
-        return self._authorization | _request_id()
+        """What a connection shows that is not opened here: the key, and the id and trace of the request it is for."""
+        return {**self._authorization, **_request_id(), **trace_headers()}
 
     async def close(self) -> None:
         """Close every connection."""
@@ -144,7 +145,7 @@ class Upstream:
     def _request(self, method: str, url: str, deadline: Deadline, body: dict[str, Any] | None) -> httpx.Request:
         left, address = deadline.remaining(), _parsed(url)
         extensions: dict[str, Any] = {"timeout": {"connect": min(_CONNECT_SECONDS, left), "read": left, "pool": left}}
-        headers = self._authorization | deadline.header() | _request_id()
+        headers = {**self._authorization, **deadline.header(), **_request_id(), **trace_headers()}
         name = self.host_names.get(origin_of(address)) if self.host_names else None
         if name is not None:
             headers["host"] = name
