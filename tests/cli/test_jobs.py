@@ -69,13 +69,15 @@ async def test_pages_are_fetched_until_there_are_no_more(valkey, problems, monke
         assert [json.loads(row)["line"] for row in rows] == list(range(1, 13))
 
 
-async def test_cancel_ends_the_one_who_watches_with_status_1(valkey, problems):
+async def test_cancel_ends_the_one_who_watches_with_status_1(valkey, problems, monkeypatch):
+    real, asked = job_client.Jobs._events, []
+    monkeypatch.setattr(job_client.Jobs, "_events", lambda *args: asked.append(args) or real(*args))
     policy = ScriptedPolicy(SCRIPT, hang_after=1)
     async with served(gateway(valkey, policy=policy).app()) as url:
         job = (await acemath(url, "submit", str(problems))).stdout.strip()
         await eventually(lambda: policy.running > 0)
         watching = asyncio.create_task(acemath(url, "watch", job))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: asked)
         gone = await acemath(url, "cancel", job)
         assert gone.exit_code == 0 and "cancelled" in gone.stdout
         watched = await watching

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ from acemath_gateway.service import cost
 from acemath_gateway.solver import Solver
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 from doubles.ports import REWARD, BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.servers import until
 
 SPLIT = [f"{'so ' * (i % 3)}\\boxed{{{i % 5}}}" for i in range(16)]
 SAME = ["\\boxed{24}"]
@@ -44,6 +45,16 @@ class FailingPolicy(ScriptedPolicy):
                 yield event
                 if not first:
                     raise Unavailable("another version answered", code=ErrorCode.POLICY_UNAVAILABLE)
+
+
+class LaterWavesHang(ScriptedPolicy):
+    """From its second call on it gives nothing."""
+
+    def generate(
+        self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[PolicyEvent, None]:
+        self.hang_after = 0 if self.calls else None
+        return super().generate(release, prompt_ids, sampling, deadline)
 
 
 @dataclass
@@ -224,10 +235,10 @@ async def test_votes_are_weighed_at_the_temperature_of_the_reward_version(reward
 
 
 async def test_at_the_deadline_there_is_no_further_wave() -> None:
-    bench = Bench(policy=ScriptedPolicy(SPLIT, token_seconds=0.1), confidence=NO_BETS)
-    outcome = await bench.solve(seconds=0.7)
+    bench = Bench(policy=LaterWavesHang(SPLIT), confidence=NO_BETS)
+    outcome = await bench.solve(seconds=1.0)
     assert outcome.stop_reason is StopReason.DEADLINE
-    assert 4 <= outcome.n_generated < 16
+    assert (outcome.n_generated, len(bench.policy.calls)) == (4, 2)
 
 
 async def test_temperature_zero_makes_one_candidate() -> None:
@@ -239,7 +250,7 @@ async def test_a_closed_run_leaves_nothing() -> None:
     bench = Bench(policy=ScriptedPolicy(["a b c d e f g h"], token_seconds=0.01))
     async with aclosing(bench.solver.run(a_job())) as run:
         reading = asyncio.ensure_future(anext(run))
-        await asyncio.sleep(0.03)
+        await until(lambda: bench.policy.running > 0)
         reading.cancel()
         await asyncio.wait({reading})
     assert (bench.policy.running, bench.releases.held) == (0, 0)

@@ -11,6 +11,7 @@ from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.slots_http import HttpSlots
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.replicas import ReplicaWatch
+from doubles.gateway_app import eventually_true
 from doubles.ports import REWARD, ScriptedSlots
 from doubles.servers import RawServer
 
@@ -70,8 +71,11 @@ async def test_a_resolver_that_hangs_holds_one_thread_and_nobody(monkeypatch):
         assert len(asked) == 1
     finally:
         let_go.set()
-    await asyncio.sleep(0.1)
-    assert await found.of((NAME,)) == BOTH
+
+    async def known() -> bool:
+        return await found.of((NAME,)) == BOTH
+
+    await eventually_true(known)
 
 
 async def test_addresses_are_never_looked_up_and_names_not_at_every_turn():

@@ -41,9 +41,11 @@ ACTIVE, READY, STAGING, DRAINING, REJECTED = (
 class Channel:
     pointers: tuple[Pointer, ...] = (A,)
     error: ServiceError | None = None
+    reads: int = 0
     others: tuple[Pointer, ...] = ()
 
     def read(self) -> tuple[Pointer, ...]:
+        self.reads += 1
         if self.error:
             raise self.error
         return self.pointers
@@ -403,7 +405,7 @@ async def test_a_bug_in_a_poll_does_not_end_the_tracker() -> None:
     world = World(poll_seconds=0.01)
     world.channel.error = cast(ServiceError, ZeroDivisionError())
     running = asyncio.create_task(world.tracker.run())
-    await asyncio.sleep(0.05)
+    await until(lambda: world.channel.reads > 2)
     assert world.release() is None
     world.channel.error = None
     await until(lambda: world.release() == A.release)

@@ -19,6 +19,7 @@ from acemath_gateway.jobs import CandidateDone, CandidateScored, Outcome, SolveE
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.solver import Solver
 from doubles.ports import SCRIPT, TARGET, BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.servers import settled, until
 
 
 @dataclass
@@ -347,10 +348,10 @@ async def test_the_best_so_far_is_given_at_the_deadline() -> None:
 async def test_scores_that_do_not_come_in_time_are_missing() -> None:
     scorer = ScriptedScorer(seconds=60)
     with pytest.raises(DeadlineExceeded, match="scored") as late:
-        await Bench(scorer=scorer).solve(seconds=0.2)
+        await Bench(scorer=scorer).solve(seconds=0.4)
     assert late.value.should_retry is False
     assert (scorer.running, scorer.cancelled) == (0, 6)
-    outcome = await Bench(scorer=ScriptedScorer(seconds=60)).solve(seconds=0.2, on_scorer_failure="majority")
+    outcome = await Bench(scorer=ScriptedScorer(seconds=60)).solve(seconds=0.4, on_scorer_failure="majority")
     assert (outcome.selection, outcome.stop_reason) == (Selection.MAJORITY, StopReason.DEADLINE)
 
 
@@ -390,8 +391,8 @@ async def test_closing_a_run_leaves_nothing(stage: str) -> None:
                 pass
 
     reading = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
-    assert bench.releases.held == 1
+    await until(lambda: bench.releases.held == 1)
+    await settled()
     reading.cancel()
     await asyncio.wait({reading})
     assert asyncio.all_tasks() == before

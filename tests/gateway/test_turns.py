@@ -15,6 +15,7 @@ from acemath_core.wire import Priority
 from acemath_gateway.admission import Admission
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.turns import Turns
+from doubles.servers import until
 from doubles.stores import MemoryLimit
 
 PATIENCE = 10.0
@@ -100,33 +101,37 @@ def test_nobody_is_starved_and_no_urgent_one_lets_two_pass(arrivals, turn_second
 
 
 def door(limit: MemoryLimit, **other) -> Admission:
-    values = {"max_queued": 8, "max_wait_seconds": 5.0, "patience_seconds": PATIENCE} | other
+    values = {"max_queued": 8, "max_wait_seconds": 20.0, "patience_seconds": PATIENCE} | other
     metrics = DoorMetrics.on(CollectorRegistry())
     return Admission(limit, max_sequences=limit.places, metrics=metrics, **values)
 
 
 async def admitted(admission: Admission, name: str, order: list[str], priority: Priority, n: int = 8) -> None:
-    async with admission.enter(name, n, Deadline.after(10), priority):
+    async with admission.enter(name, n, Deadline.after(30), priority):
         order.append(name)
         await asyncio.sleep(0.02)
+
+
+async def waiting(admission: Admission, count: int) -> None:
+    """Wait until so many stand in the queue."""
+    await until(lambda: len(admission._turns) == count)
 
 
 async def test_at_a_full_door_the_interactive_pass_the_jobs(monkeypatch):
     limit, order = MemoryLimit(8), []
     admission = door(limit)
-    async with asyncio.TaskGroup() as tasks, admission.enter("first", 8, Deadline.after(10)):
-        for name, priority in (("b1", BATCH), ("b2", BATCH), ("d", DEFAULT), ("i1", INTERACTIVE)):
+    async with asyncio.TaskGroup() as tasks, admission.enter("first", 8, Deadline.after(30)):
+        coming = (("b1", BATCH), ("b2", BATCH), ("d", DEFAULT), ("i1", INTERACTIVE), ("i2", INTERACTIVE))
+        for place, (name, priority) in enumerate(coming, 1):
             tasks.create_task(admitted(admission, name, order, priority))
-            await asyncio.sleep(0.01)
-        tasks.create_task(admitted(admission, "i2", order, INTERACTIVE))
-        await asyncio.sleep(0.01)
+            await waiting(admission, place)
     assert order == ["i1", "i2", "d", "b1", "b2"] and limit.held == 0
 
 
 async def test_jobs_leave_a_quarter_of_the_places_to_callers():
     limit, order = MemoryLimit(8), []
     admission = door(limit)
-    async with admission.enter("j1", 6, Deadline.after(10), BATCH):
+    async with admission.enter("j1", 6, Deadline.after(30), BATCH):
         with pytest.raises(Unavailable):
             async with asyncio.timeout(5), admission.enter("j2", 2, Deadline.after(0.3), BATCH):
                 pass
@@ -145,8 +150,8 @@ async def test_jobs_get_a_turn_in_spite_of_a_steady_stream_of_callers():
     async with asyncio.TaskGroup() as tasks:
         for name in ("x", "y", "z"):
             tasks.create_task(keep_coming(name))
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(3):
+        await until(lambda: len(order) > 3)
+        async with asyncio.timeout(20):
             await admitted(admission, "job", order, BATCH)
         stop.set()
     assert order.count("job") == 1 and order.index("job") > 3
@@ -155,13 +160,13 @@ async def test_jobs_get_a_turn_in_spite_of_a_steady_stream_of_callers():
 async def test_a_queue_full_of_jobs_is_not_full_for_others():
     limit = MemoryLimit(8)
     admission, order = door(limit, max_queued=2), []
-    async with asyncio.TaskGroup() as tasks, admission.enter("first", 8, Deadline.after(10)):
+    async with asyncio.TaskGroup() as tasks, admission.enter("first", 8, Deadline.after(30)):
         for name in ("b1", "b2"):
             tasks.create_task(admitted(admission, name, order, BATCH))
-        await asyncio.sleep(0.01)
+        await waiting(admission, 2)
         with pytest.raises(Unavailable) as full:
             await admitted(admission, "b3", order, BATCH)
         assert full.value.retry_after
         tasks.create_task(admitted(admission, "d", order, DEFAULT))
-        await asyncio.sleep(0.01)
+        await waiting(admission, 3)
     assert order == ["d", "b1", "b2"]
