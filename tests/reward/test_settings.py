@@ -10,11 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from loopback_ports import free_run
+from pydantic import SecretStr
 from reward.publishing import promote, publish_reward
 from reward.serving import wait_for, wait_until_ready
 
+from acemath_core.processes.vllm import environment
 from acemath_core.settings import SettingsError
 from acemath_registry import Registry
+from acemath_reward.pooled.command import command_line
 from acemath_reward.settings import RewardSettings
 
 
@@ -47,6 +50,44 @@ def test_a_wrong_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv(f"ACEMATH_REWARD__{name}", value)
     with pytest.raises(SettingsError, match=said):
         RewardSettings.from_env()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"TENSOR_PARALLEL_SIZE": "4"}, "engine=torch on cpu has no tensor_parallel_size"),
+        ({"ENGINE": "vllm", "ROW_TILE": "64"}, "engine=vllm on cpu has no row_tile"),
+        ({"ENGINE": "vllm", "DEVICE": "cuda", "THREADS": "2"}, "engine=vllm on cuda has no threads"),
+        ({"ENGINE": "vllm", "DEVICE": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
+        ({"ENGINE": "vllm", "LAST_VLLM_PORT": "8210"}, "two servers run during a swap"),
+        ({"ENGINE": "vllm", "PORT": "8215"}, "port must lie outside"),
+        ({"ENGINE": "vllm", "EXTRA_ARGS": '["--runner=generate"]'}, "extra_args may not hold --runner"),
+        ({"ENGINE": "vllm", "EXTRA_ARGS": '["--host", "0.0.0.0"]'}, "extra_args may not hold --host"),
+        ({"ENGINE": "sglang"}, "'torch' or 'vllm'"),
+    ],
+)
+def test_what_an_engine_has_no_use_for_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], said: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ACEMATH_REWARD__{name}", value)
+    with pytest.raises(SettingsError, match=said):
+        RewardSettings.from_env()
+
+
+def test_a_model_over_four_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = {"ENGINE": "vllm", "DEVICE": "cuda", "TENSOR_PARALLEL_SIZE": "4", "GPU_MEMORY_UTILIZATION": "0.45"}
+    for name, value in (chosen | {"EXTRA_ARGS": '["--disable-custom-all-reduce"]'}).items():
+        monkeypatch.setenv(f"ACEMATH_REWARD__{name}", value)
+    settings = RewardSettings.from_env()
+    line = command_line(settings, model=tmp_path, name="r@s1-0", port=8210, max_tokens=4096)
+    assert ("--runner pooling --convert classify --host 127.0.0.1 --port 8210 --dtype bfloat16") in " ".join(line)
+    assert "--tensor-parallel-size 4 --max-model-len 4096 --max-num-batched-tokens 4096" in " ".join(line)
+    assert "--gpu-memory-utilization 0.45" in " ".join(line) and line[-1] == "--disable-custom-all-reduce"
+    key = SecretStr("a secret")
+    made = environment(settings, {"ACEMATH_X": "1"}, key)
+    assert made["VLLM_API_KEY"] == "a secret" and "a secret" not in " ".join(line)
+    assert "OMP_NUM_THREADS" not in made, "on GPUs vLLM binds its own threads"
 
 
 def test_the_process_says_what_is_wrong_and_ends_with_2() -> None:

@@ -108,10 +108,12 @@ class RewardSettings(HttpServiceSettings):
     @model_validator(mode="after")
     def _of_one_engine(self) -> Self:
         """Nothing is accepted and ignored."""
-        others = _OF_TORCH if self.engine is EngineKind.VLLM else _OF_VLLM
+        pooled = self.engine is EngineKind.VLLM
+        others = _OF_VLLM if not pooled else _OF_TORCH if self.device == "cpu" else _OF_TORCH | _OF_CPU
         ignored = sorted(self.model_fields_set & others)
         if ignored:
-            raise ValueError(f"engine={self.engine} has no {', '.join(ignored)}; unset it, or choose the other engine")
+            where = f"engine={self.engine} on {self.device}"
+            raise ValueError(f"{where} has no {', '.join(ignored)}; unset it, or choose another engine or device")
         if self.engine is EngineKind.VLLM:
             self._check_vllm()
         return self
@@ -134,6 +136,7 @@ class RewardSettings(HttpServiceSettings):
 
 
 _OF_TORCH = frozenset({"row_tile"})
+_OF_CPU = frozenset({"threads", "cpu_kvcache_space"})
 _OF_VLLM = frozenset(
     {
         "tensor_parallel_size",

@@ -112,5 +112,5 @@ def _score(item: Any, index: int) -> float:
     (value,) = item["probs"]
     if item["index"] != index or not isinstance(value, float | int):
         raise ValueError("not an item of this place")
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return rounded
