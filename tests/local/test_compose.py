@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,8 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from acemath_reward.settings import RewardSettings
+
 ROOT = Path(__file__).parents[2]
 GPU = ["--env-file", "deploy/profiles/gpu.env"]
+SHARDED = ["--env-file", "deploy/profiles/gpu-sharded-reward.env"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,6 +27,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("!reset", lambda *_: None)
+_Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node, deep=True))
 
 
 def read(name: str) -> dict[str, Any]:
@@ -52,6 +58,40 @@ def test_the_gpu_file_replaces_services_and_adds_none():
     for name, service in gpu.items():
         assert service["image"] != base[name]["image"]
         assert (ROOT / service["build"]["dockerfile"]).exists()
+
+
+def test_an_image_has_every_distribution_of_ours_that_its_service_needs():
+    """pip would ask the public index for one that is missing."""
+    for service in ("policy", "reward", "gateway"):
+        needed = ours(f"services/{service}")
+        for file in (ROOT / "services" / service).glob("Dockerfile*"):
+            text = file.read_text()
+            assert {name for name in needed if f"COPY libs/{name} " not in text} == set(), file
+
+
+def ours(folder: str) -> set[str]:
+    """Names of our libraries that a distribution needs, directly or not."""
+    listed = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["dependencies"]
+    direct = {re.split(r"[^\w-]", name)[0].removeprefix("acemath-") for name in listed if name.startswith("acemath-")}
+    return direct.union(*(ours(f"libs/{name}") for name in direct))
+
+
+def test_a_sharded_reward_model_is_the_gpu_form_with_another_reward():
+    sharded = read("deploy/compose/gpu-sharded-reward.yml")["services"]
+    assert set(sharded) == {"policy", "reward"}
+    reward = sharded["reward"]
+    assert (ROOT / reward["build"]["dockerfile"]).exists() and reward["image"] == "acemath/reward-vllm"
+    names = {name.removeprefix("ACEMATH_REWARD__").lower() for name in reward["environment"] if "__" in name}
+    assert names <= set(RewardSettings.model_fields)
+
+
+def test_compose_merges_the_sharded_form():
+    reward = json.loads(compose(*SHARDED, "config", "--format", "json"))["services"]["reward"]
+    assert reward["image"] == "acemath/reward-vllm"
+    assert reward["environment"]["ACEMATH_REWARD__ENGINE"] == "vllm"
+    assert reward["environment"]["ACEMATH_REWARD__DEVICE"] == "cuda"
+    (device,) = reward["deploy"]["resources"]["reservations"]["devices"]
+    assert device["count"] == -1
 
 
 def test_the_names_that_are_scraped_and_asked_are_services():
