@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -22,3 +23,11 @@ def valkey(valkey_of_module: ValkeyServer) -> ValkeyServer:
         valkey_of_module.start()
     valkey_of_module.flush()
     return valkey_of_module
+
+
+@pytest.fixture
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """No task that the test began outlives it."""
+    before = asyncio.all_tasks()
+    yield
+    assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
