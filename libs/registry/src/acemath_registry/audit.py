@@ -44,6 +44,7 @@ class AuditEvent(StrEnum):
     FORGET_GATEWAY = "forget_gateway"
     ATTACH_EVALUATION = "attach_evaluation"
     GATES = "gates"  # written before the change, which does not take place without it
+    BANDS = "bands"  # as GATES
     OVERRIDE_GATES = "override_gates"  # as GATES; the promotion's own line follows
 
 

@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry import cli_gates, cli_upkeep
+from acemath_registry import cli_gates, cli_upkeep, cli_watch
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
 from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
@@ -33,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Model versions, releases and chann
 app.command()(cli_upkeep.gc)
 app.command()(cli_upkeep.log)
 app.add_typer(cli_gates.app, name="gates")
+app.add_typer(cli_watch.app, name="watch")
 
 Expect = Annotated[
     int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")

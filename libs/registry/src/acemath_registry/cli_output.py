@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -64,6 +65,15 @@ def print_rows(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None
         typer.echo(json.dumps({title: rows}, ensure_ascii=False, sort_keys=True))
         return
     _print_table(title, rows)
+
+
+def print_look(look: dict[str, Any], *, as_json: bool) -> None:
+    """One look of the watch, on a line of its own: JSON, or time, verdict, generation and why with tabs between."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    if as_json:
+        typer.echo(json.dumps({"at": at, **look}, ensure_ascii=False, sort_keys=True))
+        return
+    typer.echo("\t".join((at, look["verdict"], str(look["generation"]), look["why"])))
 
 
 def describe_error(console: Console, error: ServiceError, *, as_json: bool) -> None:

@@ -73,6 +73,7 @@ class RejectReason(StrEnum):
     CHANNEL_MALFORMED = "channel_malformed"
     TOMBSTONE_MALFORMED = "tombstone_malformed"
     GATES_MALFORMED = "gates_malformed"
+    BANDS_MALFORMED = "bands_malformed"
     EVALUATION_EDITED = "evaluation_edited"
     SIGNATURE_MISSING = "signature_missing"
     SIGNATURE_MALFORMED = "signature_malformed"

@@ -54,6 +54,10 @@ class Layout:
         """What a channel asks of a release, `gates/<channel>.json`."""
         return self.root / "gates" / f"{check_name(channel, what='channel name')}.json"
 
+    def bands(self, channel: str) -> Path:
+        """What is watched on a channel, `bands/<channel>.json`."""
+        return self.root / "bands" / f"{check_name(channel, what='channel name')}.json"
+
     def evaluation(self, *, baseline: str, candidate: str) -> Path:
         """The comparison of two releases, `evaluations/<candidate>/<baseline>.json`."""
         return self.root / "evaluations" / check_release_id(candidate) / f"{check_release_id(baseline)}.json"

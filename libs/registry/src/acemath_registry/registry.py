@@ -9,6 +9,7 @@ from typing import Any
 from acemath_core.comparison import Comparison
 from acemath_registry import (
     audit,
+    bands,
     cache,
     collect,
     durable,
@@ -23,6 +24,7 @@ from acemath_registry import (
     verify,
 )
 from acemath_registry.audit import AuditEntry, AuditEvent
+from acemath_registry.bands import Bands
 from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.evaluations import Attached
@@ -211,9 +213,19 @@ class Registry:
         """Bind a comparison to its two releases, for gates. See `evaluations.attach_evaluation` for errors."""
         return evaluations.attach_evaluation(self._layout, comparison, by=by)
 
-    def rollback(self, channel: str, *, by: str, expected_generation: int | None = None) -> Channel:
-        """Promote a channel's previous release. See `releases.rollback` for errors."""
-        return releases.rollback(self._layout, channel, expected_generation=expected_generation, by=by)
+    def rollback(
+        self, channel: str, *, by: str, expected_generation: int | None = None, why: str | None = None
+    ) -> Channel:
+        """Promote a channel's previous release; `why` is for the audit log. See `releases.rollback` for errors."""
+        return releases.rollback(self._layout, channel, expected_generation=expected_generation, by=by, why=why)
+
+    def bands(self, channel: str) -> Bands:
+        """What is watched on a channel. See `bands.read_bands` for errors."""
+        return bands.read_bands(self._layout, channel)
+
+    def set_bands(self, channel: str, watched: Bands, *, by: str) -> None:
+        """Declare what is watched on a channel. See `bands.set_bands` for errors."""
+        bands.set_bands(self._layout, channel, watched, by=by)
 
     def channel(self, name: str) -> Channel:
         """Where a channel points. See `releases.read_channel` for errors; NotFound before the first promotion."""

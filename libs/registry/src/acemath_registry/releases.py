@@ -184,11 +184,11 @@ def promote(
         _check_generation(name, current, expected_generation)
         return release_id
 
-    return _change(layout, name, AuditEvent.PROMOTE, by, target, gatekeeper)
+    return _change(layout, name, AuditEvent.PROMOTE, by, target, gatekeeper, None)
 
 
-def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str) -> Channel:
-    """Promote the release that was current before this one.
+def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str, why: str | None = None) -> Channel:
+    """Promote the release that was current before this one; `why` is for the audit log.
 
     Raises:
         NotFound: the channel does not exist.
@@ -204,10 +204,12 @@ def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: 
             raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
         return current.previous
 
-    return _change(layout, name, AuditEvent.ROLLBACK, by, target, lambda current, release: None)
+    return _change(layout, name, AuditEvent.ROLLBACK, by, target, lambda current, release: None, why)
 
 
-def _change(layout: Layout, name: str, event: AuditEvent, by: str, target: _Target, gatekeeper: Gatekeeper) -> Channel:
+def _change(
+    layout: Layout, name: str, event: AuditEvent, by: str, target: _Target, gatekeeper: Gatekeeper, why: str | None
+) -> Channel:
     check_by(by)
     layout.channel(name)
     with storage_errors(f"changing channel {name}"):
@@ -221,9 +223,8 @@ def _change(layout: Layout, name: str, event: AuditEvent, by: str, target: _Targ
                 gatekeeper(current, release)
                 changed = _next(current, release, by)
                 replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
-    record(
-        layout, event, by=by, what=name, before=changed.previous, after=changed.release, generation=changed.generation
-    )
+    before, after, generation = changed.previous, changed.release, changed.generation
+    record(layout, event, by=by, what=name, before=before, after=after, generation=generation, why=why)
     return changed
 
 

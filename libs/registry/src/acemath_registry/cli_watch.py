@@ -1,0 +1,127 @@
+"""`acemath registry watch …`: live bands of a channel, and the loop that takes a release back which leaves them."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from acemath_core.errors import InvalidRequest
+from acemath_registry.bands import Band, Bands
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
+from acemath_registry.cli_output import print_document, print_look
+from acemath_registry.prometheus import Prometheus
+from acemath_registry.watch import Watcher
+
+app = typer.Typer(no_args_is_help=True, help="Take a release back whose live figures leave their bands.")
+
+ChannelName = Annotated[str, typer.Argument(help="Name of the channel.")]
+By = Annotated[str, typer.Option("--by", help="Who, for the audit log.", default_factory=getpass.getuser)]
+
+
+@app.command()
+def show(channel: ChannelName, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+    """Show what is watched on a channel; nothing when no bands were declared."""
+    with errors(as_json):
+        bands = existing(root).bands(channel)
+    _print_bands(channel, bands, as_json)
+
+
+@app.command(name="set")
+def declare(
+    channel: ChannelName,
+    by: By,
+    band: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MEASURE:LOW:HIGH, either of the two may be empty; error_rate, degraded_rate, latency_p95_seconds, "
+            "score_mean, score_median. May be given again."
+        ),
+    ] = None,
+    window: Annotated[int, typer.Option(min=30, help="Seconds that each figure is over.")] = 300,
+    min_count: Annotated[int, typer.Option(min=1, help="Jobs or candidates in it; fewer say nothing.")] = 100,
+    looks: Annotated[int, typer.Option(min=1, help="So many in a row have to find it outside.")] = 3,
+    for_hours: Annotated[float, typer.Option(min=0.02, help="A release that served longer is not taken back.")] = 6.0,
+    selector: Annotated[str, typer.Option(help="Further label matchers of the gateways' series.")] = "",
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Declare all that is watched on a channel, in place of what was; without --band nothing is."""
+    with errors(as_json):
+        try:
+            bands = Bands(
+                bands=tuple(_band(text) for text in band or []), window_seconds=window, min_count=min_count,
+                looks=looks, for_seconds=round(for_hours * 3600), selector=selector,
+            )  # fmt: skip
+        except ValidationError as error:
+            raise _invalid(error) from error
+        existing(root).set_bands(channel, bands, by=by)
+    _print_bands(channel, bands, as_json)
+
+
+@app.command()
+def run(
+    channel: ChannelName,
+    prometheus: Annotated[str, typer.Option(help="Address of the Prometheus that scrapes the gateways.")],
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    looks: Annotated[int | None, typer.Option(min=1, help="End after so many; default: go on until TERM.")] = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Look again and again, and roll the channel back when as many looks in a row as declared were outside."""
+    with errors(as_json):
+        watcher = Watcher(existing(root), channel, Prometheus(prometheus))
+    left = looks
+    with _until_term() as ended:
+        while not ended.is_set() and left != 0:
+            print_look(watcher.look().document(), as_json=as_json)
+            left = None if left is None else left - 1
+            if left != 0:
+                ended.wait(interval)
+
+
+@contextmanager
+def _until_term() -> Iterator[threading.Event]:
+    """Set by SIGTERM and SIGINT while the block runs: a look that is under way ends first."""
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_bands(channel: str, bands: Bands, as_json: bool) -> None:
+    document = {"channel": channel, **bands.model_dump(mode="json")}
+    if not as_json:
+        document.pop("schema_version")
+        document["bands"] = {one.measure.value: str(one) for one in bands.bands}
+    print_document(document, as_json=as_json)
+
+
+def _band(text: str) -> Band:
+    try:
+        measure, low, high = text.split(":")
+        return Band.model_validate({"measure": measure, "low": low or None, "high": high or None})
+    except ValidationError as error:
+        raise _invalid(error) from error
+    except ValueError as error:
+        raise InvalidRequest(f"{text!r} is not MEASURE:LOW:HIGH, e.g. error_rate::0.02", param="band") from error
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"])) or "band"
+    return InvalidRequest(f"{where}: {first['msg']}; correct it", param="band")

@@ -1,0 +1,104 @@
+"""The live figures, out of Prometheus over its HTTP API (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any, Final
+
+from acemath_registry.bands import Bands, Measure
+from acemath_registry.errors import InvalidRequest
+
+_TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 1024 * 1024
+_JOBS: Final = 'outcome=~"ok|degraded|failed"'
+_ANSWERED: Final = 'outcome=~"ok|degraded"'
+
+
+class NoFigure(Exception):
+    """Prometheus has no number for this now; says why."""
+
+
+class Prometheus:
+    """A Prometheus that scrapes the gateways.
+
+    Args:
+        url: http:// or https://, without `/api`.
+
+    Raises:
+        InvalidRequest: it is no such address.
+    """
+
+    def __init__(self, url: str) -> None:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise InvalidRequest(f"{url!r} is no http:// or https:// address", param="prometheus")
+        self._url = url.rstrip("/") + "/api/v1/query"
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is one of our own services
+
+    def ask(self, query: str) -> float:
+        """The one finite number that a query gives.
+
+        Raises:
+            NoFigure: it does not answer in time, refuses, or gives none, several or no finite number.
+        """
+        body = urllib.parse.urlencode({"query": query}).encode()
+        try:
+            with self._opener.open(self._url, data=body, timeout=_TIMEOUT_S) as answer:
+                document = json.loads(answer.read(_MAX_BYTES))
+        except urllib.error.HTTPError as error:
+            raise NoFigure(f"Prometheus refuses the query with status {error.code}") from error
+        except (OSError, ValueError) as error:
+            raise NoFigure(f"Prometheus does not answer ({type(error).__name__})") from error
+        return _number(document)
+
+
+def value_query(measure: Measure, bands: Bands) -> str:
+    """PromQL: the measure over the last window."""
+    jobs = f"sum({_increase('requests_total', bands, _JOBS)})"
+    if measure in (Measure.ERROR_RATE, Measure.DEGRADED_RATE):
+        outcome = 'outcome="failed"' if measure is Measure.ERROR_RATE else 'outcome="degraded"'
+        return f"sum({_increase('requests_total', bands, outcome)}) / {jobs}"
+    if measure is Measure.LATENCY_P95_SECONDS:
+        buckets = _increase("request_duration_seconds_bucket", bands, _ANSWERED)
+        return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
+    if measure is Measure.SCORE_MEDIAN:
+        return f"histogram_quantile(0.5, sum by (le) ({_increase('score_bucket', bands)}))"
+    return f"sum({_increase('score_sum', bands)}) / sum({_increase('score_count', bands)})"
+
+
+def count_query(measure: Measure, bands: Bands) -> str:
+    """PromQL: over how many jobs or candidates that is."""
+    if measure in (Measure.SCORE_MEAN, Measure.SCORE_MEDIAN):
+        return f"sum({_increase('score_count', bands)})"
+    chosen = _ANSWERED if measure is Measure.LATENCY_P95_SECONDS else _JOBS
+    return f"sum({_increase('requests_total', bands, chosen)})"
+
+
+def generation_queries(bands: Bands) -> tuple[str, str]:
+    """PromQL: the lowest and the highest generation that a gateway used within the window."""
+    series = _series("release_generation", bands)
+    return f"min(min_over_time({series}))", f"max(max_over_time({series}))"
+
+
+def _increase(name: str, bands: Bands, *matchers: str) -> str:
+    return f"increase({_series(name, bands, *matchers)})"
+
+
+def _series(name: str, bands: Bands, *matchers: str) -> str:
+    labels = ",".join(matcher for matcher in (bands.selector, *matchers) if matcher)
+    return f"acemath_gateway_{name}{{{labels}}}[{bands.window_seconds}s]"
+
+
+def _number(document: Any) -> float:
+    try:
+        result = document["data"]["result"]
+        (sample,) = result
+        value = float(sample["value"][1])
+    except (LookupError, TypeError, ValueError) as error:
+        raise NoFigure("Prometheus has no such series, or several") from error
+    if not math.isfinite(value):
+        raise NoFigure("nothing happened in the window")
+    return value
