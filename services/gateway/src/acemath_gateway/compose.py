@@ -87,7 +87,9 @@ async def open_backends(
 
 
 def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:
-    posts = HttpScorer(reward, patience_seconds=settings.reward_answer_seconds)
+    posts = HttpScorer(
+        reward, patience_seconds=settings.reward_answer_seconds, hedge_seconds=settings.reward_hedge_seconds
+    )
     return LiveScorer(reward, posts) if settings.live_scoring else posts
 
 

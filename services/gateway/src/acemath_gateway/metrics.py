@@ -127,6 +127,7 @@ class GatewayMetrics:
         upstream_seconds: seconds of such a call, by role.
         upstream_retries: calls that were tried at another replica or again.
         retries_refused: calls that were not, because the retry budget was spent.
+        hedges: calls made beside one that took long.
         breakers: replicas whose breaker is open or half open, by role.
         breaker_opens: how often one opened.
         live_fallbacks: candidates that were posted although they were to be scored live, by reason.
@@ -163,6 +164,7 @@ class GatewayMetrics:
     upstream_seconds: Histogram
     upstream_retries: Counter
     retries_refused: Counter
+    hedges: Counter
     breakers: Gauge
     breaker_opens: Counter
     live_fallbacks: Counter
@@ -205,6 +207,7 @@ class GatewayMetrics:
             upstream_seconds=make.histogram("upstream_seconds", "duration of a call to a replica", _SECONDS, "role"),
             upstream_retries=make.counter("upstream_retries", "calls that were tried again", "role"),
             retries_refused=make.counter("retries_refused", "retries not made, the budget being spent", "role"),
+            hedges=make.counter("hedges", "calls made beside one that took long", "role"),
             breakers=make.gauge("breakers", "replicas whose breaker is open or half open", "role", "state"),
             breaker_opens=make.counter("breaker_opens", "how often a replica's breaker opened", "role"),
             live_fallbacks=make.counter("live_fallbacks", "candidates to be scored live that were posted", "reason"),
@@ -228,6 +231,7 @@ class GatewayMetrics:
         _touch(self.upstream_seconds, ROLES)
         _touch(self.upstream_retries, ROLES)
         _touch(self.retries_refused, ROLES)
+        _touch(self.hedges, ("reward",))
         _touch(self.breakers, ROLES, BROKEN)
         _touch(self.breaker_opens, ROLES)
         _touch(self.live_fallbacks, LiveFallback)

@@ -93,6 +93,13 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
     reward_answer_seconds: float = Field(
         30.0, gt=0, le=600, description="longest wait for one reward service while there is another one"
     )
+    reward_hedge_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=600,
+        description="a POST to a reward service that takes longer is made at another one, too, within the retry "
+        "budget; the first answer counts. None: never",
+    )
     live_scoring: bool = Field(
         True,
         description="hand candidates to the reward service while they are written (WS /v1/score/live); what that does "

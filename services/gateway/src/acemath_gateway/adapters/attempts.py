@@ -58,7 +58,7 @@ class Replicas:
         self._turn += 1
         count = max(1, len(endpoints))
         turned = [endpoints[(self._turn + i) % count] for i in range(len(endpoints))]
-        return sorted(turned, key=lambda endpoint: (self._is_last(endpoint), self._load[endpoint]))
+        return sorted(turned, key=lambda endpoint: (self.is_open(endpoint), self._load[endpoint]))
 
     def shun(self, endpoint: str, *, hung: bool = False) -> None:
         """Note that an endpoint failed; see `Breakers.failed`."""
@@ -72,7 +72,8 @@ class Replicas:
         """Note that an endpoint did what it was asked."""
         self.breakers.went_well(endpoint)
 
-    def _is_last(self, endpoint: str) -> bool:
+    def is_open(self, endpoint: str) -> bool:
+        """Whether an endpoint is to get work only when nobody else is there."""
         state = self.breakers.state(endpoint)
         return state is BreakerState.OPEN or (state is BreakerState.HALF_OPEN and self._load[endpoint] > 0)
 

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import MAX_CANDIDATES, Turn
+from acemath_gateway.adapters.hedging import hedged
 from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.adapters.reward_call import ScoreCall, Wanted
 from acemath_gateway.metrics import CallResult
@@ -40,12 +43,20 @@ class HttpScorer:
         patience_seconds: longest wait for one service while there is another one to ask; never more than half of what
             is left of the request's time.
         most_together: candidates in one call.
+        hedge_seconds: a call that takes longer is made at another service, too, where there is one and the retry budget
+            allows it; None never does that.
     """
 
     def __init__(
-        self, upstream: Upstream, *, patience_seconds: float = 30.0, most_together: int = MAX_CANDIDATES
+        self,
+        upstream: Upstream,
+        *,
+        patience_seconds: float = 30.0,
+        most_together: int = MAX_CANDIDATES,
+        hedge_seconds: float | None = None,
     ) -> None:
         self._upstream, self._patience, self.most_together = upstream, patience_seconds, most_together
+        self._hedge = hedge_seconds
 
     @asynccontextmanager
     async def session(
@@ -97,20 +108,41 @@ class HttpScorer:
             if attempt and not self._try_again(failure, deadline, alone=len(ordered) == 1):
                 break
             give_up = self.give_up(deadline, others=len(ordered) - attempt - 1)
+            first = self._one(endpoint, call, wanted, deadline, give_up)
+            spare = next((other for other in ordered[attempt + 1 :] if not replicas.is_open(other)), None)
             try:
-                await call.ask(endpoint, [one for one in wanted if one.waiting], give_up)
+                if self._hedge is None or spare is None:
+                    return await first
+                return await hedged(first, partial(self._second, spare, call, wanted, deadline), self._hedge)
             except CallFailed as error:
                 failure = error
-                if error.result not in _FULL:
-                    replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
-                else:
-                    replicas.answered(endpoint)
-                if not any(one.waiting for one in wanted):  # it failed with everything said
-                    return
-            else:
-                replicas.well(endpoint)
-                return
         raise failure
+
+    async def _one(
+        self, endpoint: str, call: ScoreCall, wanted: Sequence[Wanted], deadline: Deadline, give_up: Deadline
+    ) -> None:
+        """Ask one service, and note what it is good for."""
+        replicas = self._upstream.replicas
+        try:
+            await call.ask(endpoint, [one for one in wanted if one.waiting], give_up)
+        except CallFailed as error:
+            if error.result not in _FULL:
+                replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
+            else:
+                replicas.answered(endpoint)
+            if any(one.waiting for one in wanted):  # else it failed with everything said
+                raise
+        else:
+            replicas.well(endpoint)
+
+    def _second(
+        self, endpoint: str, call: ScoreCall, wanted: Sequence[Wanted], deadline: Deadline
+    ) -> Coroutine[Any, Any, None] | None:
+        """A call beside one that takes long, where the retry budget allows it."""
+        if not self._upstream.may_retry():
+            return None
+        self._upstream.metrics.hedges.labels(self._upstream.role).inc()
+        return self._one(endpoint, call, wanted, deadline, deadline)
 
     def _try_again(self, failure: CallFailed, deadline: Deadline, *, alone: bool) -> bool:
         """Whether another attempt makes sense: a single replica only when it cut a connection, e.g. an idle one."""
