@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from registry.tiny import METADATA, write_checkpoint
 
-from acemath_registry import Registry, releases
+from acemath_registry import CanaryGate, Gates, Registry, releases
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 
 ADMIN = "a" * 40
@@ -188,6 +188,17 @@ async def test_a_rollback_points_at_the_release_before(registry):
         back = await http.post("/admin/v1/releases/default/rollback", json={"expected_generation": 7}, headers=AS_ADMIN)
     assert back.status_code == 200 and (back.json()["release"], back.json()["generation"]) == (first, 8)
     assert back.json()["previous"] == second.id
+
+
+async def test_what_a_gate_refuses_is_a_conflict_with_its_reason(registry):
+    on_disk, release = registry
+    on_disk.set_gates("canary", Gates(canary=CanaryGate.DECLARED), by="tests")
+    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
+        refused = await http.post("/admin/v1/releases/canary", json={"release": release}, headers=AS_ADMIN)
+    error = refused.json()["error"]
+    assert refused.status_code == 409 and (error["code"], error["param"]) == ("gate_refused", "release")
+    assert "was published without a canary" in error["message"] and refused.headers["x-should-retry"] == "false"
+    assert "canary" not in on_disk.channel_names()
 
 
 async def test_a_registry_that_cannot_be_written_is_said_to_be(registry, monkeypatch):

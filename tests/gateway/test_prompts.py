@@ -4,13 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from registry.keys import make_keys
 from registry.tiny import METADATA, write_checkpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from acemath_core.errors import InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage, policy_messages
 from acemath_gateway.prompts import RegistryEncoders
-from acemath_registry import NotFound, Registry, VerificationError
+from acemath_registry import ModelRef, NotFound, Registry, VerificationError
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('system goes first') }}"
@@ -69,6 +70,18 @@ async def test_another_manifest_than_the_releases_is_not_used(tmp_path: Path) ->
     version = publish(tmp_path)
     with pytest.raises(VerificationError):
         await RegistryEncoders(Registry(tmp_path / "registry")).load(version, manifest_sha256="0" * 64)
+
+
+async def test_where_keys_are_configured_what_they_did_not_sign_is_not_used(tmp_path: Path) -> None:
+    version, (ours, theirs) = publish(tmp_path), make_keys(tmp_path)
+    registry = Registry(tmp_path / "registry", trusted=ours.trusted())
+    for sign, reason in ((None, "signature_missing"), (theirs, "signature_untrusted")):
+        if sign is not None:
+            registry.sign(ModelRef.parse(version), sign, by="ann")
+        with pytest.raises(VerificationError, match=reason):
+            await RegistryEncoders(registry).load(version, manifest_sha256=None)
+    registry.sign(ModelRef.parse(version), ours, by="ann")
+    assert (await RegistryEncoders(registry).of(version)).max_length == 48
 
 
 async def test_a_version_that_is_not_there(tmp_path: Path) -> None:

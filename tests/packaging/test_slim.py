@@ -26,7 +26,11 @@ MUST_NOT_LOAD = {
     "acemath-cli": (*TENSORS, "fastapi"),
     "acemath-local": (*TENSORS, "fastapi"),
 }
-EXTRAS = {"acemath-registry": frozenset({"cli"}), "acemath-training": frozenset({"cli", "train"})}
+EXTRAS = {
+    "acemath-gateway": frozenset({"otel"}),
+    "acemath-registry": frozenset({"cli"}),
+    "acemath-training": frozenset({"cli", "train"}),
+}
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
