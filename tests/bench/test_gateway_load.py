@@ -10,7 +10,7 @@ import pytest
 from bench.gateway.load import Load, Target, due_times, offer
 from bench.gateway.table import added, ratios, tables
 from doubles.instant_upstream import instant, routes_of_policy
-from doubles.servers import RawServer
+from doubles.servers import RawServer, until
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -29,9 +29,9 @@ def test_times_are_a_poisson_process_and_the_same_again():
 
 async def test_what_answers_is_measured():
     async with instant(routes_of_policy("p@1", "")) as url:
-        load = await offer(target(url), due_times(200, 0.5, seed=3), patience=5)
+        load = await offer(target(url), due_times(200, 0.5, seed=3), patience=60)
     assert (load.failed, load.unanswered) == (0, 0) and len(load.latencies) > 50
-    assert 0 < load.percentile(0.5) <= load.percentile(0.99) < 1
+    assert 0 < load.percentile(0.5) <= load.percentile(0.99) < 60
 
 
 async def test_a_server_that_stands_still_is_charged_for_what_was_due_meanwhile():
@@ -41,7 +41,7 @@ async def test_a_server_that_stands_still_is_charged_for_what_was_due_meanwhile(
         await writer.drain()
 
     async with RawServer(stands_still).serving() as url:
-        load = await offer(target(url), [0.0, 0.1, 0.2], patience=5)
+        load = await offer(target(url), [0.0, 0.1, 0.2], patience=60)
     assert len(load.latencies) == 3 and min(load.latencies) >= 0.5 and load.seconds >= 0.7
 
 
@@ -52,7 +52,7 @@ async def test_what_fails_is_slower_than_all_percentiles(answer):
         await writer.drain()
 
     async with RawServer(fails).serving() as url:
-        load = await offer(target(url), [0.0, 0.01], patience=2)
+        load = await offer(target(url), [0.0, 0.01], patience=60)
     assert (load.failed, load.unanswered, load.percentile(0.5)) == (2, 0, None)
 
 
@@ -63,8 +63,7 @@ async def test_what_never_comes_is_counted_and_its_connection_closed():
     server = RawServer(never)
     async with server.serving() as url:
         load = await offer(target(url), [0.0, 0.01], patience=0.2)
-        await asyncio.sleep(0.1)
-        assert server.open == 0
+        await until(lambda: server.open == 0)
     assert (load.failed, load.unanswered) == (0, 2)
 
 

@@ -38,7 +38,7 @@ class ValkeyServer:
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.directory, "appendonly": "yes", "save": ""}
         flat = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         self._process = subprocess.Popen([binary(), *flat], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while self.ask("PING") != b"+PONG\r\n":
             assert time.monotonic() < until, "valkey-server did not start"
             time.sleep(0.02)
@@ -80,7 +80,7 @@ class ValkeyServer:
     def ask(self, command: str) -> bytes:
         """The server's raw answer to one inline command; empty when there is none."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
                 connection.sendall(command.encode() + b"\r\n")
                 return connection.recv(65536)
         except OSError:

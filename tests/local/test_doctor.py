@@ -87,7 +87,7 @@ def test_another_s_server_at_the_port_of_a_service_that_ended_is_not_health(sett
 
     supervisor = Supervisor(Path("unused"), running.socket, {}, Path("unused"))
     supervisor.stop_program("reward")
-    eventually(lambda: supervisor.states()["reward"].state == "STOPPED", 15)
+    eventually(lambda: supervisor.states()["reward"].state == "STOPPED", 60)
     command = [sys.executable, str(Path(__file__).with_name("tiny_service.py")), "theirs", str(settings.ports.reward)]
     with subprocess.Popen([*command, os.devnull]) as theirs:
         try:
@@ -117,7 +117,7 @@ def test_the_stack_of_another_checkout_is_recognised_and_left_alone(settings, mo
     command = [sys.executable, str(Path(__file__).with_name("tiny_service.py")), "theirs", str(port), os.devnull]
     with subprocess.Popen(command) as theirs:
         try:
-            eventually(lambda: not check_port("gateway", port).ok, 15)
+            eventually(lambda: not check_port("gateway", port).ok, 60)
             done = doctor("--json")
         finally:
             theirs.kill()

@@ -36,10 +36,10 @@ def test_a_rotated_file_is_followed_from_its_beginning(tmp_path: Path, eventuall
     with LogFollower({"a": log}, shown.append):
         with log.open("a") as file:
             file.write("one\n")
-        eventually(lambda: len(shown) == 1, 5)
+        eventually(lambda: len(shown) == 1, 60)
         log.rename(tmp_path / "a.log.1")
         log.write_text("two, a longer line than before\n")
-        eventually(lambda: len(shown) == 2, 5)
+        eventually(lambda: len(shown) == 2, 60)
     assert shown == ["a │ one", "a │ two, a longer line than before"]
 
 

@@ -109,7 +109,7 @@ def real_prometheus(settings: LocalSettings, config: Path) -> Iterator[None]:
 @installed
 def test_a_real_one_with_our_configuration_is_ours(settings, eventually):
     with real_prometheus(settings, settings.state_dir / "run" / "prometheus.yml"):
-        eventually(lambda: prometheus_ready(settings) == "", 30)
+        eventually(lambda: prometheus_ready(settings) == "", 60)
         assert f"port {settings.ports.prometheus}" in prometheus_off(settings)
 
 
@@ -118,7 +118,7 @@ def test_a_real_one_of_the_machine_is_not(settings, eventually, tmp_path):
     theirs = tmp_path / "theirs.yml"
     theirs.write_text("{}")
     with real_prometheus(settings, theirs):
-        eventually(lambda: "another" in prometheus_ready(settings), 30)
+        eventually(lambda: "another" in prometheus_ready(settings), 60)
 
 
 def test_an_optional_service_that_does_not_start_is_off_and_the_stack_is_ready(tiny_stack, free_port, eventually):
@@ -141,4 +141,4 @@ def test_an_optional_service_that_never_gets_ready_is_off(tiny_stack, free_port,
     tiny_stack.ready_seconds = 3
     tiny_stack.launch()
     assert "extra is off: extra was not ready after" in tiny_stack.said_until_ready()
-    eventually(lambda: gone(tiny_stack.pid("extra", "started")), 10)
+    eventually(lambda: gone(tiny_stack.pid("extra", "started")), 60)

@@ -26,7 +26,7 @@ def start(settings: LocalSettings, eventually) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    eventually(lambda: redis_answers(settings.ports.redis) == "", 10)
+    eventually(lambda: redis_answers(settings.ports.redis) == "", 60)
     return process
 
 

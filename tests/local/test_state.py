@@ -68,7 +68,7 @@ def test_a_start_waits_for_the_previous_stack(settings, tmp_path, capsys, eventu
     config = tmp_path / "supervisord.conf"
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.8)", str(config)]) as old:
         (settings.state_dir / "run" / "supervisord.pid").write_text(str(old.pid))
-        eventually(lambda: previous_supervisor(settings, config) == old.pid, 5)
+        eventually(lambda: previous_supervisor(settings, config) == old.pid, 60)
         wait_for_previous(settings, config, Console())
         assert previous_supervisor(settings, config) == 0
     assert "waiting for the previous stack" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_killing_one_service_leaves_the_others_alone_and_it_comes_back(three, ev
     three.said_until_ready()
     before = {name: three.pid(name) for name in ("store", "model", "door")}
     os.kill(before["model"], signal.SIGKILL)
-    eventually(lambda: three.pid("model") != before["model"], 15)
+    eventually(lambda: three.pid("model") != before["model"], 60)
     assert not gone(three.pid("model"))
     assert not gone(before["store"]) and not gone(before["door"])
 
@@ -46,7 +46,7 @@ def test_killing_runner_or_supervisor_leaves_no_process(three, victim, eventuall
     three.said_until_ready()
     everybody = [three.pid(name) for name in ("store", "model", "door")] + [three.supervisor_pid()]
     os.kill(three.runner.pid if victim == "runner" else three.supervisor_pid(), signal.SIGKILL)
-    eventually(lambda: all(gone(pid) for pid in everybody), 15)
+    eventually(lambda: all(gone(pid) for pid in everybody), 60)
 
 
 def test_a_service_that_cannot_start_is_named_with_its_last_words(tiny_stack, free_port):
@@ -72,7 +72,7 @@ def test_a_second_interrupt_ends_a_service_that_does_not_want_to_stop(tiny_stack
     tiny_stack.said_until_ready()
     supervisor = tiny_stack.supervisor_pid()
     tiny_stack.runner.send_signal(signal.SIGINT)
-    eventually(lambda: ("slow", "stopping") in [event[:2] for event in tiny_stack.events()], 30)
+    eventually(lambda: ("slow", "stopping") in [event[:2] for event in tiny_stack.events()], 60)
     tiny_stack.runner.send_signal(signal.SIGINT)
     tiny_stack.runner.wait(8)  # supervisor alone would have waited 10 s (stopwaitsecs) before it killed
     assert gone(tiny_stack.pid("slow")) and gone(supervisor)

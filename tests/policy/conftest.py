@@ -160,7 +160,7 @@ async def agents(settings: PolicySettings) -> AsyncIterator[Agents]:
 def eventually() -> Callable[..., Awaitable[None]]:
     """Wait until a condition holds, or fail with what is the case."""
 
-    async def wait(condition: Callable[[], bool], seconds: float = 15, what: Callable[[], object] = lambda: "") -> None:
+    async def wait(condition: Callable[[], bool], seconds: float = 60, what: Callable[[], object] = lambda: "") -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"not within {seconds} s: {what()}"

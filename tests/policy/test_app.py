@@ -54,7 +54,7 @@ async def test_readyz_answers_from_memory(agents: Agents, releases: Releases, ev
             begun = time.perf_counter()
             assert (await client.get("/readyz")).status_code == 200
             took.append(time.perf_counter() - begun)
-    assert sorted(took)[25] < 0.01
+    assert sorted(took)[25] < 0.05
 
 
 async def test_slots_ask_for_the_key_and_errors_have_one_shape(agents: Agents) -> None:

@@ -51,7 +51,7 @@ class Bench:
         """Make the thread hold a batch of one call, so that what follows waits."""
         self.model.hold.clear()
         ticket = self.batcher.submit(self.engine, sequences(1), LATER)
-        assert await asyncio.to_thread(self.model.entered.acquire, timeout=10)
+        assert await asyncio.to_thread(self.model.entered.acquire, timeout=60)
         return ticket
 
 

@@ -29,7 +29,7 @@ class Swap:
         record = {"generation": generation, "release": self.ids[generation - 1], "leases": {}, "at": time.time()}
         self.world.registry.write_status("gateway", name, record | more)
 
-    async def beats(self, *states: S | None, seconds: float = 20, **gateways: int) -> None:
+    async def beats(self, *states: S | None, seconds: float = 60, **gateways: int) -> None:
         """Heartbeats of gateways (name → generation), and rounds, until the versions are in these states."""
         until = time.monotonic() + seconds
         while self.states() != states:
@@ -152,7 +152,7 @@ async def test_a_restarted_service_goes_straight_to_what_is_named(swap: Swap) ->
     await swap.beats(S.ACTIVE, S.DRAINING, None, g1=1)
     again = World(swap.world.registry, swap.world.directory)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while again.states() != {swap.refs[2]: S.ACTIVE}:
             assert time.monotonic() < deadline, again.states()
             await again.reconciler.round()

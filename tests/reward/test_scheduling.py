@@ -45,7 +45,7 @@ class Bench:
     async def hold(self) -> Ticket:
         self.model.hold.clear()
         ticket = self.post((1,))
-        assert await asyncio.to_thread(self.model.entered.acquire, timeout=10)
+        assert await asyncio.to_thread(self.model.entered.acquire, timeout=60)
         return ticket
 
     async def hear(self) -> tuple[int | None, Outcome]:
@@ -176,12 +176,12 @@ async def test_stopping_tells_the_sessions(bench: Bench) -> None:
 
 async def test_pieces_that_complete_no_cell_wake_nobody(bench: Bench) -> None:
     seat = bench.open()
-    assert await asyncio.to_thread(bench.model.entered.acquire, timeout=10)
+    assert await asyncio.to_thread(bench.model.entered.acquire, timeout=60)
     for _ in range(8):
         bench.batcher.extend(seat, 0, [4])
         assert seat not in bench.batcher._roused
     bench.batcher.extend(seat, 0, [4])
-    assert await asyncio.to_thread(bench.model.entered.acquire, timeout=10)
+    assert await asyncio.to_thread(bench.model.entered.acquire, timeout=60)
     assert bench.model.passes == [[PROMPT], [(4,) * 8]]
     bench.batcher.leave(seat)
 

@@ -45,7 +45,7 @@ class Service:
         while self.model.entered.acquire(blocking=False):
             pass
         self.connections.append(raw_post(self.url, {}))
-        assert self.model.entered.acquire(timeout=10)
+        assert self.model.entered.acquire(timeout=60)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def raw_post(url: str, body: dict[str, Any]) -> socket.socket:
     """Send a request and give the connection, so that it can be broken."""
     content = json.dumps({"problem": PROBLEM, "candidates": ["4"]} | body).encode()
     host, port = url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=60)
     head = "POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     head += f"content-length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
@@ -97,9 +97,9 @@ def raw_post(url: str, body: dict[str, Any]) -> socket.socket:
 def test_a_client_that_goes_takes_its_candidates_out_of_the_queue(service: Service, stream: bool) -> None:
     service.hold()
     connection = raw_post(service.url, {"candidates": ["5", "6", "7"], "stream": stream})
-    wait_for(lambda: service.metric("acemath_reward_queue_items") == 3, 10)
+    wait_for(lambda: service.metric("acemath_reward_queue_items") == 3)
     connection.close()
-    wait_for(lambda: service.metric("acemath_reward_queue_items") == 0, 10)
+    wait_for(lambda: service.metric("acemath_reward_queue_items") == 0)
     assert service.metric('acemath_reward_scored_candidates_total{result="cancelled"}') == 3
     service.model.hold.set()
     assert service.post().status_code == 200
@@ -108,25 +108,25 @@ def test_a_client_that_goes_takes_its_candidates_out_of_the_queue(service: Servi
 def test_a_client_that_goes_in_the_middle_of_a_batch_harms_nobody(service: Service) -> None:
     service.model.hold.clear()
     connection = raw_post(service.url, {})
-    assert service.model.entered.acquire(timeout=10)
+    assert service.model.entered.acquire(timeout=60)
     connection.close()
     service.model.hold.set()
     assert service.post().status_code == 200
-    wait_for(lambda: service.metric("acemath_reward_http_requests_in_flight") == 1, 10)  # the scrape itself
+    wait_for(lambda: service.metric("acemath_reward_http_requests_in_flight") == 1)  # the scrape itself
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_again(start: Callable[..., Service]) -> None:
     service = start(max_queue_items=2)
     service.hold()
     connection = raw_post(service.url, {"candidates": ["5", "6"]})
-    wait_for(lambda: service.metric("acemath_reward_queue_items") == 2, 10)
+    wait_for(lambda: service.metric("acemath_reward_queue_items") == 2)
     answer = service.post()
     assert code(answer) == (503, "reward_overloaded")
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert service.client.get("/readyz").status_code == 200, "full is not unready"
     service.model.hold.set()
     connection.close()
-    wait_for(lambda: service.post().status_code == 200, 10)
+    wait_for(lambda: service.post().status_code == 200)
 
 
 def test_too_many_calls_is_a_503(start: Callable[..., Service]) -> None:
@@ -147,7 +147,7 @@ def test_a_deadline_ends_a_call_that_waits(service: Service) -> None:
         "/v1/score", json={"problem": PROBLEM, "candidates": ["5"]}, headers={"x-acemath-deadline-ms": "200"}
     )
     assert code(answer) == (504, "deadline_exceeded")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert service.metric("acemath_reward_queue_items") == 0
     assert service.metric('acemath_reward_rejections_total{reason="deadline"}') == 1
 
@@ -166,7 +166,7 @@ def test_scores_stream_while_others_are_computed(start: Callable[..., Service]) 
     service.model.hold.clear()
     with service.client.stream("POST", "/v1/score", json=body) as answer:
         lines = answer.iter_lines()
-        assert service.model.entered.acquire(timeout=10)
+        assert service.model.entered.acquire(timeout=60)
         service.model.hold.set()
         assert next(lines) == "event: score"
         assert json.loads(next(lines).removeprefix("data: "))["index"] == 0

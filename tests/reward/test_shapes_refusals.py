@@ -191,11 +191,11 @@ def test_a_client_that_goes_takes_its_work_along(client: httpx.Client, model: Ar
     model.hold.clear()
     connections = [raw_post(client, "/score", SCORE)]
     try:
-        assert model.entered.acquire(timeout=10), "the engine stands still in the middle of a batch"
+        assert model.entered.acquire(timeout=60), "the engine stands still in the middle of a batch"
         connections.append(raw_post(client, path, BODIES[path]))
-        wait_for(lambda: queued(client) > 0, 10)
+        wait_for(lambda: queued(client) > 0)
         connections.pop().close()
-        wait_for(lambda: queued(client) == 0, 10)
+        wait_for(lambda: queued(client) == 0)
     finally:
         model.hold.set()
         for connection in connections:
@@ -210,7 +210,7 @@ def queued(client: httpx.Client) -> float:
 
 def raw_post(client: httpx.Client, path: str, body: dict[str, Any]) -> socket.socket:
     content = json.dumps(body).encode()
-    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=10)
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60)
     head = (
         f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,13 @@ class World:
     async def until(self, **states: SlotState) -> None:
         """Do rounds until the versions (by seed) are in these states."""
         wanted = {str(self.publish(int(name[1:]))): state for name, state in states.items()}
-        deadline = time.monotonic() + 60
-        while {version: self.states().get(version) for version in wanted} != wanted:
-            assert time.monotonic() < deadline, (self.reconciler.slots(), wanted)
+        await self.rounds(lambda: {version: self.states().get(version) for version in wanted} == wanted)
+
+    async def rounds(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+        """Do rounds until a condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.reconciler.slots()
             await self.reconciler.round()
             await asyncio.sleep(0.01)
 
