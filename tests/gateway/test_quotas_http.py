@@ -86,7 +86,8 @@ async def test_what_a_stream_generated_before_its_caller_left_is_paid():
         assert (await http.post("/v1/solve", json=SOLVE, headers=headers)).status_code == 429
 
 
-async def test_candidates_in_flight_are_bounded_and_more_than_ever_possible_is_the_callers_mistake():
+async def test_candidates_in_flight_are_bounded_and_more_than_ever_possible_is_the_callers_mistake(monkeypatch):
+    monkeypatch.setattr("acemath_gateway.routes.streams.STATUS_GRACE_SECONDS", 0.05)
     gateway = _gateway()
     gateway.policy.hang_after = 1
     async with gateway_client(gateway) as http:

@@ -171,7 +171,7 @@ async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path, l
 
 async def test_a_slow_scorer_meets_the_deadline(stack: Stack) -> None:
     stack.reward.gate = asyncio.Event()
-    deadline = Deadline.after(3.0)
+    deadline = Deadline.after(1.5)
     outcome = await stack.solve(deadline=deadline, on_scorer_failure="majority")
     assert outcome.stop_reason is StopReason.DEADLINE
     await until(lambda: stack.reward.cancelled + stack.reward.expired > 0)  # it may see the deadline first
@@ -179,14 +179,14 @@ async def test_a_slow_scorer_meets_the_deadline(stack: Stack) -> None:
 
 async def test_a_hang_until_the_deadline_is_a_time_out_and_no_failure(stack: Stack) -> None:
     stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.05)
-    outcome = await stack.solve(seconds=4.0)
+    outcome = await stack.solve(seconds=2.0)
     assert (outcome.stop_reason, outcome.n_scored) == (StopReason.DEADLINE, 3)
     assert stack.metric("upstream_calls_total", role="policy", result="timeout") == 1
     assert stack.metric("candidates_total", result="cancelled") == 3
     stack.faults(script=["\\boxed{1}"])
     stack.reward.gate = asyncio.Event()
     with pytest.raises(DeadlineExceeded):
-        await stack.solve(seconds=1.0)
+        await stack.solve(seconds=0.5)
     calls = {kind: stack.metric("upstream_calls_total", role="reward", result=kind) for kind in ("timeout", "late")}
     assert sum(calls.values()) >= 1
 
