@@ -126,7 +126,7 @@ def test_a_symlink_is_no_signature(trusting: Registry, signed: ModelRef, tmp_pat
     assert reason(lambda: trusting.manifest(signed)) is R.SYMLINK
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 63), bit=st.integers(0, 7))
 def test_every_bit_of_a_signature_counts(position: int, bit: int, trusting: Registry, signed: ModelRef) -> None:
     path = trusting.path(signed) / "model.sig"
@@ -198,8 +198,8 @@ def test_killed_at_every_step_a_version_is_signed_or_not_there(
     reader = Registry(registry.root, trusted=TrustedKeys.read(both))
     while run_killed_at(steps, lambda: registry.sign(signed, SigningKey.read(other), by="ann")):
         assert reader.verify(signed).ref == signed
-        steps += 2
-    assert steps > 6
+        steps += 4
+    assert steps > 8
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def _print_bands(channel: str, bands: Bands, as_json: bool) -> None:
     document = {"channel": channel, **bands.model_dump(mode="json")}
     if not as_json:
         document.pop("schema_version")
+        if not bands.selector:
+            document.pop("selector")
         document["bands"] = {one.measure.value: str(one) for one in bands.bands}
     print_document(document, as_json=as_json)
 
