@@ -135,7 +135,8 @@ class FakeServer:
             Route("/metrics", self.metrics),
         ]
         if self.pooling:
-            return Starlette(routes=[*routes, Route("/classify", self.classify, methods=["POST"])])
+            routes += [Route(path, self.classify, methods=["POST"]) for path in ("/classify", "/pooling")]
+            return Starlette(routes=routes)
         routes += [
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
@@ -184,7 +185,7 @@ class FakeServer:
         return JSONResponse(await call.whole())
 
     async def classify(self, request: Request) -> Response:
-        """`POST /classify` of token ids, raw scores only."""
+        """`POST /classify` and `POST /pooling` (a number for each token) of token ids, raw scores only."""
         if not self._admits(request):
             return JSONResponse({"error": "Unauthorized"}, 401)
         body, faults = json.loads(await request.body()), self.faults()
@@ -200,10 +201,14 @@ class FakeServer:
             return _error("Out of range float values are not JSON compliant", 500, "InternalServerError")
         self.prompted += sum(map(len, sequences))
         shift = faults.get("score_shift", 0.0)
-        data = [
+        data: list[Body] = [
             {"index": i, "label": "LABEL_0", "probs": [pooled_score(ids) + shift], "num_classes": 1}
             for i, ids in enumerate(sequences)
         ]
+        if request.url.path == "/pooling":
+            assert body["task"] == "token_classify", "the double knows no other task"
+            until = [[[pooled_score(ids[:end]) + shift] for end in range(1, len(ids) + 1)] for ids in sequences]
+            data = [{"index": i, "object": "pooling", "data": numbers} for i, numbers in enumerate(until)]
         return JSONResponse(
             {"id": "classify-1", "object": "list", "model": faults.get("model", self.name), "data": data}
         )

@@ -60,7 +60,9 @@ async def test_only_what_we_use_is_served(path: str, status: int) -> None:
         ("/classify", "Bearer another", 401),
         ("/classify", None, 401),
         ("/health", None, 200),
-        ("/pooling", "Bearer the key", 404),
+        ("/pooling", "Bearer the key", 200),
+        ("/pooling", None, 401),
+        ("/score", "Bearer the key", 404),
         ("/v1/models", "Bearer the key", 404),
     ],
 )

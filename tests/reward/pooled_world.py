@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from loopback_ports import free_run
 from pydantic import SecretStr
 from reward.publishing import publish_reward
 from reward.tiny import write_checkpoint
 from reward.world import World
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import doubles.fake_vllm
 from acemath_core.processes import shim
@@ -44,6 +47,21 @@ def pooled_settings(directory: Path, **changes: Any) -> RewardSettings:
         "retry_max_seconds": 0.05,
     }
     return RewardSettings(**(chosen | changes))
+
+
+def give_two_layers(checkpoint: Path) -> None:
+    """Make a Qwen2 checkpoint one laid out as Qwen2.5-Math-RM: two maps in the head, and no label's name."""
+    torch.manual_seed(4)
+    hidden = SHAPE["hidden_size"]
+    head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    nn.init.normal_(head[2].weight)  # so large that scores lie apart
+    tensors = load_file(checkpoint / "model.safetensors")
+    del tensors["score.weight"]
+    tensors |= {f"score.{name}": value.to(torch.bfloat16) for name, value in head.state_dict().items()}
+    save_file(tensors, checkpoint / "model.safetensors", {"format": "pt"})
+    config = json.loads((checkpoint / "config.json").read_text()) | {"architectures": ["Qwen2ForRewardModel"]}
+    del config["id2label"]
+    (checkpoint / "config.json").write_text(json.dumps(config))
 
 
 class PooledWorld(World):

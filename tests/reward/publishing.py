@@ -30,6 +30,9 @@ def _policy(registry: Registry, reward: Path, scratch: Path) -> ModelRef:
         shutil.copytree(reward, directory, ignore=ignored)
         config = directory / "config.json"
         config.chmod(0o644)
-        config.write_text(config.read_text().replace("ForSequenceClassification", "ForCausalLM"))
+        text = config.read_text()
+        for head in ("ForSequenceClassification", "ForRewardModel"):
+            text = text.replace(head, "ForCausalLM")
+        config.write_text(text)
     metadata = PublishMetadata(step=0, licence="Apache-2.0")
     return registry.publish(directory, name="pol", kind="policy", metadata=metadata)

@@ -15,7 +15,6 @@ from reward.pooled_world import KEY, PooledWorld
 from reward.world import S
 
 from acemath_core.errors import ErrorCode, InternalError, Unavailable
-from acemath_reward.ports import UnsupportedCheckpoint
 from doubles.fake_vllm import pooled_score
 
 Make = Callable[..., PooledWorld]
@@ -168,15 +167,6 @@ async def test_a_server_that_answers_as_another_version_is_none(make: Make) -> N
     world.promote(world.publish(1))
     await until(world, lambda: figure(world, "server_failures_total", reason="wrong_answer") == 1.0)
     assert "answers as 'other@s1-000000000000'" in (world.reconciler.slots()[0].reason or "")
-
-
-async def test_a_two_layer_head_is_refused_before_anything_starts(make: Make, qwen2: Path, tmp_path: Path) -> None:
-    world, directory = make(), tmp_path / "two-layers"
-    directory.mkdir()
-    config = (qwen2 / "config.json").read_text()
-    (directory / "config.json").write_text(config.replace("Qwen2ForSequenceClassification", "Qwen2ForRewardModel"))
-    with pytest.raises(UnsupportedCheckpoint, match=r"two-layer head.*ACEMATH_REWARD__ENGINE=torch"):
-        world.make(directory)
 
 
 async def test_heads_that_the_devices_cannot_share_are_refused(make: Make) -> None:

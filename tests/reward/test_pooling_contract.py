@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from reward.live_client import MESSAGES, Live
-from reward.pooled_world import KEY, SHAPE, pooled_settings
+from reward.pooled_world import KEY, SHAPE, give_two_layers, pooled_settings
 from reward.publishing import promote, publish_reward
 from reward.serving import serve, wait_until_ready
 from reward.tiny import MAX_TOKENS, VOCABULARY, write_checkpoint
@@ -24,7 +24,7 @@ from acemath_registry import Registry
 from acemath_reward.app import create_app
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
-from acemath_reward.pooled.client import PoolingClient, WrongAnswer
+from acemath_reward.pooled.client import PoolingClient, Question, WrongAnswer
 from acemath_reward.pooled.model import PooledLoader
 from acemath_reward.ports import PromptGroup, TokenIds
 from acemath_reward.settings import inherited_environment
@@ -44,21 +44,35 @@ class Running:
     http: httpx.Client
     version: str
     port: int
+    question: Question
     expected: Callable[[Sequence[TokenIds]], list[float]]
     tolerance: float
 
     @property
     def client(self) -> PoolingClient:
-        return PoolingClient("127.0.0.1", self.port, self.version, KEY)
+        return self.client_of(self.version)
+
+    def client_of(self, version: str) -> PoolingClient:
+        return PoolingClient("127.0.0.1", self.port, version, KEY, self.question)
 
     def near(self, values: list[float]) -> Any:
         return pytest.approx(values, abs=self.tolerance, rel=0)
 
 
-@pytest.fixture(scope="module", params=["double", pytest.param("vllm", marks=[pytest.mark.stack, pytest.mark.slow])])
+def _legs() -> Iterator[Any]:
+    for head in ("one layer", "two layers"):
+        yield pytest.param(("double", head), id=f"double, {head}")
+        yield pytest.param(("vllm", head), id=f"vllm, {head}", marks=[pytest.mark.stack, pytest.mark.slow])
+
+
+@pytest.fixture(scope="module", params=_legs())
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder, real = tmp_path_factory.mktemp("pooling"), request.param == "vllm"
-    checkpoint = write_checkpoint(folder / "export", "llama", **SHAPE)
+    folder, (server, head) = tmp_path_factory.mktemp("pooling"), request.param
+    real, question = server == "vllm", Question.SEQUENCE if head == "one layer" else Question.TOKENS
+    kind = "llama" if head == "one layer" else "qwen2"
+    checkpoint = write_checkpoint(folder / "export", kind, **SHAPE)
+    if head == "two layers":
+        give_two_layers(checkpoint)
     registry = Registry(folder / "registry")
     version = publish_reward(registry, checkpoint)
     promote(registry, version, folder)
@@ -70,7 +84,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with serve(app) as url, httpx.Client(base_url=url, headers=HEADERS, timeout=60, verify=False) as http:
         wait_until_ready(url, 600 if real else 60)
         expected = torch_engine(checkpoint) if real else lambda given: [pooled_score(list(ids)) for ids in given]
-        yield Running(url, http, str(version), settings.first_vllm_port, expected, 2e-4 if real else 0.0)
+        tolerance = 2e-4 if real else 0.0
+        yield Running(url, http, str(version), settings.first_vllm_port, question, expected, tolerance)
 
 
 def torch_engine(checkpoint: Path) -> Callable[[Sequence[TokenIds]], list[float]]:
@@ -79,26 +94,26 @@ def torch_engine(checkpoint: Path) -> Callable[[Sequence[TokenIds]], list[float]
 
 
 def test_ids_are_scored_as_they_are_in_order_raw_and_in_float32(running: Running) -> None:
-    found = running.client.classify(SEQUENCES, 60)
+    found = running.client.score(SEQUENCES, 60)
     assert found == running.near(running.expected(SEQUENCES))
-    assert min(found) < 0.0, "an activation would make every score positive"
+    assert min(found) < 0.0 or max(found) > 1.0, "an activation would give numbers from 0 to 1"
     assert found == [struct.unpack("f", struct.pack("f", value))[0] for value in found]
 
 
 def test_the_longest_sequence_is_scored_and_a_longer_one_is_refused(running: Running) -> None:
     longest = SEQUENCES[-1]
-    assert len(running.client.classify([longest], 60)) == 1
+    assert len(running.client.score([longest], 60)) == 1
     with pytest.raises(WrongAnswer, match="HTTP 400"):
-        running.client.classify([(*longest, 5)], 60)
+        running.client.score([(*longest, 5)], 60)
 
 
 def test_another_version_is_not_served(running: Running) -> None:
     with pytest.raises(WrongAnswer, match="HTTP 404"):
-        PoolingClient("127.0.0.1", running.port, "other@s1-000000000000", KEY).classify([(5,)], 60)
+        running.client_of("other@s1-000000000000").score([(5,)], 60)
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/classify", 401), ("/pooling", 404), ("/v1/models", 404), ("/tokenize", 404), ("/docs", 404)]
+    ("path", "status"), [("/classify", 401), ("/pooling", 401), ("/v1/models", 404), ("/score", 404), ("/docs", 404)]
 )
 def test_nothing_else_is_served_and_nothing_without_the_key(running: Running, path: str, status: int) -> None:
     body = {"model": running.version, "input": [[5]], "use_activation": False}

@@ -13,10 +13,12 @@ from loopback_ports import free_run
 from pydantic import SecretStr
 from reward.publishing import promote, publish_reward
 from reward.serving import wait_for, wait_until_ready
+from reward.tiny import write_checkpoint
 
 from acemath_core.processes.vllm import environment
 from acemath_core.settings import SettingsError
 from acemath_registry import Registry
+from acemath_reward.engine.config import read_config
 from acemath_reward.pooled.command import command_line
 from acemath_reward.settings import RewardSettings
 
@@ -80,7 +82,8 @@ def test_a_model_over_four_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for name, value in (chosen | {"EXTRA_ARGS": '["--disable-custom-all-reduce"]'}).items():
         monkeypatch.setenv(f"ACEMATH_REWARD__{name}", value)
     settings = RewardSettings.from_env()
-    line = command_line(settings, model=tmp_path, name="r@s1-0", port=8210, max_tokens=4096)
+    config = read_config(write_checkpoint(tmp_path / "export", "qwen2", max_position_embeddings=4096))
+    line = command_line(settings, model=tmp_path, name="r@s1-0", port=8210, config=config)
     assert ("--runner pooling --convert classify --host 127.0.0.1 --port 8210 --dtype bfloat16") in " ".join(line)
     assert "--tensor-parallel-size 4 --max-model-len 4096 --max-num-batched-tokens 4096" in " ".join(line)
     assert "--gpu-memory-utilization 0.45" in " ".join(line) and line[-1] == "--disable-custom-all-reduce"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from acemath_core.processes.vllm import SILENT
+from acemath_reward.engine.config import EngineConfig
 from acemath_reward.settings import RewardSettings
 
 GUARD = "acemath_vllm_guard.OnlyScores"
@@ -13,7 +14,7 @@ GUARD = "acemath_vllm_guard.OnlyScores"
 LOOPBACK = "127.0.0.1"
 
 
-def command_line(settings: RewardSettings, *, model: Path, name: str, port: int, max_tokens: int) -> list[str]:
+def command_line(settings: RewardSettings, *, model: Path, name: str, port: int, config: EngineConfig) -> list[str]:
     """The command that scores with `model` as `name` on `port`; no key in it, since `ps` shows it.
 
     Args:
@@ -21,18 +22,19 @@ def command_line(settings: RewardSettings, *, model: Path, name: str, port: int,
         model: directory of the checkpoint.
         name: what every answer carries.
         port: on the loopback address.
-        max_tokens: longest sequence, as the checkpoint says.
+        config: the checkpoint's.
     """
     share = settings.gpu_memory_utilization
     return [
         *settings.vllm_command,
         *("--model", str(model), "--served-model-name", name),
-        *("--runner", "pooling", "--convert", "classify"),
+        *("--runner", "pooling"),
+        *(["--convert", "classify"] if config.head == "linear" else []),  # two layers: a class of vLLM's own
         *("--host", LOOPBACK, "--port", str(port)),
         *("--dtype", dtype_of(settings), "--tensor-parallel-size", str(settings.tensor_parallel_size)),
         # A sequence as long as the model takes must fit into one step, whatever of chunked prefill vLLM supports here.
-        *("--max-model-len", str(max_tokens)),
-        *("--max-num-batched-tokens", str(max(settings.batch_tokens, max_tokens))),
+        *("--max-model-len", str(config.max_tokens)),
+        *("--max-num-batched-tokens", str(max(settings.batch_tokens, config.max_tokens))),
         *(["--gpu-memory-utilization", str(share)] if share is not None else []),
         *(["--enforce-eager"] if settings.enforce_eager else []),
         *("--middleware", GUARD),

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from acemath_core.processes.tree import ProcessTree
 from acemath_core.processes.vllm import NoFreePort, environment, free_port
 from acemath_reward.engine.config import EngineConfig, read_config
-from acemath_reward.pooled.client import PoolingClient
+from acemath_reward.pooled.client import PoolingClient, Question
 from acemath_reward.pooled.command import LOOPBACK, command_line, dtype_of
 from acemath_reward.pooled.server import TERM_SECONDS, Child, PoolingServer, ServerTimes
 from acemath_reward.pooled.whole import LiveBytes, WholeCell, WholeSession, whole_cells
@@ -104,7 +104,7 @@ class PooledModel:
 
     def _scores(self, cells: Sequence[WholeCell]) -> dict[TokenIds, float]:
         sequences = list(dict.fromkeys(cell.ids for cell in cells))
-        return dict(zip(sequences, self._server.classify(sequences) if sequences else [], strict=True))
+        return dict(zip(sequences, self._server.score(sequences) if sequences else [], strict=True))
 
 
 class PooledLoader:
@@ -137,18 +137,19 @@ class PooledLoader:
         _check(config, settings.tensor_parallel_size)
         name = f"{directory.parent.name}@{directory.name}"
         times = ServerTimes(settings.start_timeout_seconds, settings.stuck_seconds, settings.probe_seconds)
-        server = PoolingServer(name, partial(self._child, directory, name, config.max_tokens), times)
+        server = PoolingServer(name, partial(self._child, directory, name, config), times)
         return PooledModel(config, server, self._facts(config), self._live)
 
-    def _child(self, directory: Path, name: str, max_tokens: int) -> Child:
+    def _child(self, directory: Path, name: str, config: EngineConfig) -> Child:
         port, settings = self._port(), self._settings
         tree = ProcessTree(
-            command_line(settings, model=directory, name=name, port=port, max_tokens=max_tokens),
+            command_line(settings, model=directory, name=name, port=port, config=config),
             environment(settings, self._inherited, self._key),
             label=name,
             term_seconds=TERM_SECONDS,
         )
-        client = PoolingClient(LOOPBACK, port, name, self._key)
+        question = Question.SEQUENCE if config.head == "linear" else Question.TOKENS
+        client = PoolingClient(LOOPBACK, port, name, self._key, question)
         return Child(tree, client, partial(self._ports.discard, port))
 
     def _port(self) -> int:
@@ -172,11 +173,6 @@ class PooledLoader:
 
 
 def _check(config: EngineConfig, ranks: int) -> None:
-    if config.head != "linear":
-        raise UnsupportedCheckpoint(
-            f"{config.architecture} has a two-layer head, which vLLM's /classify does not serve; "
-            "set ACEMATH_REWARD__ENGINE=torch for it"
-        )
     if config.heads % ranks:
         raise UnsupportedCheckpoint(
             f"{config.heads} query heads cannot be shared by ACEMATH_REWARD__TENSOR_PARALLEL_SIZE={ranks}; "

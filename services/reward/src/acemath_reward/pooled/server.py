@@ -57,7 +57,7 @@ class Child:
 
 
 class PoolingServer:
-    """A server (`ports.ModelServer`); `classify` is called on the engine's thread, the rest on the event loop.
+    """A server (`ports.ModelServer`); `score` is called on the engine's thread, the rest on the event loop.
 
     Args:
         name: name@version, for the log.
@@ -106,17 +106,17 @@ class PoolingServer:
             return ServerFailure(ServerEnd.EXITED, _epitaph(child.tree))
         return self._failure
 
-    def classify(self, sequences: Sequence[TokenIds]) -> list[float]:
+    def score(self, sequences: Sequence[TokenIds]) -> list[float]:
         """The raw float32 score of each sequence.
 
         Raises:
             Unavailable: (`reward_unavailable`) it is gone, or hangs; it is started again.
-            WrongAnswer: see `PoolingClient.classify`.
+            WrongAnswer: see `PoolingClient.score`.
         """
         try:
             if self._child is None or self._failure is not None:
                 raise NoAnswer(str(self._failure or "its server was not started"))
-            return self._child.client.classify(sequences, self._times.answer)
+            return self._child.client.score(sequences, self._times.answer)
         except NoAnswer as error:
             if error.late:
                 self._failure = ServerFailure(ServerEnd.STALLED, str(error))
@@ -160,7 +160,7 @@ class PoolingServer:
 def _first_scores(client: PoolingClient, timeout: float) -> None:
     """Whether it scores at all; healthy it also is with a model that has no score."""
     try:
-        scores = client.classify(_FIRST, timeout)
+        scores = client.score(_FIRST, timeout)
     except NoAnswer as error:
         raise ServerFailure(ServerEnd.START_TIMEOUT, str(error)) from error
     except WrongAnswer as error:

@@ -47,11 +47,11 @@ class OnlyWhatIsUsed:
 class OnlyScores(OnlyWhatIsUsed):
     """ASGI middleware of a reward model's server; asks for the key where vLLM itself does not."""
 
-    served = frozenset({"/health", "/metrics", "/classify"})
+    served = frozenset({"/health", "/metrics", "/classify", "/pooling"})
 
     def _admits(self, scope: Message) -> bool:
         key = os.environ.get("VLLM_API_KEY")  # noqa: TID251 - inside vLLM, where our settings are not
-        if not key or scope["path"] != "/classify":
+        if not key or scope["path"] in ("/health", "/metrics"):
             return True
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         return hmac.compare_digest(shown, f"Bearer {key}".encode())
