@@ -27,7 +27,7 @@ from acemath_gateway.ports import (
     Sampling,
     TokensGenerated,
 )
-from doubles.fake_vllm import FakeServer, Tokens
+from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.instant_upstream import instant, routes_of_policy
 from doubles.ports import TARGET, ScriptedPolicy
 from doubles.servers import served

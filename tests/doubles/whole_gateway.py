@@ -139,7 +139,7 @@ def _serve_behind(policy: str, reward: str, port: int, control: str) -> None:
     import uvicorn
 
     from doubles.fake_reward import FakeReward
-    from doubles.fake_vllm import FakeServer, Tokens
+    from doubles.fake_vllm_server import FakeServer, Tokens
     from doubles.small_release import CONTEXT_LENGTH
 
     vllm = FakeServer(policy, policy, CONTEXT_LENGTH, Tokens.of(Path("/nonexistent")), control=Path(control))

@@ -21,7 +21,7 @@ from acemath_gateway.ports import (
     CandidateFinished,
     TokensGenerated,
 )
-from doubles.fake_vllm import SCRIPT
+from doubles.fake_vllm_call import SCRIPT
 from doubles.ports import TARGET
 from doubles.servers import RawServer, served, unused_url
 

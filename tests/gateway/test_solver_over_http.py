@@ -24,7 +24,7 @@ from acemath_gateway.jobs import Outcome, SolveJob
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.solver import Solver
 from doubles.fake_reward import FakeReward
-from doubles.fake_vllm import FakeServer, Tokens
+from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.ports import TARGET, BytePrompts, FixedRelease, TextJudge
 from doubles.servers import served, settled, until, unused_url
 

@@ -22,7 +22,7 @@ from acemath_gateway.ports import (
     ReleaseTarget,
     Sampling,
 )
-from doubles.fake_vllm import FakeServer, Tokens
+from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.ports import TARGET
 from doubles.servers import settled
 

@@ -14,7 +14,7 @@ import pytest
 from policy.conftest import KEY, Agent, Agents, Releases
 from policy.test_shim import alive, chain_of
 
-from doubles.fake_vllm import prompt_logprob
+from doubles.fake_vllm_call import prompt_logprob
 
 Eventually = Callable[..., Awaitable[None]]
 Control = Callable[[dict[str, Any]], object]

@@ -15,7 +15,7 @@ from reward.pooled_world import KEY, PooledWorld
 from reward.world import S
 
 from acemath_core.errors import ErrorCode, InternalError, Unavailable
-from doubles.fake_vllm import pooled_score
+from doubles.fake_vllm_server import pooled_score
 
 Make = Callable[..., PooledWorld]
 

@@ -28,7 +28,7 @@ from acemath_reward.pooled.client import PoolingClient, Question, WrongAnswer
 from acemath_reward.pooled.model import PooledLoader
 from acemath_reward.ports import PromptGroup, TokenIds
 from acemath_reward.settings import inherited_environment
-from doubles.fake_vllm import pooled_score
+from doubles.fake_vllm_server import pooled_score
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for real vLLM, on a machine that may be busy
 CANDIDATES = ["3 + 4 = 7. \\boxed{7}", "3 * 4 = 12. \\boxed{12}", "\\boxed{7}"]

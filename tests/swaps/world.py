@@ -43,7 +43,7 @@ from acemath_registry import ModelRef, PublishMetadata, Registry
 from acemath_registry.following import StatusLeases
 from acemath_reward.app import create_app as reward_app
 from acemath_reward.settings import RewardSettings
-from doubles.fake_vllm import FakeServer, Tokens
+from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.gateway_app import served
 from doubles.ports import TextJudge
 from doubles.servers import served as served_bare
