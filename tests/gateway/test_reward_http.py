@@ -163,7 +163,8 @@ async def test_a_service_that_ran_out_of_its_own_time_is_waited_for_and_not_shun
     async with served(busy.app) as one:
         scoring = asyncio.create_task(rig.score(one))
         await until(lambda: len(busy.requests) == 1)
-        assert rig.upstream.replicas.order([one, "http://other"]) and not rig.metric("breaker_opens_total", role="reward")
+        assert rig.upstream.replicas.order([one, "http://other"])
+        assert not rig.metric("breaker_opens_total", role="reward")
         busy.failure = None
         assert await scoring == score_of("\\boxed{24}")
     assert (rig.calls("late"), rig.calls("broken"), rig.metric("upstream_retries_total", role="reward")) == (1, 0, 1)
