@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from acemath_registry.audit import AuditEvent, record
 from acemath_registry.documents import sha256_hex
 from acemath_registry.durable import ensure_directory, move_file, write_file
@@ -46,11 +48,9 @@ def ensure_signed(layout: Layout, ref: ModelRef, key: SigningKey, metadata: Publ
         NotFound, VerificationError, StorageError: as `sign_version`.
     """
     directory = layout.version(ref)
-    try:
+    with suppress(VerificationError):  # not signed yet, or by another key
         key.trusted().check(ref, directory, manifest_bytes(ref, directory))
         return
-    except VerificationError:
-        pass  # not signed yet, or by another key
     different = differences(read_manifest(ref, directory), metadata)
     if different:
         raise Conflict(
