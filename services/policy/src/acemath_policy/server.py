@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from acemath_core.processes.tree import ProcessTree
 from acemath_core.processes.vllm import NoFreePort, environment, free_port
+from acemath_core.processes.words import last_words
 from acemath_policy.canary import Canary, Tolerance, check
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.readiness import Pulse, PulseLimits
@@ -144,9 +145,7 @@ class PolicyServer:
 
     def epitaph(self) -> str:
         """How it ended, with its last words."""
-        errors = [line for line in self._tree.tail if "Error" in line]
-        last = (errors or list(self._tree.tail) or ["no output"])[-1]
-        return f"vLLM ended with status {self._tree.status}: {last[-200:]}"
+        return f"vLLM ended with status {self._tree.status}: {last_words(self._tree.tail)}"
 
     async def stop(self) -> None:
         """Let it finish what it has, then end it."""

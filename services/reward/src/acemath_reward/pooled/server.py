@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from acemath_core.errors import ErrorCode, Unavailable
 from acemath_core.processes.tree import ProcessTree
+from acemath_core.processes.words import last_words
 from acemath_reward.pooled.client import NoAnswer, PoolingClient, WrongAnswer
 from acemath_reward.ports import ServerEnd, ServerFailure, TokenIds
 
@@ -21,7 +22,6 @@ TERM_SECONDS = 10.0
 
 _LOOK_SECONDS = 0.25  # between two looks while it starts
 _TELL_SECONDS = 30.0  # between two lines of the log that say that it still starts
-_WORD_LENGTH = 200  # of vLLM's last words
 _FIRST = ((0,), (1, 0))  # any ids that every vocabulary has
 _RETRY_SECONDS = 5.0
 
@@ -135,7 +135,7 @@ class PoolingServer:
             if child.tree.status is not None:
                 raise ServerFailure(ServerEnd.EXITED, _epitaph(child.tree))
             if now - began > self._times.start:
-                message = f"vLLM did not answer within {self._times.start:.0f} s: {_last_words(child.tree)}"
+                message = f"vLLM did not answer within {self._times.start:.0f} s: {last_words(child.tree.tail)}"
                 raise ServerFailure(ServerEnd.START_TIMEOUT, message)
             if now - told >= _TELL_SECONDS:
                 told = now
@@ -170,10 +170,4 @@ def _first_scores(client: PoolingClient, timeout: float) -> None:
 
 
 def _epitaph(tree: ProcessTree) -> str:
-    return f"vLLM ended with status {tree.status}: {_last_words(tree)}"
-
-
-def _last_words(tree: ProcessTree) -> str:
-    lines = list(tree.tail)
-    errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["no output"])[-1][-_WORD_LENGTH:]
+    return f"vLLM ended with status {tree.status}: {last_words(tree.tail)}"
