@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from registry.adapters.tiny import base_tensors, publish_on, write_adapter
 from registry.keys import make_keys
-from registry.tiny import METADATA, write_checkpoint
+from registry.tiny import METADATA, SMALL, Tensors, write_checkpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from acemath_core.errors import InvalidRequest, Unavailable
@@ -20,8 +21,8 @@ TEMPLATE = (
 )
 
 
-def publish(root: Path, mark: str = "") -> str:
-    source = write_checkpoint(root / f"export{mark}", mark=mark)
+def publish(root: Path, mark: str = "", tensors: Tensors = SMALL) -> str:
+    source = write_checkpoint(root / f"export{mark}", tensors=tensors, mark=mark)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,6 +43,15 @@ async def test_a_versions_own_tokenizer_and_template(tmp_path: Path) -> None:
     assert ids.count(256) == hostile.count(256) == 3
     assert ids.count(257) == hostile.count(257) == 2
     assert await encoders.of(version) is prompts
+
+
+async def test_an_adapter_versions_prompts_are_its_bases(tmp_path: Path) -> None:
+    base = publish(tmp_path, tensors=base_tensors())
+    registry = Registry(tmp_path / "registry")
+    version = str(publish_on(registry, write_adapter(tmp_path / "adapter"), ModelRef.parse(base)))
+    encoders = RegistryEncoders(registry)
+    ids = [await (await encoders.of(name)).encode(policy_messages("2+2")) for name in (base, version)]
+    assert version != base and ids[0] == ids[1]
 
 
 async def test_turns_that_the_template_refuses_are_the_callers_fault(tmp_path: Path) -> None:

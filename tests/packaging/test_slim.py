@@ -31,11 +31,13 @@ EXTRAS = {
     "acemath-registry": frozenset({"cli"}),
     "acemath-training": frozenset({"cli", "train"}),
 }
+NEEDS_AN_EXTRA = {"acemath_registry.adapters.arithmetic": ("acemath-registry", "adapters")}
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    importlib.import_module(module.name)
+    if module.name not in sys.argv[2:]:
+        importlib.import_module(module.name)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -50,12 +52,24 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_what_it_declares_is_enough_to_import_it(name, wheels, tmp_path):
     site = tmp_path / "site"
     make_site(name, wheels, site, EXTRAS.get(name, frozenset()))
-    command = [sys.executable, "-S", "-c", IMPORT_ALL, name.replace("-", "_")]
+    command = [sys.executable, "-S", "-c", IMPORT_ALL, name.replace("-", "_"), *NEEDS_AN_EXTRA]
     env = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = set(done.stdout.split())
     assert not loaded & set(MUST_NOT_LOAD.get(name, ()))
+
+
+@pytest.mark.parametrize("module", NEEDS_AN_EXTRA)
+def test_what_an_extra_declares_is_enough_to_import_its_module(module, wheels, tmp_path):
+    name, extra = NEEDS_AN_EXTRA[module]
+    done = []
+    for extras in (frozenset(), frozenset({extra})):
+        make_site(name, wheels, tmp_path / "-".join(("site", *extras)), extras)
+        command = [sys.executable, "-S", "-c", f"import {module}"]
+        env = {"PYTHONPATH": str(tmp_path / "-".join(("site", *extras)))}
+        done.append(subprocess.run(command, env=env, capture_output=True, text=True, check=False).returncode)
+    assert done == [1, 0]
 
 
 @pytest.mark.parametrize("name", our_distributions())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry.adapters.tiny import publish_base, write_adapter
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -206,3 +207,20 @@ def test_the_log_is_a_table_the_newest_last(cli: Cli, policy: ModelRef, reward: 
     assert lines[0] == "# at\tevent\tby\twhat\tfrom\tto\twhy"
     assert lines[-1].split("\t")[1:] == ["promote", "ann", "default", "", release, ""]
     assert cli.json("log", "absent") == {"log": []}
+
+
+def test_an_adapter_on_a_base(cli: Cli, tmp_path: Path) -> None:
+    base = publish_base(Registry(cli.root), tmp_path / "base")
+    options = ("--name", "pol", "--kind", "policy", "--step", "8", "--licence", "MIT")
+    publish = ("publish", str(write_adapter(tmp_path / "adapter")), *options, "--adapter-of")
+    model = cli.json(*publish, str(base))["model"]
+    assert cli.json("show", model)["adapter"]["base"] == str(base)
+    assert cli.json("verify", model)["verified"][0]["model"] == model
+    assert {one["model"]: one["adapter_of"] for one in cli.json("list")["versions"]} == {
+        model: str(base),
+        str(base): None,
+    }
+    assert cli.json("log", model)["log"][-1]["why"] == f"adapter of {base}"
+    assert cli.error(*publish, "base@s7-000000000000")["code"] == "not_found"
+    assert cli.error(*publish, model)["param"] == "adapter_of"
+    assert cli.error("publish", "hf://a/b", *options, "--adapter-of", str(base))["param"] == "adapter_of"

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from reward.publishing import publish_reward
+from reward.replica import Exports, Replica, make_exports
 from reward.tiny import write_checkpoint
-from reward.world import World
+from reward.world import S, World
 
 from acemath_registry import Registry
+from acemath_reward.engine.device import place
+from acemath_reward.engine.model import load_engine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +57,19 @@ async def world(registry: Registry, tmp_path: Path) -> AsyncIterator[World]:
     await asyncio.to_thread(made.batcher.close)
     await made.reconciler.close()
     made.service.close()
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    return make_exports(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture
+async def replica(world: World, exports: Exports) -> Replica:
+    """It serves the first export."""
+    world.make = lambda directory: load_engine(directory, place("cpu", "bfloat16", threads=1))
+    made = Replica(world, exports, publish_reward(world.registry, exports.first))
+    world.promote(made.first)
+    await made.until(made.first, S.ACTIVE)
+    made.bits = await made.scores()
+    return made

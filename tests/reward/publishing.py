@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ def publish_reward(
 
 def promote(registry: Registry, reward: ModelRef, scratch: Path) -> str:
     """Point the channel `default` at a release with this reward version; gives the release's id."""
-    release = registry.create_release(_policy(registry, registry.path(reward), scratch), reward)
+    whole = reward
+    if (registry.path(reward) / "adapter_config.json").exists():  # a policy is made of whole checkpoints
+        whole = ModelRef.parse(json.loads((registry.path(reward) / "manifest.json").read_text())["adapter"]["base"])
+    release = registry.create_release(_policy(registry, registry.path(whole), scratch), reward)
     registry.promote("default", release.id, expected_generation=None, by="test")
     return release.id
 

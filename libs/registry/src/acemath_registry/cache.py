@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from acemath_registry.adapters.stored import copy_merged
 from acemath_registry.durable import (
     copy_file,
     ensure_directory,
@@ -46,9 +47,12 @@ def private_copy(
 ) -> Path:
     """The directory `<cache>/<name>/<version>` with a verified copy of `source`, made now or found and verified.
 
+    The copy is always whole: an adapter version is merged with its base, which is looked for beside `source`.
+
     Raises:
         NotFound: there is no such version.
-        VerificationError: the copy is not what was published; nothing is left in the cache.
+        VerificationError: the copy is not what was published, or an adapter version's base is not there or another;
+            nothing is left in the cache.
         DiskFull: the cache has no space; nothing is left in it.
         LockTimeout: another process copied the same version for longer than `lock_timeout_s`.
         StorageError: the file system refused.
@@ -92,14 +96,19 @@ def _copy_verified(manifest: Manifest, source: Path, target: Path, check: _Check
 
 
 def _copy(manifest: Manifest, source: Path, into: Path, progress: Progress) -> None:
-    check_listing(manifest, source)
+    if manifest.adapter is None:
+        check_listing(manifest, source)
     require_space(into.parent, manifest.size)
     make_directory(into, 0o700)
-    advance = counter(progress, "copying", manifest.size)
-    for name in (*(entry.path for entry in manifest.files), *sorted(OWN_NAMES)):
-        if name == SIGNATURE_NAME and not (source / name).exists():
-            continue
-        copy_file(source / name, into / name, 0o600, _uncounted if name in OWN_NAMES else advance)
+    if manifest.adapter is None:
+        advance = counter(progress, "copying", manifest.size)
+        for entry in manifest.files:
+            copy_file(source / entry.path, into / entry.path, 0o600, advance)
+    else:
+        copy_merged(manifest, source, into, counter(progress, "merging", manifest.size))
+    for name in sorted(OWN_NAMES):
+        if name != SIGNATURE_NAME or (source / name).exists():
+            copy_file(source / name, into / name, 0o600, _uncounted)
     sync_directory(into)
 
 

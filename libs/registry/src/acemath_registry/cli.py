@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_registry import cli_gates, cli_upkeep, cli_watch
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing
+from acemath_registry.cli_metadata import described, metadata_of
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
-from acemath_registry.durable import read_file
-from acemath_registry.errors import NotFound, RejectReason
+from acemath_registry.errors import NotFound
 from acemath_registry.following import forget_gateway
-from acemath_registry.hub import HubCheckpoint, is_hub_source
-from acemath_registry.manifest import ModelKind, PublishMetadata
+from acemath_registry.hub import is_hub_source
+from acemath_registry.manifest import ModelKind
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
 from acemath_registry.registry import Registry
 from acemath_registry.releases import Channel, Release, ReleaseMember
@@ -59,6 +57,10 @@ def publish(
         Path | None,
         typer.Option(help="JSON file: step, licence, parent, base_model, training, metrics, canary, tools."),
     ] = None,
+    adapter_of: Annotated[
+        str | None,
+        typer.Option(help="name@version: the directory holds a LoRA of PEFT on it; served is what the merge gives."),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who publishes, for the audit log; else the account's name.")] = None,
     sign_key: SignKey = None,
     root: Root = DEFAULT_ROOT,
@@ -68,15 +70,18 @@ def publish(
     with errors(as_json), progress_bar(quiet=as_json) as progress:
         options, registry = {"step": step, "licence": licence}, Registry(root)
         signer = None if sign_key is None else SigningKey.read(sign_key)
+        base = None if adapter_of is None else ModelRef.parse(adapter_of)
+        if base is not None and is_hub_source(source):
+            raise InvalidRequest("an adapter is published from a directory; download it first", param="adapter_of")
         if is_hub_source(source):
-            describe = partial(_described, metadata, options)
+            describe = partial(described, metadata, options)
             ref = registry.publish_from_hub(
                 source, name=name, kind=kind, describe=describe, by=by, signer=signer, progress=progress
             )
         else:
-            given = _metadata(metadata, options)
+            given = metadata_of(metadata, options)
             ref = registry.publish(
-                source, name=name, kind=kind, metadata=given, by=by, signer=signer, progress=progress
+                source, name=name, kind=kind, metadata=given, adapter_of=base, by=by, signer=signer, progress=progress
             )
         document = {"model": str(ref), "path": str(registry.path(ref))}
     print_document(document, as_json=as_json)
@@ -197,32 +202,6 @@ def forget(
     print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
 
 
-def _metadata(path: Path | None, options: dict[str, Any]) -> PublishMetadata:
-    document = _json_file(path) if path else {}
-    document.update({key: value for key, value in options.items() if value is not None})
-    try:
-        return PublishMetadata.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"{field}: {first['msg']}; give it as an option or in --metadata", param=field) from error
-
-
-def _described(path: Path | None, options: dict[str, Any], found: HubCheckpoint) -> PublishMetadata:
-    """What the publisher gives, and for the rest what the hub says."""
-    said = {"step": 0, "licence": found.licence, "base_model": found.source, "training": {"hub": found.record()}}
-    document = _json_file(path) if path else {}
-    return _metadata(None, said | document | {key: value for key, value in options.items() if value is not None})
-
-
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        data = read_file(path, MAX_DOCUMENT_BYTES)
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {error.strerror}; give a readable JSON file", param="metadata") from error
-    return decode(data, file=path.name, reason=RejectReason.MANIFEST_MALFORMED)
-
-
 def _chosen_release(registry: Registry, release: str | None, policy: str | None, reward: str | None) -> str:
     if release and not policy and not reward:
         return release
@@ -290,6 +269,7 @@ def _summary(registry: Registry, target: str) -> dict[str, Any]:
         "architecture": manifest.architecture,
         "dtype": manifest.dtype,
         "parameters": manifest.tensors.parameters,
-        "bytes": manifest.size,
+        "bytes": manifest.stored_size,
+        "adapter_of": None if manifest.adapter is None else manifest.adapter.base,
         "created_at": manifest.created_at.isoformat(timespec="seconds"),
     }

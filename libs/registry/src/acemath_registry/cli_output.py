@@ -22,7 +22,7 @@ from acemath_registry.progress import no_progress
 
 _ANY_WIDTH = 10_000  # columns: what a table would take if it could
 _COLUMNS = {
-    "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at"),
+    "versions": ("model", "kind", "architecture", "dtype", "parameters", "bytes", "created_at", "adapter_of"),
     "releases": ("release", "policy", "reward"),
     "verified": ("model", "files", "bytes", "signed"),
     "planned": ("model", "action", "bytes", "why"),

@@ -72,7 +72,7 @@ class Verdict:
     """What is done with one version, and why.
 
     Attributes:
-        size: bytes of its files; 0 when its manifest can not be read.
+        size: bytes of its files in the registry; 0 when its manifest can not be read.
         done: whether it was done; False for a plan.
     """
 
@@ -135,7 +135,7 @@ class _Collection:
 
     def verdict(self, ref: ModelRef) -> Verdict:
         manifest = self._manifests[ref]
-        size = manifest.size if isinstance(manifest, Manifest) else 0
+        size = manifest.stored_size if isinstance(manifest, Manifest) else 0
         marked = _marked_at(self._layout, ref)
         why = self._why_kept(ref, manifest)
         if why is not None:

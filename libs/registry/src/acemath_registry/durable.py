@@ -14,7 +14,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -80,9 +80,15 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a new file, durable before return; raises `FileExistsError` when there is one."""
+    write_pieces(path, (data,), mode)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], mode: int = 0o644) -> None:
+    """Write a new file piece after piece, durable before return; raises `FileExistsError` when there is one."""
     descriptor = _create(path)
     try:
-        _write_all(descriptor, data)
+        for piece in pieces:
+            _write_all(descriptor, piece)
         _finish(descriptor, mode)
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -102,7 +102,7 @@ def sha256_file(path: Path, on_bytes: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-def hash_files(directory: Path, sizes: dict[str, int], on_bytes: Callable[[int], None]) -> tuple[FileEntry, ...]:
+def hash_files(directory: Path, sizes: Mapping[str, int], on_bytes: Callable[[int], None]) -> tuple[FileEntry, ...]:
     """An entry with size and sha256 for each of the files that `list_files` found, in the same order.
 
     Raises:

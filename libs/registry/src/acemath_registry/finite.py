@@ -18,9 +18,8 @@ from typing import Final
 
 from acemath_registry.durable import CHUNK_BYTES, open_regular
 from acemath_registry.errors import RejectReason, VerificationError, storage_errors
+from acemath_registry.manifest import WEIGHTS_SUFFIX
 from acemath_registry.tensors import Tensor, read_header
-
-WEIGHTS_SUFFIX: Final = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)

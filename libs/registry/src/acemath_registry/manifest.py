@@ -11,14 +11,20 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from acemath_registry.documents import decode, encode, sha256_hex
 from acemath_registry.errors import RejectReason, VerificationError
-from acemath_registry.refs import ModelRef
+from acemath_registry.refs import NAME_PATTERN, VERSION_PATTERN, ModelRef
 
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "model.sig"
+ADAPTER_CONFIG_NAME: Final = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+ADAPTER_NAMES: Final = frozenset({ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME})
+"""As PEFT names them; a version that is stored as an adapter has both in the place of its weights."""
+
+WEIGHTS_SUFFIX: Final = ".safetensors"
 SCHEMA_VERSION: Final = 1
 _SEAL: Final = "self_sha256"
 _HEX64 = r"^[0-9a-f]{64}$"
@@ -78,6 +84,32 @@ class Compatibility(_Document):
     chat_template_sha256: str = Field(pattern=_HEX64)
 
 
+class AdapterRecord(_Document):
+    """How a version is stored that is an adapter on another one.
+
+    Attributes:
+        base: `name@version` of the version whose weights it changes.
+        base_manifest_sha256: of that version's manifest.
+        files: the adapter's config and weights, sorted by path.
+    """
+
+    base: str = Field(pattern=f"^{NAME_PATTERN.pattern}@{VERSION_PATTERN.pattern}$")
+    base_manifest_sha256: str = Field(pattern=_HEX64)
+    files: tuple[FileEntry, ...]
+
+    @field_validator("files")
+    @classmethod
+    def _both(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        if [entry.path for entry in files] != sorted(ADAPTER_NAMES):
+            raise ValueError(f"an adapter has the files {' and '.join(sorted(ADAPTER_NAMES))}")
+        return files
+
+    @property
+    def base_ref(self) -> ModelRef:
+        """The base; raises InvalidRequest for a name that is too long to be one."""
+        return ModelRef.parse(self.base)
+
+
 class ComputedFacts(_Document):
     """The part of a manifest that follows from the files; publish computes it and verify computes it again."""
 
@@ -119,6 +151,8 @@ class Manifest(ComputedFacts):
 
     Attributes:
         files: every file of the version but the manifest and its signature, sorted by path.
+        adapter: what is stored in the place of the weights, where the version is an adapter on another one; `files` are
+            those of the merged model all the same.
         created_at: when it was published; outside the version's name, so that the same content has the same name.
     """
 
@@ -134,6 +168,7 @@ class Manifest(ComputedFacts):
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     canary: dict[str, JsonValue] | None = None
     tools: dict[str, str] = Field(default_factory=dict)
+    adapter: AdapterRecord | None = None
     created_at: AwareDatetime
 
     @property
@@ -145,6 +180,19 @@ class Manifest(ComputedFacts):
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.files)
+
+    @property
+    def stored_files(self) -> tuple[FileEntry, ...]:
+        """The files that lie in the registry: of an adapter version its small ones and the adapter."""
+        if self.adapter is None:
+            return self.files
+        small = (entry for entry in self.files if not entry.path.endswith(WEIGHTS_SUFFIX))
+        return tuple(sorted((*small, *self.adapter.files), key=lambda entry: entry.path))
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of the files that lie in the registry."""
+        return sum(entry.size for entry in self.stored_files)
 
 
 def version_of(step: int, files: Iterable[FileEntry]) -> str:

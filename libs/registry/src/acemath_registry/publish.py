@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.audit import AuditEvent, acting_user, record
 from acemath_registry.collect import withdraw_tombstone
 from acemath_registry.durable import (
@@ -33,12 +34,14 @@ from acemath_registry.durable import (
 )
 from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.facts import compute_facts, require_files
-from acemath_registry.files import OWN_NAMES, hash_files, list_files
+from acemath_registry.files import CONFIG_NAME, OWN_NAMES, hash_files, list_files
 from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
+    AdapterRecord,
+    ComputedFacts,
     FileEntry,
     Manifest,
     ModelKind,
@@ -50,7 +53,7 @@ from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef, check_name
 from acemath_registry.signing import SigningKey
 from acemath_registry.tensors import read_tensors
-from acemath_registry.verify import kept, verify_directory
+from acemath_registry.verify import kept
 
 _log = logging.getLogger(__name__)
 
@@ -86,23 +89,38 @@ def publish(
         Conflict: the version exists but is damaged.
         StorageError: the file system refused (DiskFull: no space); nothing is left behind.
     """
+    require_source(source, name, holds=CONFIG_NAME)
+    publisher = by or acting_user()
+    stored = _already_published(layout, source, name, metadata.step, progress)
+    if stored is not None and wanted_again(layout, stored.ref, publisher):
+        check_kind(stored.architecture, stored.kind, kind)
+        warn_about_difference(stored, metadata)
+        return stored.ref
+
+    def fill(staged: Path) -> Manifest:
+        _copy(source, staged, progress)
+        return _describe(staged, name, kind, metadata, progress)
+
+    manifest, _ = put(layout, name, fill, signer)
+    record(layout, AuditEvent.PUBLISH, by=publisher, what=str(manifest.ref))
+    return manifest.ref
+
+
+def require_source(source: Path, name: str, *, holds: str) -> None:
+    """Refuse what can not be published under this name, before anything is read; `holds` is for the message.
+
+    Raises:
+        InvalidRequest: `name` can not be a name.
+        NotFound: `source` is not a directory.
+    """
     check_name(name, what="model name")
     if not source.is_dir():
         raise NotFound(
-            f"there is no directory {source.name!r} to publish; give the folder that holds config.json", param="source"
+            f"there is no directory {source.name!r} to publish; give the folder that holds {holds}", param="source"
         )
-    publisher = by or acting_user()
-    stored = _already_published(layout, source, name, metadata.step, progress)
-    if stored is not None and _wanted_again(layout, stored.ref, publisher):
-        _check_kind(stored.architecture, stored.kind, kind)
-        _warn_about_difference(stored, metadata)
-        return stored.ref
-    ref = _publish_new(layout, source, name, kind, metadata, signer, progress)
-    record(layout, AuditEvent.PUBLISH, by=publisher, what=str(ref))
-    return ref
 
 
-def _wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
+def wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
     """Take away the mark of a version that was to be removed; False when it is gone already."""
     try:
         with kept(ref, layout.version(ref)), storage_errors(f"publishing {ref}"):
@@ -112,23 +130,28 @@ def _wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
     return True
 
 
-def _publish_new(
-    layout: Layout,
-    source: Path,
-    name: str,
-    kind: ModelKind,
-    metadata: PublishMetadata,
-    signer: SigningKey | None,
-    progress: Progress,
-) -> ModelRef:
+def put(
+    layout: Layout, name: str, fill: Callable[[Path], Manifest], signer: SigningKey | None
+) -> tuple[Manifest, Manifest | None]:
+    """Make a version visible in one rename: its manifest, and the one that is there already, which then stands.
+
+    Args:
+        layout: of the registry.
+        name: of the model, for messages.
+        fill: puts the version's files into an empty directory and describes them.
+        signer: signs the manifest of a new version.
+
+    Raises:
+        Conflict: the version exists but is damaged, or holds other files.
+        StorageError: the file system refused; nothing is left behind.
+    """
     with storage_errors(f"publishing {name}"):
         ensure_directory(layout.staging)
         sweep_staging(layout.staging)
         with staging_folder(layout.staging) as staged:
-            _copy(source, staged, progress)
-            manifest = _describe(staged, name, kind, metadata, progress)
+            manifest = fill(staged)
             _seal(staged, manifest, signer)
-            return _install(layout, staged, manifest)
+            return manifest, _install(layout, staged, manifest)
 
 
 def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> None:
@@ -176,20 +199,37 @@ def _describe(staged: Path, name: str, kind: ModelKind, metadata: PublishMetadat
     # Everything is read from the staged copy: whatever happens to the source meanwhile, manifest and files agree.
     sizes = list_files(staged)
     facts = compute_facts(staged, set(sizes), read_tensors(staged, sizes))
-    _check_kind(facts.architecture, facts.kind, kind)
+    check_kind(facts.architecture, facts.kind, kind)
     require_finite(staged, sizes)
     files = hash_files(staged, sizes, counter(progress, "hashing", sum(sizes.values())))
+    return manifest_of(name, facts, metadata, files)
+
+
+def manifest_of(
+    name: str,
+    facts: ComputedFacts,
+    metadata: PublishMetadata,
+    files: tuple[FileEntry, ...],
+    adapter: AdapterRecord | None = None,
+) -> Manifest:
+    """The manifest of a version that is published now; `files` are sorted by path."""
     return Manifest(
         **{field: getattr(facts, field) for field in type(facts).model_fields},
         **{field: getattr(metadata, field) for field in type(metadata).model_fields},
         name=name,
         version=version_of(metadata.step, files),
         files=files,
+        adapter=adapter,
         created_at=datetime.now(UTC),
     )
 
 
-def _check_kind(architecture: str, found: ModelKind, asked: ModelKind) -> None:
+def check_kind(architecture: str, found: ModelKind, asked: ModelKind) -> None:
+    """Refuse to publish a model as what it is not.
+
+    Raises:
+        VerificationError: WRONG_KIND.
+    """
     if found is not asked:
         detail = f"{architecture} is a {found} model, not a {asked}; publish it as that"
         raise VerificationError(RejectReason.WRONG_KIND, detail)
@@ -203,12 +243,12 @@ def _seal(staged: Path, manifest: Manifest, signer: SigningKey | None) -> None:
     sync_directory(staged)
 
 
-def _install(layout: Layout, staged: Path, manifest: Manifest) -> ModelRef:
+def _install(layout: Layout, staged: Path, manifest: Manifest) -> Manifest | None:
     target = layout.version(manifest.ref)
     ensure_directory(target.parent)
-    if not rename_directory(staged, target):
-        _check_same(layout, manifest.ref, manifest.files)
-    return manifest.ref
+    if rename_directory(staged, target):
+        return None
+    return _check_same(layout, manifest.ref, manifest.files)
 
 
 def _already_published(layout: Layout, source: Path, name: str, step: int, progress: Progress) -> Manifest | None:
@@ -226,7 +266,7 @@ def _already_published(layout: Layout, source: Path, name: str, step: int, progr
 
 def _check_same(layout: Layout, ref: ModelRef, files: tuple[FileEntry, ...]) -> Manifest:
     try:
-        stored = verify_directory(ref, layout.version(ref))
+        stored = verify_stored(ref, layout.version(ref))
     except VerificationError as error:
         raise Conflict(
             f"{ref} is already there but damaged ({error.message}); move it out of the registry, then publish again"
@@ -241,7 +281,8 @@ def differences(stored: Manifest, metadata: PublishMetadata) -> list[str]:
     return [field for field in PublishMetadata.model_fields if getattr(stored, field) != getattr(metadata, field)]
 
 
-def _warn_about_difference(stored: Manifest, metadata: PublishMetadata) -> None:
+def warn_about_difference(stored: Manifest, metadata: PublishMetadata) -> None:
+    """Log which of the publisher's fields are not stored, since the version was there with others."""
     different = differences(stored, metadata)
     if different:
         _log.warning(

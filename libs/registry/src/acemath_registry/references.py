@@ -1,7 +1,8 @@
 """Which versions somebody still names, and who: what may never be removed.
 
 Named are: what each channel points at, what it pointed at before, and the last few releases of its history (the audit
-log); every release and version in a status record, so also what gateways hold leases on. A document that can not be
+log); every release and version in a status record, so also what gateways hold leases on; the base of every adapter
+version. A document that can not be
 read may name anything: then nothing is known, and nothing may go.
 """
 
@@ -15,9 +16,11 @@ from typing import Any, Final
 from acemath_registry.audit import AuditEvent, read_log
 from acemath_registry.errors import InvalidRequest, NotFound, storage_errors
 from acemath_registry.layout import Layout
+from acemath_registry.manifest import ADAPTER_CONFIG_NAME
 from acemath_registry.refs import RELEASE_PATTERN, VERSION_PATTERN, ModelRef
 from acemath_registry.releases import read_channel, read_release
 from acemath_registry.status import read_statuses
+from acemath_registry.verify import read_manifest
 
 HISTORY: Final = 5
 """Releases of a channel's history that are kept, the current one among them."""
@@ -33,11 +36,12 @@ def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str
         history: how many of each channel's last releases count.
 
     Raises:
-        VerificationError: a channel, release or status record is damaged, so that what it names is not known.
+        VerificationError: a channel, release, status record or an adapter version's manifest is damaged, so that what
+            it names is not known.
         StorageError: one can not be read.
     """
     found: dict[ModelRef, str] = {}
-    for release, who in (*_of_channels(layout, history), *_of_status(layout)):
+    for release, who in (*_of_channels(layout, history), *_of_status(layout), *_of_adapters(layout)):
         for ref in _members(layout, release) if isinstance(release, str) else (release,):
             found.setdefault(ref, who)
     return found
@@ -76,6 +80,18 @@ def _of_status(layout: Layout) -> Iterator[tuple[str | ModelRef, str]]:
         for instance, document in read_statuses(layout, folder.name).items():
             for name in _names(document):
                 yield name, f"the status record {folder.name}/{instance} names it"
+
+
+def _of_adapters(layout: Layout) -> Iterator[tuple[ModelRef, str]]:
+    """The base of each adapter version that is in the registry."""
+    with storage_errors("listing the adapters"):
+        found = [path.parent for path in sorted(layout.models.glob(f"*/*/{ADAPTER_CONFIG_NAME}"))]
+    for directory in found:
+        ref = ModelRef(directory.parent.name, directory.name)
+        with suppress(NotFound):  # it was removed since
+            adapter = read_manifest(ref, directory).adapter
+            if adapter is not None:
+                yield adapter.base_ref, f"{ref} is an adapter on it"
 
 
 def _names(document: Any) -> Iterator[str | ModelRef]:

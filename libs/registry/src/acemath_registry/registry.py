@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from acemath_registry import (
     status,
     verify,
 )
+from acemath_registry.adapters.publish import publish_adapter
+from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.audit import AuditEntry, AuditEvent
 from acemath_registry.bands import Bands
 from acemath_registry.collect import Retention, Verdict
@@ -65,18 +68,21 @@ class Registry:
         name: str,
         kind: ModelKind | str,
         metadata: PublishMetadata,
+        adapter_of: ModelRef | None = None,
         by: str | None = None,
         signer: SigningKey | None = None,
         progress: Progress = no_progress,
     ) -> ModelRef:
         """Publish a checkpoint directory; the same content gives the same version. See `publish.publish` for errors.
 
+        With `adapter_of` the directory holds an adapter on that version: see `publish_adapter`.
         With a `signer` the version is signed, also one that is published already: `signed.ensure_signed`.
         """
         if kind not in list(ModelKind):
             raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
         who, source = by or audit.acting_user(), Path(source_dir)
-        ref = publish.publish(
+        publishing = publish.publish if adapter_of is None else partial(publish_adapter, base=adapter_of)
+        ref = publishing(
             self._layout, source, name=name, kind=ModelKind(kind), metadata=metadata, by=who, signer=signer,
             progress=progress,
         )  # fmt: skip
@@ -145,14 +151,14 @@ class Registry:
 
         Raises:
             NotFound: there is no such directory.
-            VerificationError: anything differs; `.reason` says what.
+            VerificationError: anything differs; `.reason` says what. An adapter version is merged for it.
             StorageError: a file can not be read.
         """
         where = self.path(ref) if directory is None else Path(directory)
-        manifest = verify.verify_directory(
-            ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress
-        )
-        require_finite(where, [entry.path for entry in manifest.files])
+        check = verify_stored if directory is None else verify.verify_directory
+        manifest = check(ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress)
+        if manifest.adapter is None or directory is not None:  # merging has looked at every number
+            require_finite(where, [entry.path for entry in manifest.files])
         return manifest
 
     def private_copy(

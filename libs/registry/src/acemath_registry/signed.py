@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.audit import AuditEvent, record
 from acemath_registry.documents import sha256_hex
 from acemath_registry.durable import ensure_directory, move_file, write_file
@@ -14,7 +15,7 @@ from acemath_registry.progress import Progress, no_progress
 from acemath_registry.publish import differences, staging_folder
 from acemath_registry.refs import ModelRef, check_by
 from acemath_registry.signing import SigningKey
-from acemath_registry.verify import kept, manifest_bytes, read_manifest, verify_directory
+from acemath_registry.verify import kept, manifest_bytes, read_manifest
 
 
 def sign_version(layout: Layout, ref: ModelRef, key: SigningKey, *, by: str, progress: Progress = no_progress) -> None:
@@ -32,7 +33,7 @@ def sign_version(layout: Layout, ref: ModelRef, key: SigningKey, *, by: str, pro
     directory = layout.version(ref)
     data = manifest_bytes(ref, directory)
     with kept(ref, directory), storage_errors(f"signing {ref}"):
-        verify_directory(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)
+        verify_stored(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)
         ensure_directory(layout.staging)
         with staging_folder(layout.staging) as folder:  # whoever lists the version meanwhile finds no half of a file
             write_file(folder / SIGNATURE_NAME, key.sign(ref, data))

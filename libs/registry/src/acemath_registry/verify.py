@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -97,9 +97,8 @@ def verify_directory(
     sizes = check_listing(manifest, directory)
     tensors = read_tensors(directory, sizes)
     _check_tensors(manifest.tensors, tensors)
-    _check_sizes(manifest, sizes)
-    _check_digests(manifest, hash_files(directory, sizes, counter(progress, "hashing", manifest.size)))
-    _check_facts(manifest, compute_facts(directory, set(sizes), tensors))
+    check_bytes(directory, manifest.files, sizes, progress)
+    check_facts(manifest, compute_facts(directory, set(sizes), tensors))
     return manifest
 
 
@@ -111,7 +110,7 @@ def check_listing(manifest: Manifest, directory: Path) -> dict[str, int]:
         StorageError: the directory can not be read.
     """
     sizes = list_files(directory, ignore=OWN_NAMES)
-    _check_names(manifest, sizes)
+    check_names(manifest, manifest.files, sizes)
     return sizes
 
 
@@ -134,14 +133,19 @@ def _missing(ref: ModelRef, directory: Path) -> ServiceError:
     return NotFound(f"{ref} is not in the registry; publish it, or correct the name", param="model")
 
 
-def _check_names(manifest: Manifest, sizes: dict[str, int]) -> None:
+def check_names(manifest: Manifest, wanted: Collection[FileEntry], sizes: Mapping[str, int]) -> None:
+    """Refuse a manifest that lists what may not be in a version, and files that are not exactly the `wanted` ones.
+
+    Raises:
+        VerificationError: a name that may not be, a file twice, missing or surplus.
+    """
     for entry in manifest.files:
         reason = reject_reason(entry.path)
         if reason is not None:
             raise _reject(reason, f"lists {entry.path!r}, which may not be in a version; do not use it")
-    listed = {entry.path for entry in manifest.files}
-    if len(listed) != len(manifest.files):
+    if len({entry.path for entry in manifest.files}) != len(manifest.files):
         raise _reject(RejectReason.MANIFEST_MALFORMED, "lists a file twice; publish again")
+    listed = {entry.path for entry in wanted}
     for name in sorted(listed - sizes.keys()):
         raise VerificationError(
             RejectReason.FILE_MISSING, "is in the manifest but not on disk; copy it again", file=name
@@ -165,8 +169,27 @@ def _check_tensors(expected: TensorDigests, tensors: list[Tensor]) -> None:
             )
 
 
-def _check_sizes(manifest: Manifest, sizes: dict[str, int]) -> None:
-    for entry in manifest.files:
+def check_bytes(
+    directory: Path, wanted: Collection[FileEntry], sizes: Mapping[str, int], progress: Progress = no_progress
+) -> None:
+    """Compare size and sha256 of every file; `sizes` are those that lie there, the same names as `wanted`.
+
+    Raises:
+        VerificationError: SIZE_MISMATCH or CHECKSUM_MISMATCH, naming the file.
+        StorageError: a file can not be read.
+    """
+    check_sizes(wanted, sizes)
+    advance = counter(progress, "hashing", sum(sizes.values()))
+    check_digests(wanted, hash_files(directory, sizes, advance))
+
+
+def check_sizes(wanted: Collection[FileEntry], sizes: Mapping[str, int]) -> None:
+    """Compare sizes of the same files.
+
+    Raises:
+        VerificationError: SIZE_MISMATCH, naming the file.
+    """
+    for entry in wanted:
         if sizes[entry.path] != entry.size:
             raise VerificationError(
                 RejectReason.SIZE_MISMATCH,
@@ -175,9 +198,14 @@ def _check_sizes(manifest: Manifest, sizes: dict[str, int]) -> None:
             )
 
 
-def _check_digests(manifest: Manifest, found: tuple[FileEntry, ...]) -> None:
+def check_digests(wanted: Collection[FileEntry], found: Collection[FileEntry]) -> None:
+    """Compare digests of the same files.
+
+    Raises:
+        VerificationError: CHECKSUM_MISMATCH, naming the file.
+    """
     digests = {entry.path: entry.sha256 for entry in found}
-    for entry in manifest.files:
+    for entry in wanted:
         if digests[entry.path] != entry.sha256:
             raise VerificationError(
                 RejectReason.CHECKSUM_MISMATCH,
@@ -186,7 +214,12 @@ def _check_digests(manifest: Manifest, found: tuple[FileEntry, ...]) -> None:
             )
 
 
-def _check_facts(manifest: Manifest, found: ComputedFacts) -> None:
+def check_facts(manifest: Manifest, found: ComputedFacts) -> None:
+    """Compare what the manifest says with what follows from the files.
+
+    Raises:
+        VerificationError: METADATA_MISMATCH.
+    """
     for field in ComputedFacts.model_fields:
         said, is_ = getattr(manifest, field), getattr(found, field)
         if said != is_:
