@@ -100,19 +100,29 @@ def _memory(process: psutil.Process) -> int | None:
     return None
 
 
-async def until(true: Callable[[], bool], what: str) -> None:
-    """Wait for a state; fails after `PATIENCE` seconds."""
+async def until(registry: Registry, true: Callable[[], bool], release: Release, what: str) -> None:
+    """Wait for a state; fails after `PATIENCE` seconds, or when one of the release's versions was rejected."""
     deadline = time.monotonic() + PATIENCE
     while not true():
+        known = slots(registry)
+        for slot in (known.get(version, {}) for version in (release.policy, release.reward)):
+            if slot.get("state") == "rejected":
+                raise SystemExit(f"{slot['version']} is rejected: {slot['reason']}")
         if time.monotonic() > deadline:
             raise SystemExit(f"{what}: not within {PATIENCE:.0f} s")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
 
 
-def serving(registry: Registry) -> set[str]:
-    """Every version that a policy or reward service has a slot for."""
+def slots(registry: Registry) -> dict[str, dict[str, Any]]:
+    """What policy and reward service say of each version."""
     statuses = [*registry.statuses("policy").values(), *registry.statuses("reward").values()]
-    return {slot["version"] for status in statuses for slot in status.get("slots", [])}
+    return {slot["version"]: slot for status in statuses for slot in status.get("slots", [])}
+
+
+def alone(registry: Registry, release: Release) -> bool:
+    """Whether its versions are the only ones that they have."""
+    serving = {version for version, slot in slots(registry).items() if slot["state"] not in ("rejected", "retired")}
+    return serving == {release.policy, release.reward}
 
 
 async def swap(registry: Registry, publisher: Publisher, load: Load) -> dict[str, float]:
@@ -124,8 +134,8 @@ async def swap(registry: Registry, publisher: Publisher, load: Load) -> dict[str
     generation = registry.channel(CHANNEL).generation
     registry.promote(CHANNEL, release.id, expected_generation=generation, by="bench.swaps")
     promoted = time.monotonic()
-    await until(lambda: release.id in load.first, f"an answer by {release.id}")
-    await until(lambda: serving(registry) == {release.policy, release.reward}, f"only {release.id} in the slots")
+    await until(registry, lambda: release.id in load.first, release, f"an answer by {release.id}")
+    await until(registry, lambda: alone(registry, release), release, f"only {release.id} in the slots")
     first = load.first[release.id]
     return {
         "publish": published - began,
@@ -163,7 +173,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             first = await asyncio.to_thread(publisher.make)
             load.releases[first.id] = first
             registry.promote(CHANNEL, first.id, expected_generation=before.generation, by="bench.swaps")
-            await until(lambda: serving(registry) == {first.policy, first.reward}, f"{first.id} in the slots")
+            await until(registry, lambda: alone(registry, first), first, f"only {first.id} in the slots")
             await _served(client, first.id)
             async with clients(load, options.clients):
                 await asyncio.sleep(options.calm)

@@ -17,7 +17,7 @@ TEMPLATE = (
 # As wide as SmolLM2-135M: vLLM's attention on a CPU with AMX needs a linear layer of some width beside it.
 SHAPE = {
     "vocab_size": len(SPECIAL) + len(ALPHABET), "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 2,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 4096, "tie_word_embeddings": False,
     "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
 }  # fmt: skip
 

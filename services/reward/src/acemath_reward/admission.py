@@ -64,12 +64,16 @@ class Admission:
             )
 
     def check(self, tokens: int, candidates: int, deadline: Deadline, backlog: Backlog) -> None:
-        """Refuse a call that does not fit now or would be late. Raises `Unavailable` (`reward_overloaded`)."""
+        """Refuse a call that does not fit now or would be late. Raises `Unavailable` (`reward_overloaded`).
+
+        An idle engine takes what comes: the speed of other work says too little to refuse what nobody else waits for,
+        and refusals would never correct it.
+        """
         if backlog.tokens + tokens > self._limits.tokens or backlog.items + candidates > self._limits.items:
             what = f"{backlog.tokens} tokens in {backlog.items} candidates waiting"
             raise self._overloaded("queue_full", what, backlog.tokens)
         seconds = self._seconds(tokens, backlog.before)
-        if self._pace.measured and seconds > deadline.remaining():
+        if backlog.before and self._pace.measured and seconds > deadline.remaining():
             raise self._overloaded("too_late", f"{seconds:.1f} s of work until this call would be done", backlog.tokens)
 
     def retry_after(self, tokens: int) -> float:

@@ -1,7 +1,7 @@
 """One thread owns the models: it forms passes of what waits, whole candidates and live cells together, oldest first.
 
-The thread sleeps on a condition: nothing wakes it while there is nothing to do, and nothing waits while it has nothing
-to do. A pass holds one version's work within a budget of tokens; see `batching.choose`, `waiting` and `seats` for what
+The thread sleeps on a condition: nothing wakes it while there is nothing to do, nothing waits while it is idle. A pass
+holds one version's work within a budget of tokens; see `batching.choose`, `waiting`, `seats` and `long_calls` for what
 goes first. What fails, fails alone; see `passes`.
 """
 
@@ -20,6 +20,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, Unavailable
 from acemath_reward.admission import Admission, Backlog, QueueLimits
 from acemath_reward.batching import Encoded, choose, cost
+from acemath_reward.long_calls import LongCall, LongCalls, is_long
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import Pace
 from acemath_reward.passes import Caller, Pass, PassRunner
@@ -48,6 +49,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting = Waiting()
         self._seats: set[Seat] = set()
+        self._long = LongCalls(self.pace)
         self._roused: dict[Seat, None] = {}  # seats of which a cell may be due, in the order in which that began
         self._calls: deque[Callable[[], None]] = deque()
         self._under_way = 0  # tokens of the pass that the thread is at
@@ -91,7 +93,7 @@ class Batcher:
         with self._changed:
             items = items_of(ticket, time.monotonic(), self.pace)
             self._admit(tokens, len(sequences), deadline, items[-1].age)
-            self._waiting.add(items, ticket, tokens)
+            self._queue(self._begin_long(ticket, items) if is_long(engine, sequences) else items, ticket)
             self._show()
             self._changed.notify()
         return ticket
@@ -100,8 +102,24 @@ class Batcher:
         """Take a call's waiting candidates out; a pass under way is finished for its other callers."""
         with self._changed:
             ticket.cancelled = True
-            self._metrics.candidates.labels("cancelled").inc(self._waiting.forget([ticket]))
+            gone = self._waiting.forget([ticket]) + self._leave_long(self._long.forget([ticket]))
+            self._metrics.candidates.labels("cancelled").inc(gone)
             self._show()
+
+    def _queue(self, items: Sequence[Item], ticket: Ticket) -> None:
+        self._waiting.add(items, ticket, cost(item.sequence for item in items))
+
+    def _begin_long(self, ticket: Ticket, items: Sequence[Item]) -> list[Item]:
+        seats, rest = self._long.begin(ticket, items)
+        self._seats.update(seats)
+        self._roused.update(dict.fromkeys(seats))
+        return rest
+
+    def _leave_long(self, seats: Sequence[LongCall]) -> int:
+        """Free what they hold; gives how many candidates have no score."""
+        for seat in seats:
+            self.leave(seat)
+        return sum(seat.unscored for seat in seats)
 
     # --------------------------------------------------------------------------------------------------- live sessions
 
@@ -221,15 +239,15 @@ class Batcher:
     def _take(self) -> Pass | None:
         """The next pass: of the oldest work's version, without what nobody waits for."""
         self._under_way = 0
-        self._metrics.candidates.labels("cancelled").inc(self._waiting.expired())
+        gone = self._waiting.expired() + self._leave_long(self._long.expired())
+        self._metrics.candidates.labels("cancelled").inc(gone)
         offered: list[Item | LiveItem] = sorted([*self._waiting.items, *self._due()], key=_age)
         if not offered:
             self._show()
             return None
         engine = _engine(offered[0])
         same = [item for item in offered if _engine(item) is engine]
-        offers = [item.offer() for item in same]
-        chosen = choose(offers, engine.batch_tokens)
+        chosen = choose(offers := [item.offer() for item in same], engine.batch_tokens)
         self._under_way = sum(offers[i].tokens for i in chosen)
         return self._taken(engine, [same[i] for i in chosen])
 
@@ -246,6 +264,9 @@ class Batcher:
         self._waiting.take(whole)
         for item in live:
             item.seat.taken(item.due.candidate, item.due.cell.tokens)
+        for seat in {item.seat for item in live}:
+            if isinstance(seat, LongCall):
+                self._queue(seat.feed(), seat.ticket)
         self._show()
         return Pass(engine, whole, live)
 

@@ -80,8 +80,8 @@ class PassRunner:
                 self._run_alone(work.of(caller), caller, again=len(callers) > 1)
 
     def _note_begin(self, work: Pass) -> None:
-        for ticket in {item.ticket for item in work.whole}:
-            waited = ticket.begun()
+        for caller in work.callers:
+            waited = caller.begun()
             if waited is not None:
                 self._metrics.queue_seconds.observe(waited)
 
@@ -112,6 +112,8 @@ class PassRunner:
         values = work.engine.model.forward([*cells, *(item.due.cell for item in work.live)])
         seconds = time.monotonic() - started
         self._measure(work, [*cells, *(item.due.cell for item in work.live)], seconds)
+        for seat in {item.seat for item in work.live}:
+            seat.computed(seconds)
         scored = iter([value for cell, value in zip(cells, values, strict=False) if cell.scored])
         found = {work.whole[i]: _number(next(scored)) for positions in where for i in positions}
         self._deliver_whole(found, seconds)
@@ -137,7 +139,8 @@ class PassRunner:
     def _deliver_score(self, seat: Seat, candidate: int, value: float) -> None:
         finite = math.isfinite(value)
         self._metrics.candidates.labels("scored" if finite else "failed").inc()
-        self._metrics.live_final_seconds.observe(seat.seconds_since_end(candidate))
+        if seat.live:
+            self._metrics.live_final_seconds.observe(seat.seconds_since_end(candidate))
         outcome: Outcome = value if finite else InternalError(_NOT_A_NUMBER)
         seat.deliver(candidate, outcome)
 
@@ -151,9 +154,11 @@ class PassRunner:
         candidates = {(item.seat, item.due.candidate) for item in work.live if item.due.candidate is not None}
         self._metrics.batch_sequences.observe(len(work.whole) + len(candidates))
         if work.engine.model.server is None:  # what a server of its own shares, nobody here knows
-            self._metrics.saved.inc(sum(item.sequence.tokens for item in work.whole) - (tokens - live))
-        self._metrics.live_cells.inc(len(work.live))
-        self._metrics.live_tokens.inc(live)
+            alone = sum(item.sequence.tokens for item in work.whole) - (tokens - live)
+            self._metrics.saved.inc(alone + sum(item.seat.saved(item.due) for item in work.live))
+        written = [item.due.cell.tokens for item in work.live if item.seat.live]
+        self._metrics.live_cells.inc(len(written))
+        self._metrics.live_tokens.inc(sum(written))
 
 
 def _number(value: float | None) -> float:

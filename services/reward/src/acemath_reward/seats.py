@@ -43,7 +43,7 @@ class LiveItem:
         key = (self.seat, candidate)
         chain = (key,) if candidate is None else ((self.seat, None), key)
         waited_for = self.seat.waited_for(candidate)
-        return Offer(self.due.cell.tokens, chain=chain, hurried=waited_for, idle=not waited_for)
+        return Offer(self.due.cell.tokens, chain=chain, hurried=waited_for and self.seat.live, idle=not waited_for)
 
 
 class Seat:
@@ -57,7 +57,10 @@ class Seat:
 
     Attributes:
         closed: nobody wants anything of it any more.
+        live: its candidates are still being written; otherwise it is a call that takes several passes (`long_calls`).
     """
+
+    live = True
 
     def __init__(self, engine: Engine, session: LiveSession, prompt_tokens: int, listener: Listener) -> None:
         self.engine, self.session = engine, session
@@ -103,6 +106,17 @@ class Seat:
         """A cell goes into a pass; what is due of the candidate from now on has waited from now on."""
         self._pending[candidate] = max(0, self._pending.get(candidate, 0) - tokens)
         self._since.pop(candidate, None)
+
+    def begun(self) -> float | None:
+        """A pass with a part of it begins; gives the queue time of a call at the first one."""
+        return None
+
+    def computed(self, seconds: float) -> None:
+        """A pass with a part of it took so long."""
+
+    def saved(self, due: DueCell) -> int:
+        """Tokens that this cell's candidate would have cost more by itself."""
+        return 0
 
     def drop(self, candidate: int) -> None:
         """Forget a candidate."""

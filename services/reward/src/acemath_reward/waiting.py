@@ -80,10 +80,11 @@ class Waiting:
         return list(self._tokens)
 
     def add(self, items: Iterable[Item], ticket: Ticket, tokens: int) -> None:
-        """Queue a call's items; `tokens` is what they cost together."""
+        """Queue items of a call, if there are any; `tokens` is what they cost together."""
         for item in items:
             insort(self._items, item, key=_age)
-        self._tokens[ticket] = tokens
+        if tokens:
+            self._tokens[ticket] = self._tokens.get(ticket, 0) + tokens
 
     def tokens_before(self, age: float) -> int:
         """Of what is older than `age`; no less than it is, as a call's prompt counts whole."""
