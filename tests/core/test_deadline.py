@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
-from acemath_core.errors import DeadlineExceeded
+from acemath_core.errors import DeadlineExceeded, InvalidRequest
 
 
 def test_remaining_never_goes_below_zero() -> None:
@@ -18,9 +18,16 @@ def test_check_raises_and_names_what_was_not_done() -> None:
         Deadline.after(0).check("scoring")
 
 
-@given(st.text(max_size=20) | st.floats().map(str) | st.none())
+@given(st.floats(allow_nan=False).map(str) | st.integers().map(str) | st.none())
 def test_no_header_can_move_the_deadline_past_the_default(value: str | None) -> None:
     assert Deadline.from_header(value, default_seconds=3).remaining() <= 3
+
+
+@pytest.mark.parametrize("value", ["abc", "", "1 s", "nan", "0x10", "1,5"])
+def test_a_header_that_is_no_number_is_refused_by_name(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="number of milliseconds") as refused:
+        Deadline.from_header(value, default_seconds=3)
+    assert refused.value.param == DEADLINE_HEADER
 
 
 def test_the_header_carries_what_is_left() -> None:

@@ -15,6 +15,7 @@ from acemath_core.prompts import (
     reward_context,
     reward_messages,
 )
+from acemath_web.errors import from_validation
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,25 @@ def test_a_callers_system_text_goes_to_the_policy_and_not_to_the_reward_model() 
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "p"}]
     assert policy_conversation(turns) == turns  # type: ignore[arg-type]
     assert [m["content"] for m in reward_context(turns)] == [REWARD_SYSTEM, "p"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "where"),
+    [
+        ({"token_ids": [-1]}, "candidates.0.token_ids.0"),
+        ({"token_ids": [True]}, "candidates.0.token_ids.0"),
+        ({"token_ids": []}, "candidates.0.token_ids"),
+        ({"ids": [1]}, "candidates.0.token_ids"),
+        (5, "candidates.0"),
+        ("\ud800", "candidates.0"),
+    ],
+)
+def test_a_bad_candidate_is_named_by_its_own_form(candidate: object, where: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        wire.ScoreRequest.model_validate({"problem": "1 + 1?", "candidates": [candidate]})
+    assert from_validation(refused.value.errors()).param == where
+
+
+def test_stream_is_true_or_false_and_nothing_like_it() -> None:
+    with pytest.raises(ValidationError):
+        wire.ScoreRequest.model_validate({"problem": "1 + 1?", "candidates": ["2"], "stream": "yes"})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
-from acemath_core.errors import DeadlineExceeded
+from acemath_core.errors import DeadlineExceeded, InvalidRequest
 
 DEADLINE_HEADER = "x-acemath-deadline-ms"
 """Remaining milliseconds on the wire: clocks of two hosts need not agree."""
@@ -30,13 +31,18 @@ class Deadline:
     def from_header(cls, value: str | None, *, default_seconds: float) -> Deadline:
         """The deadline a caller sent in `x-acemath-deadline-ms`, never later than the default.
 
-        A value that is not a number counts as absent: a broken header must not fail a request.
+        Raises:
+            InvalidRequest: it is not a number; a caller who meant to wait a second must not wait for minutes.
         """
+        if value is None:
+            return cls.after(default_seconds)
         try:
-            seconds = float(value) / 1000.0 if value is not None else default_seconds
+            milliseconds = float(value)
         except ValueError:
-            seconds = default_seconds
-        return cls.after(min(seconds, default_seconds) if seconds == seconds else default_seconds)
+            milliseconds = math.nan
+        if math.isnan(milliseconds):
+            raise InvalidRequest(f"{DEADLINE_HEADER} must be a number of milliseconds", param=DEADLINE_HEADER)
+        return cls.after(min(milliseconds / 1000.0, default_seconds))
 
     def remaining(self) -> float:
         """Seconds left, never negative."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 MAX_CANDIDATES = 64
 MAX_SEED = 2**31 - 1 - MAX_CANDIDATES  # candidate i is sampled with seed + i, and vLLM takes int32 comfortably
@@ -87,7 +87,16 @@ class Turn(Wire):
 class TokenCandidate(Wire):
     """A candidate handed over as the token ids that the policy produced."""
 
-    token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    token_ids: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+
+
+def _form_of(candidate: object) -> str:
+    """By which of the two forms a candidate is read, so that an error speaks of that one only."""
+    return "(ids)" if isinstance(candidate, dict | TokenCandidate) else "(text)"
+
+
+Candidate = Annotated[Annotated[Text, Tag("(text)")] | Annotated[TokenCandidate, Tag("(ids)")], Discriminator(_form_of)]
+"""A candidate as text or as ids; the names of the forms in brackets are no part of a `param`."""
 
 
 class ScoreRequest(Wire):
@@ -95,9 +104,9 @@ class ScoreRequest(Wire):
 
     problem: Text | None = None
     messages: list[Turn] | None = Field(None, min_length=1)
-    candidates: Annotated[list[Text | TokenCandidate], Field(min_length=1, max_length=256)]
+    candidates: Annotated[list[Candidate], Field(min_length=1, max_length=256)]
     model: str | None = Field(None, description="name@version; omitted = the only active one")
-    stream: bool = False
+    stream: bool = Field(False, strict=True)
 
     @model_validator(mode="after")
     def _one_context(self) -> ScoreRequest:

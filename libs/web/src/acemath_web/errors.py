@@ -49,7 +49,8 @@ def error_response(error: ServiceError) -> Response:
 def from_validation(errors: Sequence[Any]) -> InvalidRequest:
     """The 400 of a body that does not fit its schema: names the field, never repeats the value."""
     first = errors[0]
-    param = _short(".".join(str(part) for part in first["loc"] if part != "body"), _MAX_PARAM_CHARS) or None
+    named = [part for part in map(str, first["loc"]) if part != "body" and not part.startswith("(")]
+    param = _short(".".join(named), _MAX_PARAM_CHARS) or None
     if first["type"] == "extra_forbidden":
         return InvalidRequest(
             f"unknown or unsupported field {param!r}; remove it",

@@ -94,7 +94,8 @@ def encode(request: ScoreRequest, vocabulary: Vocabulary) -> EncodedCall:
             chat template refuses the conversation.
     """
     named = [(f"candidates.{index}", candidate) for index, candidate in enumerate(request.candidates)]
-    sequences, prompt_tokens = encode_candidates(_context(request), named, vocabulary, "messages")
+    param = "messages" if request.problem is None else "problem"
+    sequences, prompt_tokens = encode_candidates(_context(request), named, vocabulary, param)
     return without_duplicates(sequences, prompt_tokens)
 
 
@@ -118,6 +119,7 @@ def encode_candidates(
     try:
         ids = any(isinstance(candidate, TokenCandidate) for _, candidate in candidates)
         around = _Around.of(context, vocabulary.encoder, ids=ids)
+        check_length(context_param, around.prompt, vocabulary)
         found = [_whole(param, candidate, around, vocabulary) for param, candidate in candidates]
     except TemplateError as error:
         message = f"the model's chat template refuses {context_param}: {error}"
@@ -169,7 +171,7 @@ def check_length(param: str, ids: Sequence[int], vocabulary: Vocabulary) -> None
     """
     if len(ids) > vocabulary.max_tokens:
         raise InvalidRequest(
-            f"{param} has {len(ids)} tokens with its context; the model takes {vocabulary.max_tokens}",
+            f"{param} has {len(ids)} tokens with what stands around it; the model takes {vocabulary.max_tokens}",
             param=param,
             code=ErrorCode.CONTEXT_LENGTH_EXCEEDED,
         )
