@@ -190,13 +190,13 @@ def test_a_base_stays_as_long_as_its_adapter(registry: Registry, base: ModelRef,
     assert gc() == {base: Action.REMOVE} and registry.versions() == []
 
 
-def test_killed_at_every_fourth_step(registry: Registry, base: ModelRef, tmp_path: Path) -> None:
+def test_killed_at_every_eighth_step(registry: Registry, base: ModelRef, tmp_path: Path) -> None:
     source, step, killed = write_adapter(tmp_path / "adapter"), 0, True
     while killed:
         killed = run_killed_at(step, lambda: publish_on(registry, source, base))
         for ref in registry.versions():
             registry.verify(ref)
-        step += 4
+        step += 8
     assert step > 40
     (ref,) = set(registry.versions()) - {base}
     step, killed = 0, True
@@ -204,5 +204,5 @@ def test_killed_at_every_fourth_step(registry: Registry, base: ModelRef, tmp_pat
         cache = tmp_path / f"cache-{step}"
         killed = run_killed_at(step, lambda cache=cache: registry.private_copy(ref, cache))
         registry.verify(ref, registry.private_copy(ref, cache))
-        step += 4
+        step += 8
     assert step > 24

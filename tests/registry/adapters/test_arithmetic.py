@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry.adapters.tiny import bf16, exact
+from registry.adapters.tiny import exact
 
 from acemath_registry.adapters.arithmetic import changed, numbers, rounded
 
@@ -65,16 +65,20 @@ def test_what_a_format_holds_is_read_and_written_unchanged(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("dtype", "value", "expected"),
     [
-        (1 + 2**-8, 1.0),  # a tie, to even
-        (1 + 2**-8 + 2**-40, 1 + 2**-7),  # float32 would make it the tie
-        (1 + 3 * 2**-8 - 2**-40, 1 + 2**-7),
-        (-(1 + 2**-8 + 2**-40), -(1 + 2**-7)),
+        ("BF16", 1 + 2**-8, 1.0),  # a tie, to even
+        ("BF16", 1 + 2**-8 + 2**-40, 1 + 2**-7),  # float32 would make it the tie
+        ("BF16", 1 + 3 * 2**-8 - 2**-40, 1 + 2**-7),
+        ("BF16", -(1 + 2**-8 + 2**-40), -(1 + 2**-7)),
+        ("F16", 1 + 2**-11, 1.0),
+        ("F16", 1 + 2**-11 + 2**-40, 1 + 2**-10),
+        ("F16", -(1 + 3 * 2**-11 - 2**-40), -(1 + 2**-10)),
+        ("F32", 1 + 2**-24 + 2**-50, 1 + 2**-23),
     ],
 )
-def test_no_second_rounding(value: float, expected: float) -> None:
-    assert rounded("BF16", np.array([[value]])) == bf16(expected)
+def test_no_second_rounding(dtype: str, value: float, expected: float) -> None:
+    assert numbers(dtype, rounded(dtype, np.array([[value]])), 1).item() == expected
 
 
 def test_what_is_too_large_is_not_finite() -> None:

@@ -19,6 +19,10 @@ from acemath_training.jobs.config import Lora
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
+PEFT = "peft"
+"""Folder of the same adapter as PEFT writes it."""
+
+_TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 def inject(model: nn.Module, lora: Lora, *, head: str | None = None) -> nn.Module:
@@ -26,7 +30,7 @@ def inject(model: nn.Module, lora: Lora, *, head: str | None = None) -> nn.Modul
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=_TARGETS,
     )
     wrapped: nn.Module = get_peft_model(model, config)
     if head is not None:
@@ -75,6 +79,25 @@ def save(directory: Path, values: dict[str, Tensor], config: dict[str, Any]) -> 
     save_file(dict(sorted(values.items())), str(directory / WEIGHTS))
     (directory / WEIGHTS).chmod(0o644)
     (directory / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_for_peft(directory: Path, values: dict[str, Tensor], lora: Lora) -> None:
+    """Write an adapter without a head as PEFT does: `acemath registry publish DIR --adapter-of …` takes it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    named = {f"base_model.model.{name}.weight": value for name, value in sorted(values.items())}
+    save_file(named, str(directory / "adapter_model.safetensors"), metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "target_modules": _TARGETS,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (directory / "adapter_config.json").write_text(
+        json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -172,4 +172,6 @@ def _save(trainer: BatchTrainer, config: SftConfig, base: Path, output: Path) ->
     if config.model.lora is None:
         full_weights.save(trainer.model, values, base, output)
         return
-    lora.save(output, lora.trained(values), {"r": config.model.lora.r, "alpha": config.model.lora.alpha})
+    adapter = lora.trained(values)
+    lora.save(output, adapter, {"r": config.model.lora.r, "alpha": config.model.lora.alpha})
+    lora.save_for_peft(output / lora.PEFT, adapter, config.model.lora)

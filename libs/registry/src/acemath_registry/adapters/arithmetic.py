@@ -4,7 +4,8 @@ Everything is float64, one element-wise operation of IEEE 754 after the other, i
 column of B and the first row of A, then those of the second added to it, and so on; times the scaling; plus W; rounded
 once, to nearest and ties to even, into the format of W. A matrix product would be faster, but a BLAS chooses its order
 of summation, and whether it contracts to fused operations, by processor. Products of two float32 (so also of two
-bfloat16 or float16) are exact in float64.
+bfloat16 or float16) are exact in float64. A process whose processor flushes subnormal numbers to zero would differ in
+weights below 1.2e-38; its copy would not have the published digests and be refused.
 
 numpy is needed only here (the extra `adapters`), and this module is imported when something is merged.
 """
