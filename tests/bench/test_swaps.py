@@ -21,6 +21,7 @@ def answer(**changes: Any) -> dict[str, Any]:
 
 def test_an_answer_of_one_release_is_right() -> None:
     assert mixed(answer(), {"r-1": RELEASE}, 1, 2) is None
+    assert mixed(answer(degraded=True, degraded_reason="truncated"), {"r-1": RELEASE}, 1, 2) is None
 
 
 @pytest.mark.parametrize(
