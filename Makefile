@@ -9,7 +9,7 @@ PY := .venv/bin/python
 BOOT := PYTHONPATH=deploy/local/src $(PYTHON) -m acemath_local
 PACKAGES := core web prompts answers registry gateway policy reward training evaluation cli local
 # One worker more than cores; a file stays on one worker, the real stack on one too (tests/conftest.py).
-SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n auto --dist loadscope --no-loadscope-reorder
 SOURCES := libs services training evaluation cli deploy tests bench
 
 # $(value …): a $ in a problem is a dollar sign, not a variable of make's.

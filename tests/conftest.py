@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loopback_ports import free_run
+from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
 
@@ -39,26 +42,36 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
-def _group(item: pytest.Item) -> str:
-    """What stays together on one worker: a file, so that its fixtures are made once; and everything with a real stack,
+@cache
+def _group(path: str) -> str:
+    """What stays together on one worker: a file, so that its fixtures are made once; and every file with a real stack,
     so that no two of them share the cores."""
-    path = item.path.relative_to(TESTS)
-    real = path.parts[0] in ("stack", "contract") or item.get_closest_marker("stack")
-    return "stack" if real else path.as_posix()
+    real = path.startswith(("tests/stack/", "tests/contract/")) or "mark.stack" in (TESTS.parent / path).read_text()
+    return "stack" if real else path
+
+
+class _ByGroup(LoadScopeScheduling):
+    """xdist's own groups (`--dist loadgroup`) are lost on pytest 9: it no longer reads the names that xdist changes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
+    """Files go to the workers in the order in which they were collected."""
+    return _ByGroup(config, log)
 
 
 def _longest_first(item: pytest.Item) -> int:
     """A worker that got the stack last would keep all others waiting."""
-    return 0 if _group(item) == "stack" else 1 if item.get_closest_marker("slow") else 2
+    slow = item.get_closest_marker("slow")
+    return 0 if _group(item.nodeid.partition("::")[0]) == "stack" else 1 if slow else 2
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Share the tests out among workers, and skip, with the reason, what this machine cannot run."""
     if hasattr(config, "workerinput"):
         items.sort(key=_longest_first)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
     for marker, possible, reason in (
         ("docker", _has_docker_engine, "no Docker engine answers here"),
         ("gpu", _has_gpu, "no CUDA device here"),
