@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from acemath_evaluation import curves
@@ -83,15 +83,23 @@ def test_a_votes_winner_does_not_change_when_all_scores_move() -> None:
     assert measured(moved)["weighted"] == 1.0
 
 
+def _score(candidate: GradedCandidate) -> float:
+    return -math.inf if candidate.score is None else candidate.score
+
+
 @given(POOLS)
+@example(candidates((False, None, 0, 1), (False, None, 1, 1), (False, -2.0, 1, 1), (True, -2.0, 0, 1)))
 def test_against_brute_force(pool: list[GradedCandidate]) -> None:
     got = measured(pool)
-    ranked = sorted(range(len(pool)), key=lambda i: (-(pool[i].score if pool[i].score is not None else -math.inf), i))
+    ranked = sorted(range(len(pool)), key=lambda i: (-_score(pool[i]), i))
     assert got["rm"] == pool[ranked[0]].correct
     counts = Counter(c.answer_class for c in pool if c.answer_class is not None)
     if counts:
-        common = [i for i in ranked if counts[pool[i].answer_class] == max(counts.values())]
-        assert got["majority"] == pool[common[0]].correct
+        first = {pool[i].answer_class: i for i in reversed(range(len(pool)))}
+        best = {pool[i].answer_class: _score(pool[i]) for i in reversed(ranked)}
+        common = [answer for answer, votes in counts.items() if votes == max(counts.values())]
+        winner = min(common, key=lambda answer: (-best[answer], first[answer]))
+        assert got["majority"] == next(pool[i].correct for i in ranked if pool[i].answer_class == winner)
     assert got["pass@k"] == any(c.correct for c in pool)
     assert got["pass@k"] >= max(got["rm"], got["majority"], got["weighted"], got["pass@1"])
 
