@@ -131,6 +131,19 @@ async def test_a_short_call_steps_in(make: Callable[..., Bench], model: Arithmet
     assert order[0] < len(model.passes) - 1, "before the long one was done"
 
 
+async def test_a_short_deadline_is_met_beside_a_long_call(make: Callable[..., Bench], model: ArithmeticModel) -> None:
+    """Only what is computed before it counts against a call, not all that a long one still has to do."""
+    bench = make()
+    model.hold.clear()
+    bench.batcher.pace.note(1000, 1.0)
+    long = bench.submit(call(LONG, *owns(300, 60)))  # eighteen seconds of work
+    assert await asyncio.to_thread(model.entered.acquire, timeout=60)
+    short = bench.submit(call(SHORT, (301,)), Deadline.after(10))
+    model.hold.set()
+    assert await collect(short) == [score_of(SHORT, (301,))]
+    assert len(await collect(long)) == 300
+
+
 async def test_without_room_it_is_computed_as_others_are(
     make: Callable[..., Bench], model: ArithmeticModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +192,9 @@ async def test_what_fails_fails_alone(make: Callable[..., Bench], model: Arithme
     model.hold.set()
     with pytest.raises(InternalError):
         await collect(bad)
+    bench.batcher.cancel(bad)
     assert await collect(good) == expected(call(tuple(range(1, 100)), *owns(6, 20)))
+    assert bench.value("scored_candidates_total", result="cancelled") == 0, "failed is not cancelled"
 
 
 async def test_a_stop_tells_it(make: Callable[..., Bench], model: ArithmeticModel) -> None:

@@ -200,9 +200,9 @@ class Batcher:
     def _admit(self, tokens: int, candidates: int, deadline: Deadline, age: float) -> None:
         if self._closing:
             raise self._stopping()
-        live = sum(seat.waiting for seat in self._seats)
-        before = self._under_way + self._waiting.tokens_before(age) + live
-        backlog = Backlog(self._waiting.tokens + live, len(self._waiting), before)
+        in_seats = sum(seat.waiting_before(age) for seat in self._seats)
+        before = self._under_way + self._waiting.tokens_before(age) + in_seats
+        backlog = Backlog(self._tokens(), len(self._waiting), before)
         self._admission.check(tokens, candidates, deadline, backlog)
 
     def _stopping(self) -> Unavailable:

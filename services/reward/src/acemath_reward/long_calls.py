@@ -60,6 +60,11 @@ class LongCall(Seat):
         """See `Seat`; what is not handed over yet waits, too."""
         return super().waiting + sum(len(item.sequence.own) for item in self._left)
 
+    def waiting_before(self, age: float) -> int:
+        """See `Seat`: only what is older; others step in before the rest."""
+        older = int((age - self._begin) / self._stretch) - self._done
+        return min(self.waiting, max(0, older))
+
     @property
     def unscored(self) -> int:
         """Candidates that have no score yet."""
@@ -110,6 +115,7 @@ class LongCall(Seat):
         if self.closed:
             return
         if isinstance(outcome, ServiceError):
+            self._owed.clear()  # they have failed, and are not cancelled by the caller that leaves now
             self.ticket.deliver(outcome, 0.0)
         elif candidate is not None:
             self._owed.discard(candidate)

@@ -76,6 +76,10 @@ class Seat:
         """Tokens that came and are in no pass yet."""
         return sum(self._pending.values())
 
+    def waiting_before(self, age: float) -> int:
+        """How much of that may be computed before something of this age."""
+        return self.waiting
+
     def waited_for(self, candidate: int | None) -> bool:
         """Whether a score waits for it: a candidate that has ended, or the prompt of one."""
         return bool(self._ended) if candidate is None else candidate in self._ended

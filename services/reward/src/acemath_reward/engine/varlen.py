@@ -27,8 +27,9 @@ from acemath_reward.ports import PromptGroup
 
 _log = logging.getLogger(__name__)
 
-_NEAR = 2.0**-6
-"""Two bits of bfloat16 at 1: results of attention over standard normal values are below it."""
+_NEAR = 2.0**-5
+"""Four units in bfloat16's last place, of the value and of 1: two kernels round at different places; a wrong mask is off
+by whole values."""
 
 
 class Kernel(Protocol):
@@ -163,7 +164,7 @@ def is_right(kernel: Kernel, config: EngineConfig, placement: Placement, mask: C
         return CellAttention(runs, rows, fresh, mask, config)
 
     together = drawn.attended(varlen, lengths, placement)
-    near = bool((together - drawn.attended(cells, lengths, placement)).abs().max() < _NEAR)
+    near = torch.allclose(together, drawn.attended(cells, lengths, placement), rtol=_NEAR, atol=_NEAR)
     return near and torch.equal(together[-second:], drawn.attended(varlen, without, placement)[-second:])
 
 
