@@ -28,8 +28,10 @@ from acemath_reward.ports import PromptGroup
 _log = logging.getLogger(__name__)
 
 _NEAR = 2.0**-5
-"""Four units in bfloat16's last place, of the value and of 1: two kernels round at different places; a wrong mask is off
-by whole values."""
+"""Four units in bfloat16's last place, of the value and of 1: two kernels round at different places.
+
+A wrong mask is off by whole values.
+"""
 
 
 class Kernel(Protocol):
