@@ -26,10 +26,11 @@ from acemath_core.wire import Selection
 from acemath_evaluation.calibration import calibrate
 from acemath_evaluation.intervals import RESAMPLES
 from acemath_evaluation.results import NothingToMeasure
-from bench.adaptive.measure import measure, orders_of, ways
+from bench.adaptive.measure import measure, ways
 from bench.adaptive.plot import draw
-from bench.adaptive.pools import RecordedSet, joined, read_set
 from bench.adaptive.table import table
+from bench.recorded.figures import orders_of
+from bench.recorded.pools import RecordedSet, joined, read_set
 from bench.reward.machine import described
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from acemath_core.calibration import Calibration
 from acemath_core.wire import Selection
-from acemath_evaluation.intervals import Array, Estimate, bootstrap
+from acemath_evaluation.intervals import Array, bootstrap
 from acemath_gateway.stopping import StopRules, wave_sizes
-from bench.adaptive.pools import Recorded, RecordedSet
-from bench.adaptive.replay import Ran, adaptive, fixed
+from bench.recorded.figures import COLUMNS, Orders, as_json, means, saved, shares
+from bench.recorded.pools import Recorded, RecordedSet
+from bench.recorded.replay import Ran, adaptive, fixed
 
 CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
-Orders = Sequence[Sequence[Recorded]]
-"""Several orders of one problem's candidates."""
-
-_COLUMNS = ("accuracy", "cost", "candidates", "steps")
 
 
 @dataclass(frozen=True)
@@ -57,24 +53,13 @@ def measure(
     tables, reasons = [], []
     for way in way_list:
         ran = [[way.run(selection, order) for order in of_problem] for of_problem in orders]
-        tables.append(np.array([_means(runs) for runs in ran]))
+        tables.append(np.array([means(runs) for runs in ran]))
         reasons.append(Counter(run.reason.value if run.reason else "complete" for runs in ran for run in runs))
     full = tables[[way.name for way in way_list].index(f"fixed {recorded.n}")]
     return [
-        {"way": way.name, **way.facts, **_row(table, full, recorded.clusters, resamples), "reasons": _shares(found)}
+        {"way": way.name, **way.facts, **_row(table, full, recorded.clusters, resamples), "reasons": shares(found)}
         for way, table, found in zip(way_list, tables, reasons, strict=True)
     ]
-
-
-def orders_of(recorded: RecordedSet, count: int) -> list[Orders]:
-    """`count` random draws of n candidates of each problem, always the same ones."""
-    named = zip(recorded.names, recorded.problems, strict=True)
-    return [[_order(pool, recorded.n, f"{name}:{number}") for number in range(count)] for name, pool in named]
-
-
-def _order(pool: Sequence[Recorded], n: int, seed: str) -> list[Recorded]:
-    drawn = random.Random(seed).sample(pool, n)
-    return [replace(candidate, index=place) for place, candidate in enumerate(drawn)]
 
 
 def _fixed(k: int) -> Callable[[Selection, Sequence[Recorded]], Ran]:
@@ -90,37 +75,13 @@ def _adaptive(name: str, rules: StopRules, waves: list[int], *, bets_within: boo
     )
 
 
-def _means(runs: Sequence[Ran]) -> list[float]:
-    table = [(run.correct, run.cost, run.generated, run.steps) for run in runs]
-    return [float(mean) for mean in np.mean(table, axis=0)]
-
-
 def _row(table: Array, full: Array, clusters: Sequence[str], resamples: int) -> dict[str, Any]:
     columns = np.concatenate([table, table[:, :1] - full[:, :1]], axis=1)
     most = [1.0, *columns[:, 1:4].max(axis=0), 1.0]
     both = bootstrap(columns, clusters, resamples=resamples, limits=([0.0, 0.0, 0.0, 0.0, -1.0], most))
-    row = {name: _as_json(estimate) for name, estimate in zip(_COLUMNS, both, strict=False)}
-    saved = {
-        "cost_saved": _saved(table[:, 1], full[:, 1], clusters, resamples),
-        "steps_saved": _saved(table[:, 3], full[:, 3], clusters, resamples),
+    row = {name: as_json(estimate) for name, estimate in zip(COLUMNS, both, strict=False)}
+    savings = {
+        "cost_saved": saved(table[:, 1], full[:, 1], clusters, resamples),
+        "steps_saved": saved(table[:, 3], full[:, 3], clusters, resamples),
     }
-    return row | {"accuracy_difference": _as_json(both[-1])} | saved
-
-
-def _saved(own: Array, full: Array, clusters: Sequence[str], resamples: int) -> dict[str, float]:
-    """1 - sum(own) / sum(full), with the percentiles of a bootstrap over clusters."""
-    place = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(place), 2))
-    np.add.at(sums, [place[name] for name in clusters], np.stack([own, full], axis=1))
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples) @ sums
-    low, high = np.quantile(1 - drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return {"value": float(1 - own.sum() / full.sum()), "low": float(low), "high": float(high)}
-
-
-def _as_json(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
-def _shares(found: Counter[str]) -> dict[str, float]:
-    return {reason: round(count / found.total(), 4) for reason, count in sorted(found.items())}
+    return row | {"accuracy_difference": as_json(both[-1])} | savings

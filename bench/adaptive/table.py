@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.recorded.figures import percent
+
 
 def table(document: Mapping[str, Any]) -> str:
     """One table for each set and selection."""
@@ -39,9 +41,3 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['steps']['value']:.0f}",
     )
     return f"| {' | '.join(cells)} |"
-
-
-def percent(estimate: Mapping[str, float]) -> str:
-    """A share in percent with its interval."""
-    value, low, high = (f"{100 * estimate[key]:.1f}".replace("-", "−") for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"

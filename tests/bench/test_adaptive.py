@@ -13,8 +13,8 @@ from acemath_core.wire import Selection, StopReason
 from acemath_evaluation.journal import Journal
 from acemath_gateway.stopping import StopRules, wave_sizes
 from bench.adaptive.__main__ import main
-from bench.adaptive.pools import Recorded, joined, read_set
-from bench.adaptive.replay import adaptive, fixed
+from bench.recorded.pools import Recorded, joined, read_set
+from bench.recorded.replay import adaptive, fixed
 
 EXACT = StopRules(confidence=1.0)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from acemath_answers import AnswerJudge
@@ -17,13 +17,18 @@ JOURNAL = ".draws.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One candidate. `index` is its place in the order of a replay, `cost` is in the set's unit."""
+    """One candidate. `index` is its place in the order of a replay, `cost` is in the set's unit.
+
+    `drafts` are the scores of its beginnings, by the number of tokens after which it was cut; empty where none were
+    asked for.
+    """
 
     index: int
     score: float | None
     answer_class: int | None
     correct: bool
     cost: int
+    drafts: Mapping[int, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
