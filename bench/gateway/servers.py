@@ -88,7 +88,8 @@ def legs(bench: Bench) -> dict[str, Leg]:
     """All that can be run here, by name."""
     found = [
         Leg("direct", "the stand-in itself, n choices", _nothing, _direct),
-        Leg("acemath", "n candidates, n scores, the best", _acemath, _to_acemath),
+        Leg("acemath", "n candidates, n scores while they are written, the best", _acemath(), _to_acemath),
+        Leg("acemath-posted", "the same, scores are posted", _acemath(LIVE_SCORING="false"), _to_acemath),
     ]
     if bench.litellm:
         found.append(Leg("litellm", "passes n choices on", _litellm, _to_litellm))
@@ -150,10 +151,23 @@ def _nothing(bench: Bench, n: int) -> Iterator[None]:
     yield None
 
 
-@contextlib.contextmanager
-def _acemath(bench: Bench, n: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The gateway with its defaults, but for limits that would refuse what is offered, and scores that are posted."""
-    settings = {
+def _acemath(**changed: str) -> Callable[[Bench, int], contextlib.AbstractContextManager[subprocess.Popen[bytes]]]:
+    """The gateway with its defaults, but for limits that would refuse what is offered, and what is changed."""
+
+    @contextlib.contextmanager
+    def start(bench: Bench, n: int) -> Iterator[subprocess.Popen[bytes]]:
+        settings = _settings(bench) | changed
+        environment = {f"ACEMATH_GATEWAY__{name}": value for name, value in settings.items()}
+        command = [sys.executable, "-m", "acemath_gateway"]
+        with _process(bench, "acemath", command, bench.server_core, environment) as process:
+            _wait_for(f"http://{HOST}:{bench.port}/readyz", bench.folder / "acemath.log")
+            yield process
+
+    return start
+
+
+def _settings(bench: Bench) -> dict[str, str]:
+    return {
         "REGISTRY_ROOT": str(bench.folder / "registry"),
         "PORT": str(bench.port),
         "REDIS_URL": f"redis://{HOST}:{bench.first_port + 2}/0",
@@ -164,13 +178,7 @@ def _acemath(bench: Bench, n: int) -> Iterator[subprocess.Popen[bytes]]:
         "MAX_QUEUED_REQUESTS": "4096",
         "DRAIN_NOTICE_SECONDS": "0",
         "DRAIN_SECONDS": "1",
-        "LIVE_SCORING": "false",  # the stand-in has no `/v1/score/live`, and to be refused costs 2 to 4 ms a request
     }
-    environment = {f"ACEMATH_GATEWAY__{name}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "acemath_gateway"]
-    with _process(bench, "acemath", command, bench.server_core, environment) as process:
-        _wait_for(f"http://{HOST}:{bench.port}/readyz", bench.folder / "acemath.log")
-        yield process
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ import itertools
 import math
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,12 +22,13 @@ from acemath_gateway.adapters.reward_live import LiveScorer
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget, ScorerPort
 from doubles.fake_reward import FakeReward
-from doubles.instant_upstream import instant, routes_of_reward
+from doubles.instant_upstream import instant, live_of_reward, routes_of_reward
 from doubles.ports import TARGET, ScriptedScorer
 from doubles.servers import served
 
 CONTEXT: list[ChatMessage] = [{"role": "user", "content": "Tom has 3 apples and buys 4 more. How many?"}]
 TOO_LONG = "apples " * 2000
+MAX_TOKENS = 320
 REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 ADAPTERS: dict[str, Callable[[Upstream, HttpScorer], ScorerPort]] = {
     "posts": lambda _, posts: posts,
@@ -58,6 +59,7 @@ async def upstream() -> AsyncIterator[Upstream]:
         "posts to double",
         "live to double",
         "posts to instant",
+        "live to instant",
         pytest.param("posts to service", marks=REAL),
         pytest.param("live to service", marks=REAL),
     ]
@@ -67,20 +69,23 @@ async def subject(request: pytest.FixtureRequest, upstream: Upstream) -> AsyncIt
     if not behind:
         yield Subject(ScriptedScorer(unscorable=TOO_LONG), TARGET)
         return
-    scorer = ADAPTERS[adapter](upstream, HttpScorer(upstream))
-    if behind == "service":
-        yield Subject(scorer, real_target(request.getfixturevalue("real_reward")))
-    elif behind == "instant":
-        async with instant(routes_of_reward(TARGET.reward, "", max_words=320)) as url:
-            yield Subject(scorer, replace(TARGET, reward_endpoints=(url,)))
+    async with reward_service(behind, request) as target:
+        yield Subject(ADAPTERS[adapter](upstream, HttpScorer(upstream)), target)
+
+
+@asynccontextmanager
+async def reward_service(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[ReleaseTarget]:
+    """The real service, or one of its doubles."""
+    if kind == "service":
+        real = request.getfixturevalue("real_reward")
+        yield replace(TARGET, reward=real.reward, reward_endpoints=(real.reward_url,))
+    elif kind == "instant":
+        routes, live = routes_of_reward(TARGET.reward, "", MAX_TOKENS), live_of_reward(TARGET.reward, MAX_TOKENS)
+        async with instant(routes, live=live) as url:
+            yield replace(TARGET, reward_endpoints=(url,))
     else:
-        async with served(FakeReward(TARGET.reward, max_tokens=320).app) as url:
-            yield Subject(scorer, replace(TARGET, reward_endpoints=(url,)))
-
-
-def real_target(real: Any) -> ReleaseTarget:
-    """The release that the real reward service serves."""
-    return replace(TARGET, reward=real.reward, reward_endpoints=(real.reward_url,))
+        async with served(FakeReward(TARGET.reward, max_tokens=MAX_TOKENS).app) as url:
+            yield replace(TARGET, reward_endpoints=(url,))
 
 
 async def test_a_score_is_finite_and_the_same_again(subject: Subject) -> None:
@@ -143,15 +148,14 @@ TEXTS = [
 ]
 
 
-@pytest.mark.stack
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-async def test_the_real_service_gives_both_the_same_bits(real_reward: Any, upstream: Upstream) -> None:
-    posts, target = HttpScorer(upstream), real_target(real_reward)
-    posted = [await Subject(posts, target).score(text) for text in TEXTS]
-    for seed in range(5):
-        live = await written(Subject(LiveScorer(upstream, posts), target), TEXTS, seed)
-        assert [score.hex() for score in live] == [score.hex() for score in posted]
+@pytest.mark.parametrize("kind", ["double", "instant", pytest.param("service", marks=REAL)])
+async def test_both_ways_give_the_same_bits(kind: str, request: pytest.FixtureRequest, upstream: Upstream) -> None:
+    posts = HttpScorer(upstream)
+    async with reward_service(kind, request) as target:
+        posted = [await Subject(posts, target).score(text) for text in TEXTS]
+        for seed in range(5):
+            live = await written(Subject(LiveScorer(upstream, posts), target), TEXTS, seed)
+            assert [score.hex() for score in live] == [score.hex() for score in posted]
     fallbacks = [s.value for m in upstream.metrics.live_fallbacks.collect() for s in m.samples if "total" in s.name]
     assert sum(fallbacks) == 0
 

@@ -4,10 +4,10 @@
 
 On the port, as vLLM and its agent: `POST /v1/completions` (streaming), `GET /v1/models`, `GET /v1/slots`; and as any
 OpenAI-compatible server, for other gateways: `POST /v1/chat/completions` (whole). On the next port, as the reward
-service: `POST /v1/score`, `GET /v1/slots`. Every answer was rendered before: this process costs some 20 µs a request, a
-tenth of what a web framework would, so that it may share a core with who asks. A candidate is 48 tokens (or
-`max_tokens`) in two chunks, and ends in `\boxed{19}` or `\boxed{6}`; a score is a function of the candidate's text.
-`tests/contract` runs its suites on this, too; live scoring and whole completions of vLLM's are not here.
+service: `POST /v1/score`, `WS /v1/score/live` (in `instant_live`), `GET /v1/slots`. Every answer was rendered before:
+this process costs some 20 µs a request, a tenth of what a web framework would, so that it may share a core with who
+asks. A candidate is 48 tokens (or `max_tokens`) in two chunks, and ends in `\boxed{19}` or `\boxed{6}`; a score is a
+function of the candidate's text. `tests/contract` runs its suites on this, too; whole completions are not here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ import contextlib
 import functools
 import json
 import signal
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import httptools
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from doubles.instant_live import PATH as LIVE_PATH
+from doubles.instant_live import LiveConnection
 
 TOKENS = 48
 TEXTS = ("Three baskets of eight make 24. ", "24 - 5 = 19. The final answer is \\boxed{19}.", "3 + 8 = 11. \\boxed{6}.")
@@ -31,6 +38,7 @@ HOST = "127.0.0.1"
 RATING = b"Rate the following responses"  # optillm's best-of-N asks the model for a mark, and reads a number
 Answer = Callable[[bytes], bytes]
 Routes = dict[bytes, Answer]
+Live = Callable[[bytes], asyncio.Protocol]
 
 
 def routes_of_policy(version: str, endpoint: str, context_length: int = CONTEXT_LENGTH) -> Routes:
@@ -50,6 +58,15 @@ def routes_of_reward(version: str, endpoint: str, max_words: int = CONTEXT_LENGT
         b"/v1/slots": lambda _: _slots(version, endpoint),
         b"/v1/score": lambda body: _scores(version, max_words, json.loads(body)),
     }
+
+
+def live_of_reward(version: str, max_words: int = CONTEXT_LENGTH) -> Live:
+    """What the reward service's websockets are; the same scores as those that are posted."""
+
+    def score(text: str) -> dict[str, Any] | None:
+        return None if len(text.split()) > max_words else _score(text)
+
+    return functools.partial(LiveConnection, version, score)
 
 
 def _count(body: bytes) -> int:
@@ -113,7 +130,7 @@ def _scores(version: str, max_words: int, body: dict[str, Any]) -> bytes:
     texts: list[str] = body["candidates"]
     if any(len(text.split()) > max_words for text in texts):
         return _refusal("too long", "context_length_exceeded")
-    data = [{"index": i, "score": zlib.crc32(t.encode()) / 2**32, "tokens": TOKENS} for i, t in enumerate(texts)]
+    data = [{"index": i, **_score(text)} for i, text in enumerate(texts)]
     usage = {"prompt_tokens": 100, "candidate_tokens": TOKENS * len(texts), "total_tokens": 100 + TOKENS * len(texts)}
     timings = dict.fromkeys(["tokenize_seconds", "queue_seconds", "compute_seconds", "total_seconds"], 0.0)
     end: dict[str, object] = {"model": version, "usage": usage, "timings": timings}
@@ -123,6 +140,10 @@ def _scores(version: str, max_words: int, body: dict[str, Any]) -> bytes:
     said = "".join(f"event: {name}\ndata: {json.dumps(event)}\n\n" for name, event in events)
     model = b"x-acemath-model: %b\r\n" % version.encode()
     return _response(said.encode(), b"text/event-stream; charset=utf-8", headers=model)
+
+
+def _score(text: str) -> dict[str, Any]:
+    return {"score": zlib.crc32(text.encode()) / 2**32, "tokens": TOKENS}
 
 
 def _refusal(message: str, code: str | None) -> bytes:
@@ -161,9 +182,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            assert self._transport is not None
-            self._transport.abort()
+            self._give_up()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -177,13 +199,45 @@ class Connection(asyncio.Protocol):
         self._transport.write(route(self._body) if route else _NOT_FOUND)
         self._url = self._body = b""
 
+    def _upgrade(self, rest: bytes) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        assert self._transport is not None
+        self._transport.abort()
+
+
+class UpgradableConnection(Connection):
+    """One that becomes a websocket when it asks for that; it looks at headers, which costs 2 µs a request."""
+
+    def __init__(self, routes: Routes, live: Live) -> None:
+        super().__init__(routes)
+        self._live, self._key = live, b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"sec-websocket-key":
+            self._key = value
+
+    def on_message_complete(self) -> None:
+        if not self._parser.should_upgrade():
+            super().on_message_complete()
+
+    def _upgrade(self, rest: bytes) -> None:
+        if self._url != LIVE_PATH or not self._key:
+            self._give_up()
+            return
+        assert self._transport is not None
+        socket = self._live(self._key)
+        self._transport.set_protocol(socket)
+        socket.connection_made(self._transport)
+        socket.data_received(rest)
+
 
 @contextlib.asynccontextmanager
-async def instant(routes: Routes, port: int = 0) -> AsyncIterator[str]:
+async def instant(routes: Routes, port: int = 0, live: Live | None = None) -> AsyncIterator[str]:
     """Serve on a port of loopback, a free one by default, for the length of the block; gives the base URL."""
-    server = await asyncio.get_running_loop().create_server(
-        functools.partial(Connection, routes), HOST, port, backlog=4096
-    )
+    made = functools.partial(UpgradableConnection, routes, live) if live else functools.partial(Connection, routes)
+    server = await asyncio.get_running_loop().create_server(made, HOST, port, backlog=4096)
     try:
         yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -196,7 +250,7 @@ async def _serve_both(port: int, policy: str, reward: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     async with (
         instant(routes_of_policy(policy, f"http://{HOST}:{port}"), port),
-        instant(routes_of_reward(reward, f"http://{HOST}:{port + 1}"), port + 1),
+        instant(routes_of_reward(reward, f"http://{HOST}:{port + 1}"), port + 1, live_of_reward(reward)),
     ):
         await told.wait()
 
