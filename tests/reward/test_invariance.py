@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +69,4 @@ def test_a_score_has_the_same_bits_beside_a_very_large_batch(llama: Path, dtype:
 def test_two_threads_give_the_bits_of_one(llama: Path) -> None:
     _, truth = engine_and_truth(llama, "bfloat16")
     engine = load_engine(llama, place("cpu", "bfloat16", threads=2))
-    try:
-        assert engine.score([PromptGroup(PROMPTS[3], OWN)])[0] == [truth[3, c] for c in range(len(OWN))]
-    finally:
-        torch.set_num_threads(1)
+    assert engine.score([PromptGroup(PROMPTS[3], OWN)])[0] == [truth[3, c] for c in range(len(OWN))]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
-from acemath_reward.engine.tiling import SMALLEST, STEP, Tiling, Trial, find_tiling
+from acemath_reward.engine.tiling import EACH, SMALLEST, STEP, Tiling, Trial, find_tiling
 from acemath_reward.ports import PromptGroup
 
 SIZES = tuple(range(SMALLEST, 256, STEP))
@@ -26,6 +26,28 @@ def test_tiles_hold_all_rows_and_no_whole_size_more(rows: int, smaller: set[int]
     assert sum(tiles) == tiling.filled(rows) >= rows
     assert set(tiles[:-1]) <= {256} and set(tiles[-1:]) <= set(tiling.sizes)
     assert not tiles or not [size for size in tiling.sizes if size < tiles[-1] and sum(tiles[:-1]) + size >= rows]
+
+
+@given(st.integers(0, 3000), st.sets(st.sampled_from(SIZES)), st.integers(2, 6))
+def test_threads_get_tiles_of_one_size_and_none_waits_longer(rows: int, smaller: set[int], threads: int) -> None:
+    sizes = (*sorted(smaller), 256)
+    tiling, alone = Tiling(256, sizes, threads), Tiling(256, sizes)
+    tiles = tiling.cut(rows)
+    assert sum(tiles) == tiling.filled(rows) >= rows > sum(tiles[:-1]) or not rows
+    assert len(set(tiles[:-1])) <= 1 and set(tiles) <= set(sizes) and tiles == sorted(tiles, reverse=True)
+    assert busiest(tiles, threads) <= busiest(alone.cut(rows), threads)
+
+
+def test_two_threads_share_what_would_be_one_tile() -> None:
+    sizes = (*SIZES, 256)
+    assert Tiling(256, sizes).cut(300) == [256, 64]
+    assert Tiling(256, sizes, threads=2).cut(300) == [160, 160]
+    assert Tiling(256, sizes, threads=2).cut(60) == [64], "a product of few rows costs nearly as much as two"
+    assert Tiling(256, (256,), threads=2).cut(300) == [256, 256], "where sizes do not agree there is only one"
+
+
+def busiest(tiles: list[int], threads: int) -> int:
+    return max((sum(EACH + size for size in tiles[k::threads]) for k in range(threads)), default=0)
 
 
 def test_a_size_under_which_one_product_differs_is_not_used() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acemath_reward.engine.config import EngineConfig
+from acemath_reward.engine.crew import Crew
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.packing import Run, Span
+from acemath_reward.engine.shares import shared
 
 
 class Attention(Protocol):
@@ -76,6 +79,14 @@ class _Call:
     out: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one thread computes of every layer, run after run in one buffer `known` of keys and values."""
+
+    known: Tensor
+    runs: list[tuple[Run, list[_Call]]]
+
+
 class CellAttention:
     """Attention of all cells of a pass, layer after layer in the same buffers.
 
@@ -88,19 +99,20 @@ class CellAttention:
         fresh: where each layer puts its keys and values, `[rows of the pass, 2, kv_heads, head_dim]`.
         mask: of a cell.
         config: shapes.
+        crew: shares the runs.
 
     Attributes:
         query: where each layer puts its queries, `[kv_heads, rows, group, head_dim]`.
     """
 
-    def __init__(self, runs: Sequence[Run], rows: int, fresh: Tensor, mask: CellMask, config: EngineConfig) -> None:
-        self._runs, self._fresh, self._mask = runs, fresh, mask
+    def __init__(
+        self, runs: Sequence[Run], rows: int, fresh: Tensor, mask: CellMask, config: EngineConfig, crew: Crew
+    ) -> None:
+        self._fresh, self._mask, self._crew = fresh, mask, crew
         group = config.heads // config.kv_heads
         self.query = fresh.new_empty(config.kv_heads, rows, group, config.head_dim)
         self._out = fresh.new_zeros(rows, group, config.kv_heads, config.head_dim)  # fillers stay zero
-        longest = max((run.spans[-1].keys for run in runs), default=0)
-        self._known = fresh.new_empty(longest, *fresh.shape[1:])
-        self._calls = [[self._call(span) for span in run.spans] for run in runs]
+        self._shares = [self._share(share) for share in shared(runs, crew.threads)]
 
     def __call__(self, layer: int) -> Tensor:
         """`[rows, group * kv_heads * head_dim]` for the queries and fresh keys there are now.
@@ -108,17 +120,25 @@ class CellAttention:
         Args:
             layer: which layer's kept keys and values lie before the fresh ones.
         """
-        for run, calls in zip(self._runs, self._calls, strict=True):
+        self._crew.each(partial(self._attend, layer), self._shares)
+        return self._out.flatten(1)
+
+    def _attend(self, layer: int, share: _Share) -> None:
+        for run, calls in share.runs:
             parts = [*(kept[layer] for kept in run.before), *(self._fresh[rows] for rows in run.rows)]
-            torch.cat(parts, out=self._known[: run.spans[-1].keys])
+            torch.cat(parts, out=share.known[: run.keys])
             for call in calls:
                 found = F.scaled_dot_product_attention(call.query, call.keys, call.values, attn_mask=call.mask)
                 call.out.copy_(found)
-        return self._out.flatten(1)
 
-    def _call(self, span: Span) -> _Call:
+    def _share(self, runs: Sequence[Run]) -> _Share:
+        longest = max(run.keys for run in runs)
+        known = self._fresh.new_empty(longest, *self._fresh.shape[1:])
+        return _Share(known, [(run, [self._call(span, known) for span in run.spans]) for run in runs])
+
+    def _call(self, span: Span, known: Tensor) -> _Call:
         rows = span.rows.stop - span.rows.start
-        keys, values = self._known[: span.keys].permute(1, 2, 0, 3)[:, None]
+        keys, values = known[: span.keys].permute(1, 2, 0, 3)[:, None]
         out = self._out[span.rows].permute(2, 0, 1, 3)
         return _Call(
             self.query[:, span.rows].flatten(1, 2)[None],

@@ -38,6 +38,7 @@ class Placement:
         prepack: lay weights out for their product once, where the library can.
         trim: compute the last layer's output only for rows that are scored; the bits are the same without.
         compiled: compute what lies between products in compiled loops, where the device is a CPU.
+        threads: that share a pass on a CPU (`crew`); the bits are the same from any number.
     """
 
     device: torch.device
@@ -47,6 +48,7 @@ class Placement:
     prepack: bool = True
     trim: bool = True
     compiled: bool = True
+    threads: int = 1
 
 
 def place(
@@ -60,25 +62,26 @@ def place(
     trim: bool = True,
     compiled: bool = True,
 ) -> Placement:
-    """Decide device and number format, and set the process's threads for one operator.
+    """Decide device and number format; an operator of torch has one thread in this process from now on, on a CPU.
 
     Args:
         device: `cpu`, `cuda` or `cuda:<i>`.
         dtype: `auto` takes bfloat16 where the device computes in it, float32 elsewhere.
-        threads: threads of one CPU operator.
+        threads: see `Placement`.
         row_tile: None for the device's default.
         cell_tokens: see `Placement`, as the next three.
         prepack: for measurements without.
         trim: for measurements without.
         compiled: for measurements without.
     """
-    torch.set_num_threads(threads)
     where = torch.device(device)
     if where.type == "cpu":
+        torch.set_num_threads(1)
         keep_freed_memory()
     wanted = _dtype(where, dtype)
     tile = row_tile or (CPU_ROW_TILE if where.type == "cpu" else CUDA_ROW_TILE)
-    return Placement(where, wanted, tile, cell_tokens, prepack, trim, compiled)
+    sharing = threads if where.type == "cpu" else 1
+    return Placement(where, wanted, tile, cell_tokens, prepack, trim, compiled, sharing)
 
 
 def has_bfloat16(device: torch.device) -> bool:

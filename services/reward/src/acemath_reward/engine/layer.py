@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,10 +15,20 @@ from acemath_reward.engine.elementwise import Elementwise
 from acemath_reward.engine.linear import GatedLinear, TiledLinear
 from acemath_reward.engine.tiling import Trial
 
-Tiles = Sequence[Tensor]
-"""Rows of a pass, a tile in each tensor (`tiling.Tiling.cut`)."""
-Keep = Callable[[Tensor], None]
-"""Takes the keys and values of a layer, `[rows, 2, kv_heads, head_dim]`, and copies what must outlive the pass."""
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some rows of a pass (`tiling`).
+
+    Attributes:
+        first: the first one's place in the pass.
+        rows: the residual stream, `[tile, hidden]`.
+        positions: of the rows in their sequences, `[tile]`.
+    """
+
+    first: int
+    rows: Tensor
+    positions: Tensor
 
 
 class DecoderLayer:
@@ -27,7 +38,6 @@ class DecoderLayer:
         tensors: the layer's tensors, names without the `model.layers.<i>.` before them.
         config: shapes.
         placement: device, format and tile.
-        index: which layer it is.
         between: what is computed between products.
     """
 
@@ -36,11 +46,10 @@ class DecoderLayer:
         tensors: Mapping[str, Tensor],
         config: EngineConfig,
         placement: Placement,
-        index: int,
         between: Elementwise,
     ) -> None:
         self._tensors, self._config, self._placement = tensors, config, placement
-        self._index, self._between = index, between
+        self._between = between
         self._make_projections()
         self._out = TiledLinear(self._output_weight(), None, placement)
         self._gated = GatedLinear(tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"], placement)
@@ -49,22 +58,27 @@ class DecoderLayer:
         self._mlp_norm = tensors["post_attention_layernorm.weight"].contiguous()
         self._tensors = {}  # the plain weights are not kept beside prepacked ones
 
-    def __call__(self, x: Tiles, positions: Tiles, fresh: Tensor, attention: Attention, keep: Keep) -> Tiles:
-        """The residual stream after this layer.
+    def put(self, tile: Tile, fresh: Tensor, attention: Attention) -> None:
+        """What of a tile attention needs: its queries into `attention.query`, its keys and values into `fresh`.
 
         Args:
-            x: before it, `[tile, hidden]` each.
-            positions: of the rows in their sequences, `[tile]` each.
-            fresh: where its keys and values go, `[rows, 2, kv_heads, head_dim]`.
-            attention: reads `fresh` and its own `query`.
-            keep: takes `fresh` when it is filled.
+            tile: the residual stream before this layer.
+            fresh: `[rows of the pass, 2, kv_heads, head_dim]`.
+            attention: of this layer.
         """
-        for first, rows, places in _numbered(x, positions):
-            heads = self._qkv(self._between.norm(rows, self._attention_norm))
-            self._between.put_queries(heads, places, attention.query, first)
-            self._between.put_keys_and_values(heads, places, fresh, first)
-        keep(fresh)
-        return self._complete(x, attention(self._index))
+        heads = self._qkv(self._between.norm(tile.rows, self._attention_norm))
+        self._between.put_queries(heads, tile.positions, attention.query, tile.first)
+        self._between.put_keys_and_values(heads, tile.positions, fresh, tile.first)
+
+    def complete(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """A tile after this layer: output projection, MLP and both residual additions.
+
+        Args:
+            rows: before it, `[tile, hidden]`.
+            attended: what attention gave for them, `[tile, heads * head_dim]`.
+        """
+        middle = self._out.plus(attended, rows)
+        return self._down.plus(self._gated(self._between.norm(middle, self._mlp_norm)), middle)
 
     def trials(self) -> list[Trial]:
         """Its products, each of its shapes with what is fused into it (`tiling.find_tiling`)."""
@@ -96,14 +110,6 @@ class DecoderLayer:
         by_head = weight.view(len(weight), config.kv_heads, -1, config.head_dim)
         return by_head.transpose(1, 2).reshape(weight.shape)
 
-    def _complete(self, x: Tiles, attended: Tensor) -> Tiles:
-        """Output projection, MLP and both residual additions."""
-        out = []
-        for rows, seen in zip(x, torch.split(attended, [len(tile) for tile in x]), strict=True):
-            middle = self._out.plus(seen, rows)
-            out.append(self._down.plus(self._gated(self._between.norm(middle, self._mlp_norm)), middle))
-        return out
-
 
 class LastLayer(DecoderLayer):
     """The last layer: keys and values for all rows, everything else only for what is asked."""
@@ -114,32 +120,21 @@ class LastLayer(DecoderLayer):
     def _projections(self) -> Sequence[TiledLinear]:
         return self._q, self._kv
 
-    def put_keys_and_values(self, x: Tiles, positions: Tiles, fresh: Tensor) -> None:
-        """Fill `fresh`; arguments as for a call."""
-        for first, rows, places in _numbered(x, positions):
-            heads = self._kv(self._between.norm(rows, self._attention_norm))
-            self._between.put_keys_and_values(heads, places, fresh, first)
+    def put(self, tile: Tile, fresh: Tensor, attention: Attention) -> None:
+        """Only its keys and values: who asks for queries here says so by `put_queries`."""
+        self.put_keys_and_values(tile, fresh)
 
-    def attend(self, x: Tiles, positions: Tiles, attention: Attention) -> Tensor:
-        """What attention gives for the queries of `x`, `[rows, heads * head_dim]`; arguments as for a call."""
-        for first, rows, places in _numbered(x, positions):
-            heads = self._q(self._between.norm(rows, self._attention_norm))
-            self._between.put_queries(heads, places, attention.query, first)
-        return attention(self._index)
+    def put_keys_and_values(self, tile: Tile, fresh: Tensor) -> None:
+        """Arguments as for `put`."""
+        heads = self._kv(self._between.norm(tile.rows, self._attention_norm))
+        self._between.put_keys_and_values(heads, tile.positions, fresh, tile.first)
 
-    def complete(self, x: Tiles, attended: Tensor) -> Tiles:
-        """The residual stream after this layer, of the rows `x` before it that `attend` gave `attended` for."""
-        return self._complete(x, attended)
+    def put_queries(self, tile: Tile, attention: Attention) -> None:
+        """Only the queries; arguments as for `put`."""
+        heads = self._q(self._between.norm(tile.rows, self._attention_norm))
+        self._between.put_queries(heads, tile.positions, attention.query, tile.first)
 
 
 def _as_wide_as(x: Tensor, width: int) -> Tensor:
     """Something to add to a product of `x`, `[rows, width]`."""
     return x[:, :1].expand(-1, width).contiguous()
-
-
-def _numbered(x: Tiles, positions: Tiles) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The tiles and positions of their rows, each with its first row."""
-    first = 0
-    for rows, places in zip(x, positions, strict=True):
-        yield first, rows, places
-        first += len(rows)

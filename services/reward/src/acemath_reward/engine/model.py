@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from acemath_reward.engine.attention import Attention
 from acemath_reward.engine.budget import Budget
 from acemath_reward.engine.cells import GridCell, Track, cells_of
 from acemath_reward.engine.compiled import CompiledLoops
 from acemath_reward.engine.config import EngineConfig, read_config
+from acemath_reward.engine.crew import crew_of
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.elementwise import Elementwise, TensorOperators
 from acemath_reward.engine.head import LinearHead, MlpHead, RowNorm
-from acemath_reward.engine.layer import DecoderLayer, LastLayer, Tiles
+from acemath_reward.engine.layer import DecoderLayer, LastLayer, Tile
 from acemath_reward.engine.linear import prepacks
 from acemath_reward.engine.live import GridSession
 from acemath_reward.engine.packing import Asked, Packed, pack
@@ -46,7 +50,7 @@ class RewardEngine:
         placement: Placement,
         live: LiveLimits = DEFAULT_LIVE_LIMITS,
     ) -> None:
-        self._config, self._placement = config, placement
+        self._config, self._placement, self._crew = config, placement, crew_of(placement.threads)
 
         def take(name: str, dtype: torch.dtype = placement.dtype) -> Tensor:
             return tensors.pop(name).to(placement.device, dtype, copy=True)
@@ -56,11 +60,11 @@ class RewardEngine:
             self._attention, self._attend = attention_of(config, placement)
             between = elementwise_of(config, placement)
             self._layers = [
-                DecoderLayer(_layer_tensors(tensors, index, take), config, placement, index, between)
+                DecoderLayer(_layer_tensors(tensors, index, take), config, placement, between)
                 for index in range(config.layers - 1)
             ]
             last = config.layers - 1
-            self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, last, between)
+            self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, between)
             self._tiling = find_tiling(placement, self._trials())
             norm = partial(_norm_row, between, take("model.norm.weight"))
             self._head = _head(config, norm, partial(take, dtype=torch.float32))
@@ -98,7 +102,7 @@ class RewardEngine:
             "architecture": self._config.architecture,
             "dtype": str(self._placement.dtype).removeprefix("torch."),
             "device": str(self._placement.device),
-            "threads": torch.get_num_threads(),
+            "threads": self._placement.threads,
             "row_tile": self._tiling.tile,
             "last_tiles": list(self._tiling.sizes),
             "cell_tokens": self._placement.cell_tokens,
@@ -143,27 +147,58 @@ class RewardEngine:
     def _compute(self, batch: Packed, kept: _Kept) -> list[float]:
         """The scores that the pass asks for, in the order of `batch.cells`; keys and values into `kept`."""
         config, places = self._config, batch.positions.to(self._placement.device)
-        x, positions = self._tiles(self._embedding[batch.ids.to(places.device)]), self._tiles(places)
         fresh = self._embedding.new_empty(len(places), 2, config.kv_heads, config.head_dim)
         attention = self._attend(batch.runs, len(places), fresh)
-        for index, layer in enumerate(self._layers):
-            x = layer(x, positions, fresh, attention, partial(kept.store, index))
-        self._last.put_keys_and_values(x, positions, fresh)
+        x = self._decode(self._tiles(self._embedding[batch.ids.to(places.device)], places), fresh, attention, kept)
+        return self._ask(torch.cat(x), places, fresh, batch.asked) if batch.asked else []
+
+    def _decode(self, tiles: list[Tile], fresh: Tensor, attention: Attention, kept: _Kept) -> list[Tensor]:
+        """The residual stream before the last layer, tile by tile; `fresh` has that layer's keys and values then.
+
+        A tile goes through the end of a layer and the beginning of the next at once: threads meet twice a layer.
+        """
+        layers, lengths = (*self._layers, self._last), [len(tile.rows) for tile in tiles]
+        self._crew.each(lambda tile: layers[0].put(tile, fresh, attention), tiles)
+        for index, (layer, following) in enumerate(pairwise(layers)):
+            kept.store(index, fresh)
+            seen = torch.split(attention(index), lengths)
+            self._crew.each(partial(_step, tiles, seen, layer, following, fresh, attention), range(len(tiles)))
         kept.store(len(self._layers), fresh)
-        return self._ask(torch.cat(tuple(x)), places, fresh, batch.asked) if batch.asked else []
+        return [tile.rows for tile in tiles]
 
     def _ask(self, x: Tensor, places: Tensor, fresh: Tensor, asked: Asked) -> list[float]:
         """The scores, by the part of the last layer that they need."""
         rows, out = asked.rows.to(places.device), asked.out.to(places.device)
-        attention = self._attend(asked.runs, len(rows), fresh)
+        attention, last = self._attend(asked.runs, len(rows), fresh), self._last
         wanted = x[rows]
-        attended = self._last.attend(self._tiles(wanted), self._tiles(places[rows]), attention)
-        last = torch.cat(tuple(self._last.complete(self._tiles(wanted[out]), attended[out])))
-        found: list[float] = torch.stack([self._head(last[i]) for i in asked.scored]).tolist()
-        return found
+        self._crew.each(lambda tile: last.put_queries(tile, attention), self._tiles(wanted, places[rows]))
+        attended = attention(len(self._layers))
+        ends = zip(self._cut(wanted[out]), self._cut(attended[out]), strict=True)
+        found = torch.cat([last.complete(rows, seen) for rows, seen in ends])
+        scores: list[float] = torch.stack([self._head(found[i]) for i in asked.scored]).tolist()
+        return scores
 
-    def _tiles(self, rows: Tensor) -> Tiles:
+    def _tiles(self, rows: Tensor, places: Tensor) -> list[Tile]:
+        parts = self._cut(rows)
+        firsts = accumulate((len(part) for part in parts), initial=0)
+        return [Tile(*one) for one in zip(firsts, parts, self._cut(places), strict=False)]
+
+    def _cut(self, rows: Tensor) -> Sequence[Tensor]:
         return torch.split(rows, self._tiling.cut(len(rows)))
+
+
+def _step(
+    tiles: list[Tile],
+    seen: Sequence[Tensor],
+    layer: DecoderLayer,
+    following: DecoderLayer,
+    fresh: Tensor,
+    attention: Attention,
+    which: int,
+) -> None:
+    """A tile after `layer`, in its place, and what attention in the `following` one needs of it."""
+    tile = tiles[which] = replace(tiles[which], rows=layer.complete(tiles[which].rows, seen[which]))
+    following.put(tile, fresh, attention)
 
 
 class _Kept:

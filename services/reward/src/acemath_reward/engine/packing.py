@@ -44,6 +44,13 @@ class Run:
     rows: tuple[slice, ...]
     spans: tuple[Span, ...]
 
+    @property
+    def keys(self) -> int:
+        """Of the whole sequence as far as it is computed with this pass."""
+        kept = sum(part.shape[1] for part in self.before)
+        fresh: int = sum(part.stop - part.start for part in self.rows)
+        return kept + fresh
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:

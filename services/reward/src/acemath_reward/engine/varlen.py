@@ -20,6 +20,7 @@ from torch.nn.attention.varlen import varlen_attn
 from acemath_reward.engine.attention import Attention, CellAttention, CellMask, MakeAttention
 from acemath_reward.engine.cells import cells_of
 from acemath_reward.engine.config import EngineConfig
+from acemath_reward.engine.crew import crew_of
 from acemath_reward.engine.device import Placement
 from acemath_reward.engine.packing import Run, pack
 from acemath_reward.engine.tiling import Tiling
@@ -133,7 +134,8 @@ def attention_of(config: EngineConfig, placement: Placement) -> tuple[str, MakeA
     mask = CellMask(config.max_tokens, config.heads // config.kv_heads, placement)
     kernel = find_kernel(config, placement, mask)
     if kernel is None:
-        return "cells", lambda runs, rows, fresh: CellAttention(runs, rows, fresh, mask, config)
+        crew = crew_of(placement.threads)
+        return "cells", lambda runs, rows, fresh: CellAttention(runs, rows, fresh, mask, config, crew)
     return "varlen", lambda runs, rows, fresh: VarlenAttention(runs, rows, fresh, kernel, config)
 
 
@@ -163,7 +165,7 @@ def is_right(kernel: Kernel, config: EngineConfig, placement: Placement, mask: C
         return VarlenAttention(runs, rows, fresh, kernel, config)
 
     def cells(runs: Sequence[Run], rows: int, fresh: Tensor) -> Attention:
-        return CellAttention(runs, rows, fresh, mask, config)
+        return CellAttention(runs, rows, fresh, mask, config, crew_of(1))
 
     together = drawn.attended(varlen, lengths, placement)
     near = torch.allclose(together, drawn.attended(cells, lengths, placement), rtol=_NEAR, atol=_NEAR)
