@@ -85,7 +85,10 @@ def test_pieces_have_the_ids_of_the_whole(kind: str, template: str, text: str, b
     places = sorted({0, len(text), *(border % (len(text) + 1) for border in borders)})
     opened = encoder.open_turn(CONTEXT)
     turn = encoder.growing(opened)
-    ids = [i for start, stop in itertools.pairwise(places) for i in turn.add(text[start:stop])]
+    ids: list[int] = []
+    for start, stop in itertools.pairwise(places):
+        ids += turn.add(text[start:stop])
+        assert ids + turn.end() == encoder.encode_turn(opened, text[:stop]), "to ask changes nothing"
     expected = encoder.encode_conversation([*CONTEXT, {"role": "assistant", "content": text}])
     assert ids == expected[: len(ids)], "nothing is taken back"
     assert ids + turn.end() == expected

@@ -6,7 +6,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from acemath_reward.ports import CandidateEnded, Cell, DueCell, ModelServer, PromptGroup, SequenceTooLong, TokenIds
+from acemath_reward.ports import (
+    CandidateEnded,
+    Cell,
+    DueCell,
+    ModelServer,
+    PeekPending,
+    PromptGroup,
+    SequenceTooLong,
+    TokenIds,
+)
 
 POISON = -13  # never drawn, never a real id
 
@@ -35,7 +44,10 @@ class ArithmeticCell:
 
 @dataclass
 class ArithmeticSession:
-    """A whole cell is due once a token follows it, the last one after `finish`; each until it is computed."""
+    """A whole cell is due once a token follows it, the last one after `finish`; each until it is computed.
+
+    A peek is one cell: what of it lies behind the candidate's whole cells, when these are computed.
+    """
 
     prompt: TokenIds
     size: int
@@ -43,6 +55,7 @@ class ArithmeticSession:
     own: dict[int, list[int]] = field(default_factory=dict)
     done: dict[int | None, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
+    peeks: dict[int, tuple[int, TokenIds]] = field(default_factory=dict)  # its first token that is not shared, and ids
     closed: bool = False
 
     @property
@@ -50,8 +63,7 @@ class ArithmeticSession:
         return sum(map(len, self.own.values()))
 
     def extend(self, candidate: int, ids: Sequence[int]) -> None:
-        if self.closed or candidate in self.finished:
-            raise CandidateEnded("ended")
+        self._check_growing(candidate)
         if len(self.prompt) + len(self.own.get(candidate, ())) + len(ids) > self.room:
             raise SequenceTooLong(f"too long for {self.room}")
         self.own.setdefault(candidate, []).extend(ids)
@@ -60,13 +72,34 @@ class ArithmeticSession:
         if not self.own.get(candidate) or candidate in self.finished:
             raise CandidateEnded("ended")
         self.finished.add(candidate)
+        self.peeks.pop(candidate, None)
+
+    def peek(self, candidate: int, closing: Sequence[int]) -> int:
+        self._check_growing(candidate)
+        if candidate in self.peeks:
+            raise PeekPending("one at a time")
+        own = self.own.get(candidate, [])
+        shared, ids = max(0, len(own) - 1) // self.size * self.size, (*own, *closing)
+        if not ids:
+            raise CandidateEnded("nothing to be scored")
+        if len(self.prompt) + len(ids) > self.room:
+            raise SequenceTooLong(f"too long for {self.room}")
+        self.peeks[candidate] = shared, ids
+        return len(ids) - shared
 
     def drop(self, candidate: int) -> None:
-        self.own.pop(candidate, None)
+        self.peeks.pop(candidate, None)
+        if self.own.pop(candidate, None) is not None:
+            self.finished.add(candidate)
 
     def close(self) -> None:
         self.closed = True
         self.own.clear()
+        self.peeks.clear()
+
+    def _check_growing(self, candidate: int) -> None:
+        if self.closed or candidate in self.finished:
+            raise CandidateEnded("ended")
 
     def due(self) -> list[DueCell]:
         cells = []
@@ -79,7 +112,17 @@ class ArithmeticSession:
             if candidate in self.finished and self.done.get(candidate, 0) < len(own):
                 last = self._cell(candidate, whole, tuple(own[whole:]), (self.prompt, tuple(own)))
                 cells.append(DueCell(candidate, last))
+        for candidate, (shared, ids) in self.peeks.items():
+            if self.done.get(candidate, 0) >= shared:
+                cells.append(DueCell(candidate, self._peek_cell(candidate, shared, ids), peek=True))
         return cells
+
+    def _peek_cell(self, candidate: int, shared: int, ids: TokenIds) -> ArithmeticCell:
+        def computed() -> None:
+            assert not self.prompt or self.done.get(None), "before its prompt"
+            self.peeks.pop(candidate, None)
+
+        return ArithmeticCell(ids[shared:], (self.prompt, ids), None, computed)
 
     def _cell(
         self, candidate: int | None, at: int, ids: TokenIds, whole: tuple[TokenIds, TokenIds] | None = None

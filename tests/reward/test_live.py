@@ -52,6 +52,10 @@ def posted(url: str, candidates: list[Any]) -> list[dict[str, Any]]:
     return data
 
 
+def batched(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
 def cut(draw: random.Random, text: Any) -> list[Any]:
     places = sorted({0, len(text), *(draw.randint(0, len(text)) for _ in range(draw.randint(0, 8)))})
     return [text[a:b] for a, b in itertools.pairwise(places)] or [text]
@@ -75,6 +79,48 @@ def test_random_pieces_give_the_bits_of_one_call(url: str, llama: Path) -> None:
                 scores = live.scores(len(candidates))
                 assert [scores[i]["score"] for i in range(len(candidates))] == [item["score"] for item in expected]
                 assert [scores[i]["tokens"] for i in range(len(candidates))] == [item["tokens"] for item in expected]
+
+
+def test_partials_are_the_scores_of_what_came_before_the_peek(url: str, llama: Path) -> None:
+    """All candidates in turn, a peek behind every piece, and the same final scores as ever."""
+    draw = random.Random(11)
+    ids = PromptEncoder.from_directory(llama)._encode_text(TEXTS[4])
+    candidates: list[Any] = [*TEXTS, ids, [*ids[:20], 2]]
+    left = [cut(draw, candidate) for candidate in candidates]
+    so_far: list[Any] = [candidate[:0] for candidate in candidates]
+    asked, partials = list[Any](), list[dict[str, Any]]()
+    with Live(url) as live:
+        while any(left):
+            writing = [index for index, pieces in enumerate(left) if pieces]
+            for index in writing:
+                so_far[index] = so_far[index] + left[index][0]
+                live.write(index, [left[index].pop(0)], end=False)
+                live.send(type="peek", index=index)
+            answers = {frame["index"]: frame for frame in (live.receive() for _ in writing)}
+            assert {frame["type"] for frame in answers.values()} == {"partial"}
+            asked += [so_far[index] for index in writing]
+            partials += [answers[index] for index in writing]
+        for index in range(len(candidates)):
+            live.send(type="end", index=index)
+        scores = live.scores(len(candidates))
+    wire = [c if isinstance(c, str) else {"token_ids": c} for c in (*asked, *candidates)]
+    expected = [(item["score"], item["tokens"]) for item in posted(url, wire)]
+    assert [(frame["score"], frame["tokens"]) for frame in partials] == expected[: len(asked)]
+    assert [(scores[i]["score"], scores[i]["tokens"]) for i in range(len(candidates))] == expected[len(asked) :]
+
+
+def test_a_character_in_two_pieces_is_one(url: str) -> None:
+    """JSON spells it as two of 16 bits; a peek between them sees the text before it."""
+    before, text = "so ", "so 🙂🙂 it is 7"
+    units = [chr(int.from_bytes(pair, "little")) for pair in batched(text.encode("utf-16-le"), 2)]
+    assert len(units) == len(text) + 2
+    whole, part = posted(url, [text, before])
+    with Live(url) as live:
+        live.write(0, units[:4], end=False)
+        live.send(type="peek", index=0)
+        assert live.receive() == {"type": "partial", **part, "index": 0}
+        live.write(0, units[4:])
+        assert live.scores(1)[0] == {"type": "score", **whole}
 
 
 def test_most_is_computed_before_the_end(url: str) -> None:

@@ -9,59 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
-from pydantic import SecretStr
 from reward.live_client import MESSAGES, Live
-from reward.models import ArithmeticModel
-from reward.publishing import promote, publish_reward
-from reward.serving import serve, wait_for, wait_until_ready
+from reward.live_world import Service, services
+from reward.serving import wait_for
 from websockets.exceptions import InvalidStatus
 
 from acemath_prompts import PromptEncoder
 from acemath_registry import Registry
-from acemath_reward.app import create_app
-from acemath_reward.settings import RewardSettings
 from acemath_web.draining import DrainingServer
-
-
-class Service:
-    """A running service, its application and its model."""
-
-    def __init__(self, url: str, app: FastAPI, model: ArithmeticModel) -> None:
-        self.url, self.app, self.model = url, app, model
-
-    def metric(self, line: str) -> float:
-        text = httpx.get(self.url + "/metrics", verify=False).text
-        return float(next(x for x in text.splitlines() if x.startswith(f"acemath_reward_{line} ")).split()[-1])
-
-    def held(self) -> int:
-        """Bytes of live sessions and tokens that wait."""
-        return self.model.live_bytes + int(self.metric("queue_tokens")) + int(self.metric("live_sessions"))
 
 
 @pytest.fixture
 def start(tmp_path: Path, registry: Registry, llama: Path) -> Iterator[Callable[..., Service]]:
-    promote(registry, publish_reward(registry, llama), tmp_path)
-    running: list[tuple[Any, Service]] = []
-
-    def start_service(key: str | None = None, **options: Any) -> Service:
-        model = ArithmeticModel(max_tokens=320)
-        settings = RewardSettings(
-            registry_root=registry.root, cache_dir=tmp_path / "cache", poll_seconds=0.05, **options
-        )
-        app = create_app(settings, lambda directory: model, SecretStr(key) if key else None)
-        context = serve(app)
-        running.append((context, Service(context.__enter__(), app, model)))
-        wait_until_ready(running[-1][1].url)
-        return running[-1][1]
-
-    yield start_service
-    for context, service in running:
-        service.model.hold.set()
-        context.__exit__(None, None, None)
+    with services(tmp_path, registry, llama) as start_service:
+        yield start_service
 
 
 @pytest.fixture
@@ -120,7 +83,10 @@ def test_a_deadline_ends_a_connection(service: Service) -> None:
         ('{"type": "piece", "index": -1, "text": "x"}', "invalid_request", "index"),
         ('{"type": "piece", "index": 1e99, "text": "x"}', "invalid_request", "index"),
         ('{"type": "piece", "index": 256, "text": "x"}', "invalid_request", "index"),
-        ('{"type": "piece", "index": 0, "text": "\\ud800"}', "invalid_request", None),
+        ('{"type": "piece", "index": 0, "text": "\\ud800", "weight": 3}', "invalid_request", None),
+        ('{"type": "piece", "index": "0", "text": "\\ud800"}', "invalid_request", "index"),
+        ('{"type": "open", "messages": [{"role": "user", "content": "\\udc00"}]}', "invalid_request", None),
+        ("[" * 100_000 + '"\\ud800"', "invalid_request", None),
         ('{"type": "piece", "index": 0, "token_ids": []}', "invalid_request", "token_ids"),
         ('{"type": "piece", "index": 0, "token_ids": [true]}', "invalid_request", "token_ids.0"),
         ('{"type": "end", "index": 7}', "invalid_request", "index"),
@@ -165,12 +131,17 @@ def test_a_bad_opening_is_refused(service: Service, opening: dict[str, Any], cod
     wait_for(lambda: service.held() == 0)
 
 
-@pytest.mark.parametrize("pieces", [[[5, 1, 6]], [[2], [5]], [[384]], [[10**30]], ["a ", [5]], [[5], "a"]])
+TORN = [["\ud83d"], ["7", "\ud83d"], ["\ude42"], ["\ud83d", "7"], ["a\ud83d\ud83d", "\ude42"], ["\ude42\ud83d"]]
+
+
+@pytest.mark.parametrize("pieces", [[[5, 1, 6]], [[2], [5]], [[384]], [[10**30]], ["a ", [5]], [[5], "a"], *TORN])
 def test_a_bad_candidate_fails_alone(service: Service, pieces: list[Any]) -> None:
     with Live(service.url) as live:
         live.write(0, pieces)
         frame = live.receive()
         assert (frame["type"], frame["index"], frame["code"]) == ("error", 0, "invalid_request")
+        if pieces in TORN:
+            assert frame["param"] == "text" and "candidate 0" in frame["message"] and "surrogate" in frame["message"]
         live.write(1, ["7"])
         assert live.scores(1)[1]
 

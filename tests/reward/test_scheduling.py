@@ -19,7 +19,7 @@ from acemath_reward.batcher import Batcher
 from acemath_reward.batching import Encoded
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import SMALLEST_PASS, Pace
-from acemath_reward.seats import HEAD_START, Outcome, Seat
+from acemath_reward.seats import HEAD_START, Outcome, Peeked, Seat
 from acemath_reward.tickets import Engine, Ticket
 
 LATER = Deadline.after(3600)
@@ -98,6 +98,24 @@ async def test_a_finished_candidate_goes_before_cells_that_nobody_waits_for(benc
     await scores(held)
     assert bench.model.passes[1] == [(7,)], "by itself, so that the pass is short"
     for seat in (slow, quick):
+        bench.batcher.leave(seat)
+
+
+async def test_a_peek_is_waited_for_and_goes_behind_what_is_finished(bench: Bench) -> None:
+    held, peeked, quick = await bench.hold(), bench.open(()), bench.open(())
+    bench.batcher.extend(peeked, 0, range(100, 121))
+    bench.batcher.peek(peeked, 0, [9])
+    assert peeked.waiting == 21 + 6, "the candidate's, and what the peek computes beside them"
+    bench.batcher.extend(quick, 0, [7])
+    bench.batcher.finish(quick, 0)
+    bench.model.hold.set()
+    assert await bench.hear() == (0, score_of((), (7,)))
+    assert await bench.hear() == (0, Peeked(score_of((), (*range(100, 121), 9))))
+    await scores(held)
+    cells = [tuple(range(100, 108)), tuple(range(108, 116))]
+    assert bench.model.passes[1:] == [[(7,), *cells], [(*range(116, 121), 9)]], "whole cells first, and kept"
+    assert peeked.waiting == 5
+    for seat in (peeked, quick):
         bench.batcher.leave(seat)
 
 

@@ -73,24 +73,26 @@ class GrowingTurn:
             self._held.append(text)
             return []
         self._held.append(text[:cut])
-        ids = self._release("".join(self._held))
-        self._held = [text[cut:]]
+        ids = self._ids("".join(self._held))
+        self._held, self._released = [text[cut:]], True
         return ids
 
     def end(self) -> list[int]:
-        """The remaining ids, those that the template puts behind the turn among them."""
+        """The remaining ids if the text ends here, those that the template puts behind the turn among them.
+
+        Changes nothing: more text may follow, as if nobody had asked.
+        """
         rest = "".join(self._held)
         rest = rest.rstrip() if self._turn.trims else rest
-        return [*self._release(rest + self._turn.tail), *self._turn.after]
+        return [*self._ids(rest + self._turn.tail), *self._turn.after]
 
     def _last_cut(self, text: str) -> int | None:
         places = [match.start() for match in self._cuts.finditer(self._last + text)]
         return places[-1] - len(self._last) if places else None
 
-    def _release(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> list[int]:
         if self._released:
             return self._encode(text)
-        self._released = True
         return [*self._turn.before, *self._encode(self._turn.head + text)]
 
 

@@ -7,7 +7,6 @@ goes first. What fails, fails alone; see `passes`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -20,6 +19,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, Unavailable
 from acemath_reward.admission import Admission, Backlog, QueueLimits
 from acemath_reward.batching import Encoded, choose, cost
+from acemath_reward.errands import Errand
 from acemath_reward.long_calls import LongCall, LongCalls, is_long
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import Pace
@@ -150,6 +150,12 @@ class Batcher:
             seat.finish(candidate)
             self._rouse(seat)
 
+    def peek(self, seat: Seat, candidate: int, closing: Sequence[int]) -> None:
+        """A partial score is wanted (`Peeked`). Raises `LiveError` as `LiveSession.peek`."""
+        with self._changed:
+            seat.peek(candidate, closing)
+            self._rouse(seat)
+
     def drop(self, seat: Seat, candidate: int) -> None:
         """Forget a candidate."""
         with self._changed:
@@ -171,23 +177,13 @@ class Batcher:
 
     async def call(self, function: Callable[[], _T]) -> _T:
         """Run `function` on the engine's thread, between two passes."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_T] = loop.create_future()
-
-        def run() -> None:
-            try:
-                result = function()
-            except Exception as error:
-                loop.call_soon_threadsafe(_set_exception, future, error)
-            else:
-                loop.call_soon_threadsafe(_set_result, future, result)
-
+        errand = Errand(function)
         with self._changed:
             if self._closing:
                 raise self._stopping()
-            self._calls.append(run)
+            self._calls.append(errand.run)
             self._changed.notify()
-        return await future
+        return await errand.result
 
     def retry_after(self) -> float:
         """Seconds in which the engine, at its measured speed, works off what waits."""
@@ -263,7 +259,7 @@ class Batcher:
         live = tuple(item for item in items if isinstance(item, LiveItem))
         self._waiting.take(whole)
         for item in live:
-            item.seat.taken(item.due.candidate, item.due.cell.tokens)
+            item.seat.taken(item.due)
         for seat in {item.seat for item in live}:
             if isinstance(seat, LongCall):
                 self._queue(seat.feed(), seat.ticket)
@@ -288,13 +284,3 @@ class Batcher:
 
 def _engine(item: Item | LiveItem) -> Engine:
     return item.ticket.engine if isinstance(item, Item) else item.seat.engine
-
-
-def _set_result(future: asyncio.Future[_T], result: _T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[_T], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -93,10 +93,10 @@ class LongCall(Seat):
             before += part.cell.tokens
         return found
 
-    def taken(self, candidate: int | None, tokens: int) -> None:
+    def taken(self, due: DueCell) -> None:
         """See `Seat`."""
-        super().taken(candidate, tokens)
-        self._done += tokens
+        super().taken(due)
+        self._done += due.cell.tokens
 
     def begun(self) -> float | None:
         """See `Ticket`."""
@@ -117,7 +117,7 @@ class LongCall(Seat):
         if isinstance(outcome, ServiceError):
             self._owed.clear()  # they have failed, and are not cancelled by the caller that leaves now
             self.ticket.deliver(outcome, 0.0)
-        elif candidate is not None:
+        elif candidate is not None and isinstance(outcome, float):  # nobody peeks into a call
             self._owed.discard(candidate)
             self.ticket.deliver(Part(((candidate, outcome),)), 0.0)
 

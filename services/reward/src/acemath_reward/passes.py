@@ -13,7 +13,7 @@ from acemath_reward.batching import group
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.pace import Pace
 from acemath_reward.ports import Cell
-from acemath_reward.seats import LiveItem, Outcome, Seat
+from acemath_reward.seats import LiveItem, Outcome, Peeked, Seat
 from acemath_reward.tickets import Engine, Part, Ticket
 from acemath_reward.waiting import Item
 
@@ -133,7 +133,11 @@ class PassRunner:
 
     def _deliver_live(self, items: Sequence[LiveItem], values: Sequence[float | None]) -> None:
         for item, value in zip(items, values, strict=True):
-            if item.due.cell.scored and item.due.candidate is not None and value is not None:
+            if not item.due.cell.scored or item.due.candidate is None or value is None:
+                continue
+            if item.due.peek:
+                item.seat.deliver(item.due.candidate, Peeked(value))
+            else:
                 self._deliver_score(item.seat, item.due.candidate, value)
 
     def _deliver_score(self, seat: Seat, candidate: int, value: float) -> None:

@@ -71,10 +71,12 @@ class DueCell:
     Attributes:
         candidate: whose tokens it computes; None for the prompt's.
         cell: what `forward` takes.
+        peek: it is part of a peek, and a score that comes of it is a partial one.
     """
 
     candidate: int | None
     cell: Cell
+    peek: bool = False
 
 
 class LiveSession(Protocol):
@@ -102,17 +104,36 @@ class LiveSession(Protocol):
     def finish(self, candidate: int) -> None:
         """No more ids come: its last cell becomes due, and the pass that computes it gives its score.
 
+        A peek of it that has no score yet is dropped.
+
         Raises:
             CandidateEnded: it has no ids, was finished or dropped before, or the session is closed.
         """
         ...
 
+    def peek(self, candidate: int, closing: Sequence[int]) -> int:
+        """Ask what a candidate were worth that ended here: with its ids so far, of which there may be none, and these.
+
+        Cells become due, the last of which gives the number that the whole has; more ids, and `finish`, may follow at
+        once, and neither ids nor score of the candidate itself are changed.
+
+        Returns:
+            Rows that are computed for it, the candidate's own cells and the prompt not among them.
+
+        Raises:
+            LiveBudgetExceeded: what is kept between its cells does not fit the byte budget.
+            SequenceTooLong: prompt, ids and closing would exceed `max_tokens`.
+            PeekPending: an earlier one of this candidate has no score yet.
+            CandidateEnded: there are no ids, the candidate was finished or dropped, or the session is closed.
+        """
+        ...
+
     def drop(self, candidate: int) -> None:
-        """Forget a candidate and free what it holds; one that is unknown or scored is left as it is."""
+        """Forget a candidate, its peek too, and free what they hold; one that is unknown or scored is left as it is."""
         ...
 
     def due(self) -> list[DueCell]:
-        """What can be computed now: the prompt's cells first, then each candidate's in order.
+        """What can be computed now: the prompt's cells first, then each candidate's in order, then those of peeks.
 
         Nothing is due twice once it was computed. A pass may take any beginning of each candidate's cells, with all of
         the prompt's before them. Call it on the thread that calls `forward`: cells that are handed in a second time, or
@@ -267,3 +288,7 @@ class SequenceTooLong(LiveError):
 
 class CandidateEnded(LiveError):
     """The candidate takes no more ids, or has none to be scored."""
+
+
+class PeekPending(LiveError):
+    """The candidate's earlier peek has no score yet."""

@@ -52,6 +52,16 @@ class Track:
         """Whether its cells can no longer be computed."""
         return self.closed or (self.parent is not None and self.parent.closed)
 
+    def beginning(self, tokens: int) -> tuple[Tensor, ...]:
+        """What is kept of its first `tokens`, as it lies in memory: nothing is copied."""
+        parts: list[Tensor] = []
+        for part in self.kept:
+            if tokens <= 0:
+                break
+            parts.append(part if part.shape[1] <= tokens else part[:, :tokens])
+            tokens -= part.shape[1]
+        return tuple(parts)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GridCell:

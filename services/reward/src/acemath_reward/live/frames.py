@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from acemath_core.errors import InvalidRequest
-from acemath_core.wire import Text, Turn, Wire
+from acemath_core.wire import Turn, Wire
 from acemath_web.errors import from_validation
+
+_LONE = re.compile(r"\\u[dD][89a-fA-F]")  # at least as a half of a pair
+_TORN_FIELDS = {"type", "index", "text"}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("Input should be a valid string")
+    return value
+
+
+PieceText = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})]
+"""Part of a text; where pieces meet, a pair of surrogates may be split."""
 
 
 class _Frame(Wire):
@@ -29,7 +52,7 @@ class Piece(_Frame):
 
     type: Literal["piece"]
     index: Annotated[int, Field(ge=0)]
-    text: Text | None = None
+    text: PieceText | None = None
     token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
@@ -46,6 +69,13 @@ class End(_Frame):
     index: Annotated[int, Field(ge=0)]
 
 
+class Peek(_Frame):
+    """What were the candidate worth if it ended here? More pieces, more peeks and its end may follow."""
+
+    type: Literal["peek"]
+    index: Annotated[int, Field(ge=0)]
+
+
 class Score(_Frame):
     """A candidate's score, as in `POST /v1/score`."""
 
@@ -53,6 +83,15 @@ class Score(_Frame):
     index: int
     score: float
     tokens: int = Field(description="tokens of context and candidate together")
+
+
+class Partial(_Frame):
+    """The answer to a peek: what `POST /v1/score` gives for what came of the candidate before the peek."""
+
+    type: Literal["partial"] = "partial"
+    index: int
+    score: float
+    tokens: int = Field(description="tokens of context and that much of the candidate together")
 
 
 class Error(_Frame):
@@ -66,7 +105,8 @@ class Error(_Frame):
     retry_after: float | None = None
 
 
-ClientFrame = Open | Piece | End
+ClientFrame = Open | Piece | End | Peek
+ServerFrame = Score | Partial | Error
 _FRAMES: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(discriminator="type")])
 
 
@@ -77,6 +117,20 @@ def read_frame(text: str) -> ClientFrame:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
-            raise InvalidRequest("the message is not valid JSON") from error
+            return _torn_piece(text)
         field = first["loc"][1:]  # behind the frame's type
         raise from_validation([{**first, "loc": field}]) from error
+
+
+def _torn_piece(text: str) -> Piece:
+    """A piece that ends or begins inside a pair of surrogates: JSON, but none that pydantic's parser takes."""
+    try:
+        frame = json.loads(text) if _LONE.search(text) else None
+    except (ValueError, RecursionError):
+        frame = None
+    if not isinstance(frame, dict) or frame.get("type") != "piece" or not _TORN_FIELDS.issuperset(frame):
+        raise InvalidRequest("the message is not valid JSON, or holds a lone surrogate outside a piece's text")
+    try:
+        return Piece.model_validate(frame)
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False, include_input=False, include_context=False)) from error

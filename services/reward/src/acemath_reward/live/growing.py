@@ -6,6 +6,7 @@ once the ids that are certain differ from the prompt's or go beyond them; until 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,9 @@ from acemath_prompts import GrowingTurn, OpenTurn
 from acemath_reward.encoding import Vocabulary
 from acemath_reward.live.frames import Piece
 from acemath_reward.ports import TokenIds
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HIGH = re.compile("[\ud800-\udbff]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,27 @@ class LiveContext:
     turn_end: TokenIds
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is left of a candidate that ends here.
+
+    Attributes:
+        cut: how many of the prompt's ids it begins with.
+        ids: behind `cut`, and not given before; at least one.
+        tokens: of the whole conversation.
+    """
+
+    cut: int
+    ids: list[int]
+    tokens: int
+
+
 class _Source(Protocol):
     @property
     def held(self) -> int: ...
+
+    @property
+    def torn(self) -> bool: ...
 
     def add(self, piece: Piece) -> list[int]: ...
 
@@ -46,21 +68,42 @@ class _Source(Protocol):
 class _TextSource:
     def __init__(self, turn: GrowingTurn, max_chars: int) -> None:
         self._turn, self._max_chars, self._chars = turn, max_chars, 0
+        self._half = ""  # of a character that a piece ended in
 
     @property
     def held(self) -> int:
         return self._turn.held
 
+    @property
+    def torn(self) -> bool:
+        return bool(self._half)
+
     def add(self, piece: Piece) -> list[int]:
         if piece.text is None:
             raise InvalidRequest(f"candidate {piece.index} began as text; send its token_ids from its beginning")
-        self._chars += len(piece.text)
+        text, self._half = _joined(piece.index, self._half + piece.text)
+        self._chars += len(text)
         if self._chars > self._max_chars:
             raise TooLarge(f"candidate {piece.index} has {self._chars} characters; a text may have {self._max_chars}")
-        return self._turn.add(piece.text)
+        return self._turn.add(text)
 
     def end(self) -> list[int]:
         return self._turn.end()
+
+
+def _joined(index: int, text: str) -> tuple[str, str]:
+    """The text with each pair of surrogates as the character that it is, and the half that it ends in.
+
+    JSON spells a character beyond U+FFFF as two of 16 bits, and a writer may end a piece between them.
+    """
+    if not _SURROGATE.search(text):
+        return text, ""
+    half = text[-1] if _HIGH.search(text) else ""
+    try:
+        return text[: len(text) - len(half)].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), half
+    except UnicodeDecodeError as error:
+        message = f"candidate {index}: text holds a lone surrogate, which is no Unicode text"
+        raise InvalidRequest(message, param="text") from error
 
 
 class _IdSource:
@@ -77,6 +120,10 @@ class _IdSource:
     def held(self) -> int:
         return len(self._held)
 
+    @property
+    def torn(self) -> bool:
+        return False
+
     def add(self, piece: Piece) -> list[int]:
         if piece.token_ids is None:
             raise InvalidRequest(f"candidate {piece.index} began as token_ids; send its text from its beginning")
@@ -84,14 +131,11 @@ class _IdSource:
         self._held = [ids.pop()] if ids[-1] in self._ends else []
         for token in ids:
             self._check(piece.index, token)
-        return [*self._before(), *ids]
+        before, self._first = self._first, ()
+        return [*before, *ids]
 
     def end(self) -> list[int]:
-        return [*self._before(), *self._context.turn_end]
-
-    def _before(self) -> Sequence[int]:
-        before, self._first = self._first, ()
-        return before
+        return [*self._first, *self._context.turn_end]
 
     def _check(self, index: int, token: int) -> None:
         if token >= self._vocabulary.size:
@@ -132,25 +176,37 @@ class GrowingCandidate:
 
     def add(self, piece: Piece) -> list[int]:
         """The ids behind `cut` that are certain now. Raises `InvalidRequest` or `TooLarge` (a `ServiceError`)."""
-        return self._behind_cut(self._source.add(piece), ended=False)
-
-    def end(self) -> list[int]:
-        """The rest of them; at least the candidate's last id was not given before."""
-        return self._behind_cut(self._source.end(), ended=True)
-
-    def _behind_cut(self, ids: list[int], *, ended: bool) -> list[int]:
+        ids = self._source.add(piece)
         self.tokens += len(ids)
         if self.cut is not None:
             return ids
         self._undecided += ids
-        self.cut = self._parting(ended)
+        self.cut = self._parting(self._undecided, ended=False)
         if self.cut is None:
             return []
         known, self._undecided = self._undecided[self.cut :], []
         return known
 
-    def _parting(self, ended: bool) -> int | None:
-        whole, prompt = self._undecided, self._prompt
+    def ending(self) -> Ending:
+        """The rest, if it ended here, before a character of which only a half came. Changes nothing."""
+        ids = self._source.end()
+        tokens = self.tokens + len(ids)
+        if self.cut is not None:
+            return Ending(self.cut, ids, tokens)
+        whole = self._undecided + ids
+        cut = self._parting(whole, ended=True)
+        assert cut is not None, "the end decides it"
+        return Ending(cut, whole[cut:], tokens)
+
+    def end(self, index: int) -> Ending:
+        """The rest; it ends here. Raises `InvalidRequest` when it ends inside a character."""
+        if self._source.torn:
+            message = f"candidate {index}: text ends in a lone surrogate, the first half of a character"
+            raise InvalidRequest(message, param="text")
+        return self.ending()
+
+    def _parting(self, whole: Sequence[int], *, ended: bool) -> int | None:
+        prompt = self._prompt
         limit = min(len(prompt), len(whole))
         differs = next((i for i in range(limit) if prompt[i] != whole[i]), None)
         if differs is not None:

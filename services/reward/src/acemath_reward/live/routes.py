@@ -4,13 +4,18 @@ The client opens, hands candidates over in pieces, ends each, and closes when it
 
     ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null}    first, once
     ->  {"type": "piece", "index": 0, "text": "…"}    or    {"type": "piece", "index": 0, "token_ids": […]}
+    ->  {"type": "peek", "index": 0}
+    <-  {"type": "partial", "index": 0, "score": …, "tokens": …}
     ->  {"type": "end", "index": 0}
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
     <-  {"type": "error", "index": 0 | null, "code": "…", "message": "…", "param": … | null, "retry_after": … | null}
 
-An error with an index is one candidate's, and the others go on. Without one it is the last frame, and the connection is
-closed: 1008 for what the client did, or did not do in time, 1001 when the service stops, 1013 when it is full or not
-ready, 1011 when it failed. Without the internal key the handshake is answered with 403.
+A peek asks what a candidate were worth if it ended there: the score of what came of it before. One at a time for each
+candidate; one that is not answered when its candidate ends is dropped. It changes nothing of the candidate itself.
+
+An error with an index is one candidate's, which is given up, and the others go on. Without one it is the last frame,
+and the connection is closed: 1008 for what the client did, or did not do in time, 1001 when the service stops, 1013
+when it is full or not ready, 1011 when it failed. Without the internal key the handshake is answered with 403.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, InvalidRequest, ServiceError
-from acemath_reward.live.frames import Error, Open, Piece, Score, read_frame
+from acemath_reward.live.frames import Open, Partial, Peek, Piece, ServerFrame, read_frame
 from acemath_reward.live.service import LiveService
 from acemath_reward.live.session import LiveScoring, error_frame
 from acemath_reward.metrics import RewardMetrics
@@ -74,8 +79,8 @@ class _Exchange:
 
     def __init__(self, websocket: WebSocket, service: LiveService, idle_seconds: float, metrics: RewardMetrics) -> None:
         self._websocket, self._service, self._idle, self._metrics = websocket, service, idle_seconds, metrics
-        # At most one frame for each candidate and one for the end: bounded by the number of candidates.
-        self._outgoing: asyncio.Queue[Score | Error | ServiceError] = asyncio.Queue()
+        # At most a partial and a score or an error for each candidate, and one for the end: bounded by their number.
+        self._outgoing: asyncio.Queue[ServerFrame | ServiceError] = asyncio.Queue()
 
     async def run(self) -> None:
         """Serve the connection; whatever ends it is told to the client and counted."""
@@ -94,7 +99,7 @@ class _Exchange:
         opening = await self._first_frame()
         deadline = self._service.deadline(opening)
         async with self._service.opened(opening, deadline, self._outgoing.put_nowait) as scoring:
-            parts = [self._read(scoring, deadline), self._write(), self._stop()]
+            parts = [self._read(scoring, deadline), self._write(scoring), self._stop()]
             running = [asyncio.ensure_future(part) for part in parts]
             try:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +128,10 @@ class _Exchange:
             frame = read_frame(text)
             if isinstance(frame, Open):
                 raise InvalidRequest("a connection is opened once", param="type")
-            await (scoring.piece(frame) if isinstance(frame, Piece) else scoring.end(frame))
+            if isinstance(frame, Piece):
+                await scoring.piece(frame)
+            else:
+                await (scoring.peek(frame) if isinstance(frame, Peek) else scoring.end(frame))
 
     async def _next(self, scoring: LiveScoring, deadline: Deadline) -> str | None:
         """The next message; None when it is time to look at the clock again."""
@@ -148,11 +156,13 @@ class _Exchange:
             raise InvalidRequest("frames are JSON in text messages")
         return text
 
-    async def _write(self) -> None:
+    async def _write(self, scoring: LiveScoring) -> None:
         while True:
             frame = await self._outgoing.get()
             if isinstance(frame, ServiceError):
                 raise frame
+            if isinstance(frame, Partial):
+                scoring.told(frame.index)
             await self._send(frame)
 
     async def _stop(self) -> None:
@@ -173,7 +183,7 @@ class _Exchange:
                 await self._websocket.close(code)
         return "idle" if idle else _ENDS.get(error.code, "refused")
 
-    async def _send(self, frame: Score | Error) -> None:
+    async def _send(self, frame: ServerFrame) -> None:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._websocket.send_text(frame.model_dump_json())

@@ -12,7 +12,7 @@ from acemath_core.prompts import ChatMessage, reward_context
 from acemath_prompts import TemplateError
 from acemath_reward.batcher import Batcher
 from acemath_reward.encoding import Vocabulary, check_text
-from acemath_reward.live.frames import Error, Open, Score
+from acemath_reward.live.frames import Open, ServerFrame
 from acemath_reward.live.growing import LiveContext
 from acemath_reward.live.session import ConnectionLimits, LiveScoring
 from acemath_reward.metrics import RewardMetrics
@@ -52,7 +52,7 @@ class LiveService:
 
     @asynccontextmanager
     async def opened(
-        self, opening: Open, deadline: Deadline, send: Callable[[Score | Error | ServiceError], None]
+        self, opening: Open, deadline: Deadline, send: Callable[[ServerFrame | ServiceError], None]
     ) -> AsyncIterator[LiveScoring]:
         """A connection's scoring; leaving the block frees it.
 

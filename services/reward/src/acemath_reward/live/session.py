@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +21,11 @@ from acemath_core.errors import (
     Unavailable,
 )
 from acemath_reward.batcher import Batcher
-from acemath_reward.live.frames import End, Error, Piece, Score
+from acemath_reward.live.frames import End, Error, Partial, Peek, Piece, Score, ServerFrame
 from acemath_reward.live.growing import GrowingCandidate, LiveContext
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import LiveBudgetExceeded, LiveError, SequenceTooLong
-from acemath_reward.seats import Outcome, Seat
+from acemath_reward.seats import Outcome, Peeked, Seat
 from acemath_reward.tickets import Engine
 
 _T = TypeVar("_T")
@@ -80,13 +81,15 @@ class LiveScoring:
         batcher: Batcher,
         limits: ConnectionLimits,
         metrics: RewardMetrics,
-        send: Callable[[Score | Error | ServiceError], None],
+        send: Callable[[ServerFrame | ServiceError], None],
         off_loop: OffLoop,
     ) -> None:
         self._engine, self._context, self._deadline, self._batcher = engine, context, deadline, batcher
         self._limits, self._metrics, self._send, self._off_loop = limits, metrics, send, off_loop
         self._growing: dict[int, GrowingCandidate] = {}
         self._owed: dict[int, int] = {}  # ended candidates without a score, and their tokens
+        self._peeked: dict[int, tuple[int, float]] = {}  # without a partial score: their tokens, and since when
+        self._untold: set[int] = set()  # with one that is not on its way to the client yet
         self._ended: set[int] = set()
         self._failed: set[int] = set()
         self._seats: dict[int, Seat] = {}
@@ -102,8 +105,8 @@ class LiveScoring:
 
     @property
     def owes(self) -> bool:
-        """Whether a candidate waits for its score."""
-        return bool(self._owed)
+        """Whether a candidate waits for its score, or a peek for its answer."""
+        return bool(self._owed or self._peeked)
 
     async def piece(self, piece: Piece) -> None:
         """Take a piece in. A candidate that cannot be scored is answered with an error of its own.
@@ -132,16 +135,47 @@ class LiveScoring:
         if growing is None:
             raise InvalidRequest(f"candidate {end.index} has no pieces, or was ended before", param="index")
         self._ended.add(end.index)
+        self._forget_peek(end.index, "dropped")
         with self._failing_alone(end.index):
-            self._extend(end.index, growing, await self._encode(growing.held, growing.end))
-            assert growing.cut is not None, "the end decides it"
-            self._owed[end.index] = growing.tokens
-            self._batcher.finish(self._seat(growing.cut), end.index)
+            ending = await self._encode(growing.held, partial(growing.end, end.index))
+            seat = self._seat(ending.cut)
+            self._batcher.extend(seat, end.index, ending.ids)
+            self._owed[end.index] = ending.tokens
+            self._batcher.finish(seat, end.index)
+            for other in self._seats.values():
+                if other is not seat:  # which it peeked at before its cut was certain
+                    self._batcher.drop(other, end.index)
+
+    async def peek(self, peek: Peek) -> None:
+        """Answer with what a candidate were worth if it ended here, as long as it does not end before that.
+
+        Raises:
+            InvalidRequest: the candidate never began, or ended before.
+        """
+        self.active = time.monotonic()
+        if peek.index in self._failed:
+            return
+        growing = self._growing.get(peek.index)
+        if growing is None:
+            raise InvalidRequest(f"candidate {peek.index} has no pieces, or was ended before", param="index")
+        with self._failing_alone(peek.index):
+            if peek.index in self._peeked or peek.index in self._untold:
+                message = f"candidate {peek.index} has a peek that is not answered yet; wait for its partial"
+                raise InvalidRequest(message, param="index")
+            ending = await self._encode(growing.held, growing.ending)
+            self._peeked[peek.index] = ending.tokens, self.active
+            self._batcher.peek(self._seat(ending.cut), peek.index, ending.ids)
+
+    def told(self, index: int) -> None:
+        """The candidate's partial score is on its way; so no more than one of them ever waits for a slow reader."""
+        self._untold.discard(index)
 
     def close(self) -> None:
         """Free everything; what is not scored yet is not scored."""
         cancelled = len(self._owed) + len(self._growing)
         self._metrics.candidates.labels("cancelled").inc(cancelled)
+        for index in list(self._peeked):
+            self._forget_peek(index, "dropped")
         for seat in self._seats.values():
             self._batcher.leave(seat)
         self._seats.clear()
@@ -154,12 +188,13 @@ class LiveScoring:
         if piece.index >= self._limits.candidates:
             message = f"index {piece.index}: a connection may have {self._limits.candidates} candidates"
             raise InvalidRequest(message, param="index")
-        self._bytes += len(piece.text.encode()) if piece.text is not None else 4 * len(piece.token_ids or ())
+        text, ids = piece.text or "", piece.token_ids or ()
+        self._bytes += len(text.encode("utf-8", "surrogatepass")) + 4 * len(ids)
         if self._bytes > self._limits.content_bytes:
             raise TooLarge(f"a connection may send {self._limits.content_bytes} bytes of candidates", param="text")
 
-    async def _encode(self, size: int, step: Callable[[], list[int]]) -> list[int]:
-        """The ids that a step gives; off the event loop when that takes long."""
+    async def _encode(self, size: int, step: Callable[[], _T]) -> _T:
+        """What a step gives; off the event loop when that takes long."""
         return step() if size <= _LARGE else await self._off_loop(step, self._deadline)
 
     @contextmanager
@@ -174,7 +209,7 @@ class LiveScoring:
             self._fail(index, error)
 
     def _extend(self, index: int, growing: GrowingCandidate, ids: list[int]) -> None:
-        if growing.cut is not None and ids:
+        if growing.cut is not None and ids and index not in self._failed:
             self._batcher.extend(self._seat(growing.cut), index, ids)
 
     def _seat(self, cut: int) -> Seat:
@@ -192,12 +227,32 @@ class LiveScoring:
             self._send(outcome if isinstance(outcome, ServiceError) else InternalError("a score of no candidate"))
         elif isinstance(outcome, ServiceError):
             self._fail(index, outcome)
+        elif isinstance(outcome, Peeked):
+            self._hear_partial(index, outcome.score)
         elif index in self._owed:
             self.active = time.monotonic()
             self._send(Score(index=index, score=outcome, tokens=self._owed.pop(index)))
 
+    def _hear_partial(self, index: int, score: float) -> None:
+        if index not in self._peeked:  # the candidate ended meanwhile
+            return
+        if not math.isfinite(score):
+            self._fail(index, InternalError("the model gave a partial score that is not a number"))
+            return
+        tokens, asked = self._peeked[index]
+        self._forget_peek(index, "answered")
+        self.active = time.monotonic()
+        self._metrics.live_partial_seconds.observe(self.active - asked)
+        self._untold.add(index)
+        self._send(Partial(index=index, score=score, tokens=tokens))
+
+    def _forget_peek(self, index: int, result: str) -> None:
+        if self._peeked.pop(index, None) is not None:
+            self._metrics.live_peeks.labels(result).inc()
+
     def _fail(self, index: int, error: ServiceError) -> None:
         """Give one candidate up; the others go on."""
+        self._forget_peek(index, "failed")
         self._growing.pop(index, None)
         self._owed.pop(index, None)
         self._failed.add(index)

@@ -1,7 +1,7 @@
 """Cells and live sessions of an engine that takes a candidate only as a whole.
 
-A live candidate costs nothing until it ends; then all of it is one cell. So a service with such an engine speaks the
-same protocols, without what they gain.
+A live candidate costs nothing until it ends, or until somebody peeks; then all of it is one cell. So a service with
+such an engine speaks the same protocols, without what they gain.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from acemath_reward.ports import (
     DueCell,
     LiveBudgetExceeded,
     LiveLimits,
+    PeekPending,
     PromptGroup,
     SequenceTooLong,
     TokenIds,
@@ -32,13 +33,13 @@ class WholeCell:
         prompt: ids before the candidate's.
         own: the candidate's.
         tokens: rows that the engine computes for it, the prompt's if no other cell of its group brings them.
-        session: which live session it ends a candidate of, and which candidate.
+        asked: the question of a live session that it answers.
     """
 
     prompt: TokenIds
     own: TokenIds
     tokens: int
-    session: tuple[WholeSession, int] | None = field(default=None, repr=False)
+    asked: tuple[WholeSession, _Question] | None = field(default=None, repr=False)
 
     @property
     def scored(self) -> bool:
@@ -56,12 +57,12 @@ class WholeCell:
         Raises:
             ValueError: it was given before.
         """
-        return self.session is None or self.session[0].wants(self.session[1])
+        return self.asked is None or self.asked[0].wants(self.asked[1])
 
     def done(self) -> None:
         """The score is there: free what was held for it."""
-        if self.session is not None:
-            self.session[0].computed(self.session[1])
+        if self.asked is not None:
+            self.asked[0].computed(self.asked[1])
 
 
 def whole_cells(group: PromptGroup) -> list[WholeCell]:
@@ -102,13 +103,20 @@ class LiveBytes:
 
 class _State(Enum):
     GROWING = "growing"
-    FINISHED = "finished"
+    ASKED = "asked"
     SCORED = "scored"
     DROPPED = "dropped"
 
 
-@dataclass(slots=True)
-class _Candidate:
+@dataclass(slots=True, eq=False)
+class _Question:
+    """What a candidate is worth, or were worth if it ended here.
+
+    Attributes:
+        ids: of the candidate; held until the question is answered.
+        state: how far it is.
+    """
+
     ids: list[int] = field(default_factory=list)
     state: _State = _State.GROWING
 
@@ -129,7 +137,8 @@ class WholeSession:
     def __init__(self, prompt: TokenIds, max_tokens: int, account: LiveBytes) -> None:
         self._prompt, self._max_tokens, self._bytes = prompt, max_tokens, account
         self._lock, self._closed, self._held = threading.Lock(), False, 0
-        self._candidates: dict[int, _Candidate] = {}
+        self._candidates: dict[int, _Question] = {}
+        self._peeks: dict[int, _Question] = {}
         self._check_length(len(prompt) + 1)
         self._take(len(prompt))
 
@@ -141,7 +150,7 @@ class WholeSession:
     def extend(self, candidate: int, ids: Sequence[int]) -> None:
         """Append ids."""
         with self._lock:
-            known = self._growing(candidate) or _Candidate()
+            known = self._growing(candidate) or _Question()
             self._check_length(len(self._prompt) + len(known.ids) + len(ids))
             self._take(len(ids))
             known.ids.extend(ids)
@@ -153,17 +162,35 @@ class WholeSession:
             known = self._growing(candidate)
             if known is None or not known.ids:
                 raise CandidateEnded(f"candidate {candidate} has no tokens to be scored")
-            known.state = _State.FINISHED
+            known.state = _State.ASKED
+            self._end(self._peeks.pop(candidate, None), _State.DROPPED)
+
+    def peek(self, candidate: int, closing: Sequence[int]) -> int:
+        """All of it is one more cell, which becomes due."""
+        with self._lock:
+            known = self._growing(candidate)
+            ids = [*(known.ids if known else ()), *closing]
+            if not ids:
+                raise CandidateEnded(f"candidate {candidate} has no tokens to be scored")
+            earlier = self._peeks.get(candidate)
+            if earlier is not None and earlier.state is _State.ASKED:
+                raise PeekPending(f"candidate {candidate} has a peek without a score")
+            self._check_length(len(self._prompt) + len(ids))
+            self._take(len(ids))
+            self._peeks[candidate] = _Question(ids, _State.ASKED)
+            return len(self._prompt) + len(ids)
 
     def drop(self, candidate: int) -> None:
         """Forget a candidate."""
         with self._lock:
-            self._end(candidate, _State.DROPPED)
+            self._end(self._peeks.pop(candidate, None), _State.DROPPED)
+            self._end(self._candidates.get(candidate), _State.DROPPED)
 
     def due(self) -> list[DueCell]:
-        """The finished candidates that have no score yet."""
+        """The finished candidates, and the peeks, that have no score yet."""
         with self._lock:
-            return [self._cell(i, c) for i, c in self._candidates.items() if c.state is _State.FINISHED]
+            finished = [self._cell(i, c) for i, c in self._candidates.items() if c.state is _State.ASKED]
+            return finished + [self._cell(i, p, peek=True) for i, p in self._peeks.items() if p.state is _State.ASKED]
 
     def close(self) -> None:
         """Free everything."""
@@ -172,35 +199,36 @@ class WholeSession:
                 self._closed = True
                 self._give(self._held // _ID_BYTES)
                 self._candidates.clear()
+                self._peeks.clear()
 
-    def wants(self, candidate: int) -> bool:
-        """Whether the candidate's score is still wanted.
+    def wants(self, question: _Question) -> bool:
+        """Whether a score is still wanted.
 
         Raises:
             ValueError: it was given before.
         """
         with self._lock:
-            known = self._candidates.get(candidate)
-            if known is not None and known.state is _State.SCORED:
-                raise ValueError(f"candidate {candidate} was scored before")
-            return known is not None and known.state is _State.FINISHED
+            if not self._closed and question.state is _State.SCORED:
+                raise ValueError("a cell was scored before")
+            return not self._closed and question.state is _State.ASKED
 
-    def computed(self, candidate: int) -> None:
-        """The candidate has its score."""
+    def computed(self, question: _Question) -> None:
+        """It has its score."""
         with self._lock:
-            self._end(candidate, _State.SCORED)
+            if not self._closed:
+                self._end(question, _State.SCORED)
 
-    def _end(self, candidate: int, state: _State) -> None:
-        known = self._candidates.get(candidate)
-        if known is not None and known.state in (_State.GROWING, _State.FINISHED):
+    def _end(self, known: _Question | None, state: _State) -> None:
+        if known is not None and known.state in (_State.GROWING, _State.ASKED):
             self._give(len(known.ids))
             known.state, known.ids = state, []
 
-    def _cell(self, index: int, candidate: _Candidate) -> DueCell:
-        own = tuple(candidate.ids)
-        return DueCell(index, WholeCell(self._prompt, own, len(self._prompt) + len(own), (self, index)))
+    def _cell(self, index: int, question: _Question, *, peek: bool = False) -> DueCell:
+        own = tuple(question.ids)
+        cell = WholeCell(self._prompt, own, len(self._prompt) + len(own), (self, question))
+        return DueCell(index, cell, peek)
 
-    def _growing(self, candidate: int) -> _Candidate | None:
+    def _growing(self, candidate: int) -> _Question | None:
         if self._closed:
             raise CandidateEnded("the session is closed")
         known = self._candidates.get(candidate)
