@@ -6,104 +6,20 @@ import asyncio
 import contextlib
 import json
 import resource
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Body, FastAPI, WebSocket
-from prometheus_client import CollectorRegistry
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from web.raw_service import ASK, PATIENCE, PROTOCOLS, RawService
 
-from acemath_web.auth import KeySet
-from acemath_web.connections import ConnectionLimits, guarded_protocol, within_file_limit
-from acemath_web.health import Readiness
-from acemath_web.service import create_service
-from doubles.servers import client_of, served
+from acemath_web.connections import within_file_limit
 
-PATIENCE = 60.0
-PROTOCOLS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
 HALF_HEAD = b"GET /livez HTTP/1.1\r\nhost: probe\r\nx-slow: "
 HALF_BODY = b"POST /echo HTTP/1.1\r\nhost: probe\r\ncontent-length: 10\r\n\r\nab"
-ASK = b"GET %b HTTP/1.1\r\nhost: probe\r\n\r\n"
-
-
-@contextlib.asynccontextmanager
-async def _no_lifespan(_: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-def _routes(begun: asyncio.Event, end: asyncio.Event) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/busy/{seconds}")
-    async def work(seconds: float) -> str:
-        begun.set()
-        await asyncio.sleep(seconds)
-        return "done"
-
-    @router.get("/held")
-    async def hold() -> str:
-        begun.set()
-        await end.wait()
-        return "done"
-
-    @router.post("/echo")
-    async def echo(body: Annotated[bytes, Body()]) -> int:
-        return len(body)
-
-    @router.websocket("/socket")
-    async def talk(socket: WebSocket) -> None:
-        await socket.accept()
-        await socket.send_text(await socket.receive_text())
-
-    return router
-
-
-class _Service:
-    """A service under limits, and raw connections to it."""
-
-    def __init__(self, protocol: type[asyncio.Protocol]) -> None:
-        self._protocol = protocol
-        self.begun, self.end = asyncio.Event(), asyncio.Event()
-        self.url = ""
-        self._writers: list[asyncio.StreamWriter] = []
-
-    @contextlib.asynccontextmanager
-    async def serving(self, **limits: Any) -> AsyncIterator[_Service]:
-        app = create_service(
-            name="probe",
-            routers=[_routes(self.begun, self.end)],
-            readiness=lambda: Readiness(True),
-            registry=CollectorRegistry(),
-            keys=KeySet([]),
-            lifespan=_no_lifespan,
-            max_body_bytes=1000,
-        )
-        async with served(app, http=guarded_protocol(ConnectionLimits(**limits), self._protocol)) as self.url:
-            try:
-                yield self
-            finally:
-                for writer in self._writers:
-                    writer.transport.abort()
-                await asyncio.sleep(0)
-
-    async def connect(self, sent: bytes) -> asyncio.StreamReader:
-        host, port = self.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        self._writers.append(writer)
-        writer.write(sent)
-        await writer.drain()
-        return reader
-
-    async def livez(self) -> int:
-        async with client_of(self.url) as http:
-            return (await http.get("/livez")).status_code
 
 
 @pytest.fixture(params=PROTOCOLS)
-def service(request: pytest.FixtureRequest) -> _Service:
-    return _Service(PROTOCOLS[request.param])
+def service(request: pytest.FixtureRequest) -> RawService:
+    return RawService(PROTOCOLS[request.param])
 
 
 async def _is_closed(reader: asyncio.StreamReader, seconds: float = 30.0) -> bool:
@@ -117,7 +33,7 @@ async def _is_closed(reader: asyncio.StreamReader, seconds: float = 30.0) -> boo
 
 
 @pytest.mark.parametrize("begin", [b"", HALF_HEAD, HALF_BODY], ids=["silent", "half a head", "half a body"])
-async def test_a_probe_is_answered_while_many_dawdle(service: _Service, begin: bytes) -> None:
+async def test_a_probe_is_answered_while_many_dawdle(service: RawService, begin: bytes) -> None:
     async with service.serving(connections=8) as at:
         slow = [await at.connect(begin) for _ in range(40)]
         for _ in range(3):
@@ -127,7 +43,7 @@ async def test_a_probe_is_answered_while_many_dawdle(service: _Service, begin: b
         assert not await _is_closed(slow[-1], 0.1), "the youngest keep theirs"
 
 
-async def test_what_is_being_worked_on_keeps_its_place(service: _Service) -> None:
+async def test_what_is_being_worked_on_keeps_its_place(service: RawService) -> None:
     async with service.serving(connections=4) as at:
         working = await at.connect(ASK % b"/held")
         await at.begun.wait()
@@ -138,7 +54,7 @@ async def test_what_is_being_worked_on_keeps_its_place(service: _Service) -> Non
         assert (await asyncio.wait_for(working.readuntil(b"done"), PATIENCE)).startswith(b"HTTP/1.1 200")
 
 
-async def test_when_every_place_is_at_work_the_new_one_is_closed(service: _Service) -> None:
+async def test_when_every_place_is_at_work_the_new_one_is_closed(service: RawService) -> None:
     async with service.serving(connections=2) as at:
         working = []
         for _ in range(2):
@@ -153,41 +69,41 @@ async def test_when_every_place_is_at_work_the_new_one_is_closed(service: _Servi
 
 
 @pytest.mark.parametrize("begin", [b"", HALF_HEAD, HALF_BODY], ids=["silent", "half a head", "half a body"])
-async def test_a_request_that_does_not_come_in_time_is_cut_off(service: _Service, begin: bytes) -> None:
+async def test_a_request_that_does_not_come_in_time_is_cut_off(service: RawService, begin: bytes) -> None:
     async with service.serving(receive_seconds=0.3) as at:
         assert await _is_closed(await at.connect(begin))
 
 
-async def test_a_byte_now_and_then_does_not_buy_time(service: _Service) -> None:
+async def test_a_byte_now_and_then_does_not_buy_time(service: RawService) -> None:
     async with service.serving(receive_seconds=0.5) as at:
         reader = await at.connect(HALF_HEAD)
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
-                at._writers[-1].write(b"x")
-                await at._writers[-1].drain()
+                at.writers[-1].write(b"x")
+                await at.writers[-1].drain()
                 if await _is_closed(reader, 0.1):
                     return
         pytest.fail("it bought ten seconds")
 
 
-async def test_the_time_is_the_callers_neither_the_work_nor_the_pause_after_it(service: _Service) -> None:
+async def test_the_time_is_the_callers_neither_the_work_nor_the_pause_after_it(service: RawService) -> None:
     async with service.serving(receive_seconds=0.3) as at:
         reader = await at.connect(ASK % b"/busy/0.4")
         for _ in range(2):
             await asyncio.wait_for(reader.readuntil(b"done"), PATIENCE)
             await reader.read(1)  # the closing quotation mark
             await asyncio.sleep(0.4)
-            at._writers[-1].write(ASK % b"/busy/0")
+            at.writers[-1].write(ASK % b"/busy/0")
         await asyncio.wait_for(reader.readuntil(b"done"), PATIENCE)
 
 
-async def test_a_head_without_end_is_cut_off(service: _Service) -> None:
+async def test_a_head_without_end_is_cut_off(service: RawService) -> None:
     async with service.serving(head_bytes=10_000) as at:
         reader = await at.connect(b"GET /livez HTTP/1.1\r\nhost: probe\r\n")
         with contextlib.suppress(ConnectionError):
             for number in range(2000):
-                at._writers[-1].write(b"x-%d: y\r\n" % number)
-                await at._writers[-1].drain()
+                at.writers[-1].write(b"x-%d: y\r\n" % number)
+                await at.writers[-1].drain()
         with contextlib.suppress(ConnectionError):
             answer = await asyncio.wait_for(reader.read(), PATIENCE)
             assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431")), answer
@@ -196,7 +112,7 @@ async def test_a_head_without_end_is_cut_off(service: _Service) -> None:
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b""], ids=["ended", "not ended"])
 @pytest.mark.parametrize("size", [70_000, 200_000, 2_000_000])
 async def test_a_head_over_the_limit_is_answered(size: int, end: bytes) -> None:
-    async with _Service(HttpToolsProtocol).serving() as at:
+    async with RawService(HttpToolsProtocol).serving() as at:
         reader = await at.connect(b"GET /livez HTTP/1.1\r\nhost: probe\r\nx-a: " + b"b" * size + end)
         head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 431 ") and b"connection: close" in head
@@ -205,7 +121,7 @@ async def test_a_head_over_the_limit_is_answered(size: int, end: bytes) -> None:
 
 
 async def test_a_refused_head_does_not_hold_its_place_for_ever(
-    service: _Service, monkeypatch: pytest.MonkeyPatch
+    service: RawService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("acemath_web.connections.TOTAL_SECONDS", 0.3)
     async with service.serving(head_bytes=10_000) as at:
@@ -213,12 +129,12 @@ async def test_a_refused_head_does_not_hold_its_place_for_ever(
         assert b" 431 " in await asyncio.wait_for(reader.read(), PATIENCE)
         with pytest.raises(ConnectionError):
             for _ in range(100):
-                at._writers[-1].write(b"x")
-                await at._writers[-1].drain()
+                at.writers[-1].write(b"x")
+                await at.writers[-1].drain()
                 await asyncio.sleep(0.05)
 
 
-async def test_the_limit_is_of_the_head_not_of_what_comes_with_it(service: _Service) -> None:
+async def test_the_limit_is_of_the_head_not_of_what_comes_with_it(service: RawService) -> None:
     async with service.serving(head_bytes=10_000) as at:
         fits = b"POST /echo HTTP/1.1\r\nhost: probe\r\nx-a: " + b"b" * 9_000
         reader = await at.connect(fits + b"\r\ncontent-length: 900\r\n\r\n" + b"x" * 900)
@@ -244,10 +160,10 @@ UPGRADE = (
 )
 
 
-async def test_a_websocket_is_neither_cut_off_nor_closed_for_others(service: _Service) -> None:
+async def test_a_websocket_is_neither_cut_off_nor_closed_for_others(service: RawService) -> None:
     async with service.serving(connections=4, receive_seconds=0.3) as at:
         reader = await at.connect(UPGRADE)
-        socket = at._writers[-1]
+        socket = at.writers[-1]
         assert b" 101 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
         for _ in range(12):
             await at.connect(HALF_HEAD)

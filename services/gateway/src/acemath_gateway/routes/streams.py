@@ -20,7 +20,7 @@ KEEP_ALIVE_SECONDS = 10.0
 STATUS_GRACE_SECONDS = 2.0
 """How long the status line waits for a first event: what fails until then is a real 4xx or 5xx, no event in a 200."""
 SEND_SECONDS = 30.0
-"""A client that reads nothing for so long is gone. A whole answer needs no such bound: its one send does not wait."""
+"""A client that reads nothing for so long is gone. A whole answer's one send does not wait: `acemath_web.unread`."""
 _QUEUED_EVENTS = 16
 
 
