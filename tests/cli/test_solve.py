@@ -30,6 +30,14 @@ def test_the_answer_and_every_candidate_by_score(acemath, gateway):
     assert (gateway.asked[0]["n"], gateway.asked[0]["seed"]) == (2, 7)
 
 
+def test_what_was_stopped_early_is_asked_for_and_told(acemath, gateway):
+    stopped = 'event: candidate.rejected\ndata: {"index": 2, "partial_score": -3.0}\n\n'
+    gateway.body = stopped + gateway.body.replace('"n_scored": 2', '"n_scored": 2, "n_rejected": 1')
+    result = acemath("solve", "x", "--url", gateway.url, "--n", "3", "--early-reject")
+    assert "best_of_n of 2 candidates (2 scored, 1 stopped early, complete)" in result.stdout
+    assert gateway.asked[0]["early_reject"] is True and gateway.asked[0]["adaptive"] is False
+
+
 def test_json_is_the_gateways_answer_and_nothing_else(acemath, gateway):
     result = acemath("solve", "-", "--url", gateway.url, "--json", stdin="from a pipe")
     assert json.loads(result.stdout)["answer"] == "19"

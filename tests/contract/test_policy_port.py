@@ -1,10 +1,13 @@
-"""One suite for whatever claims to be a `PolicyPort`: the double, the adapter on vLLM's double, the adapter on vLLM."""
+"""One suite for whatever claims to be a `PolicyPort`: the double, the adapter on vLLM's double, the adapter on vLLM.
+
+Each of them both ways: all candidates together, and apart, so that single ones can be stopped.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ from acemath_gateway.ports import (
 from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.instant_upstream import instant, routes_of_policy
 from doubles.ports import TARGET, ScriptedPolicy
-from doubles.servers import served
+from doubles.servers import served, until
 
 PROMPT = [3, 70, 71, 72]
 REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,19 +43,36 @@ REAL = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 class Subject:
     port: PolicyPort
     target: ReleaseTarget
+    apart: bool = False
 
     async def ask(self, *, prompt: list[int] = PROMPT, seconds: float = 60.0, **changes: Any) -> list[PolicyEvent]:
-        events = self.port.generate(self.target, prompt, a_sampling(**changes), Deadline.after(seconds))
-        async with aclosing(events):
+        async with self.asked(prompt, seconds, **changes) as events:
             return [event async for event in events]
+
+    @asynccontextmanager
+    async def asked(
+        self, prompt: list[int], seconds: float, **changes: Any
+    ) -> AsyncIterator[AsyncGenerator[PolicyEvent, None]]:
+        asked = (self.target, prompt, a_sampling(**changes), Deadline.after(seconds))
+        if self.apart:
+            async with self.port.generate_apart(*asked) as candidates, aclosing(candidates.events()) as events:
+                yield events
+        else:
+            async with aclosing(self.port.generate(*asked)) as events:
+                yield events
 
 
 def a_sampling(**changes: Any) -> Sampling:
     return Sampling(**({"n": 3, "temperature": 1.0, "top_p": 0.9, "max_tokens": 12, "seed": 5} | changes))
 
 
+@pytest.fixture(params=["together", "apart"])
+def subject(whole: Subject, request: pytest.FixtureRequest) -> Subject:
+    return replace(whole, apart=request.param == "apart")
+
+
 @pytest.fixture(params=["double", "adapter", "instant", pytest.param("vllm", marks=REAL)])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+async def whole(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     target = replace(TARGET, context_length=512)
     if request.param == "double":
         yield Subject(ScriptedPolicy(token_seconds=0.001), target)
@@ -116,21 +136,43 @@ async def test_a_prompt_that_does_not_fit_is_refused(subject: Subject) -> None:
 
 async def test_without_an_endpoint_it_is_unavailable(subject: Subject) -> None:
     with pytest.raises(Unavailable) as caught:
-        await Subject(subject.port, replace(subject.target, policy_endpoints=())).ask()
+        await replace(subject, target=replace(subject.target, policy_endpoints=())).ask()
     assert caught.value.code is ErrorCode.POLICY_UNAVAILABLE
 
 
 async def test_closing_early_ends_it_and_the_next_call_works(subject: Subject) -> None:
     before = asyncio.all_tasks()
     for _ in range(3):
-        sampling = a_sampling(n=8, max_tokens=200)
-        events = subject.port.generate(subject.target, PROMPT, sampling, Deadline.after(60))
-        await anext(events)
-        await events.aclose()
-    assert len(asyncio.all_tasks() - before) <= 4  # connections of the adapter's own server at most
+        async with subject.asked(PROMPT, 60, n=8, max_tokens=200) as events:
+            await anext(events)
+    await until(lambda: len(asyncio.all_tasks() - before) <= 4)  # connections of the adapter's own server at most
     assert len([e for e in await subject.ask(n=2) if isinstance(e, CandidateFinished)]) == 2
 
 
 async def test_a_deadline_that_has_passed_gives_nothing(subject: Subject) -> None:
     with pytest.raises((DeadlineExceeded, Unavailable)):
         await subject.ask(seconds=0.0)
+
+
+async def test_stopping_one_candidate_ends_it_alone(whole: Subject) -> None:
+    sampling = a_sampling(n=4, max_tokens=64)
+    asked = (whole.target, PROMPT, sampling, Deadline.after(60))
+    heard: list[PolicyEvent] = []
+    async with whole.port.generate_apart(*asked) as candidates, aclosing(candidates.events()) as events:
+        heard.append(await anext(events))
+        candidates.stop(2)
+        heard += [event async for event in events]
+    assert not [event for event in heard[1:] if event.index == 2]
+    assert sorted(event.index for event in heard if isinstance(event, CandidateFinished)) == [0, 1, 3]
+    assert not any(isinstance(event, CandidateFailed) for event in heard)
+
+
+async def test_when_all_are_stopped_there_is_nothing_more(whole: Subject) -> None:
+    asked = (whole.target, PROMPT, a_sampling(n=3, max_tokens=64), Deadline.after(60))
+    async with whole.port.generate_apart(*asked) as candidates, aclosing(candidates.events()) as events:
+        await anext(events)
+        for index in range(3):
+            candidates.stop(index)
+            candidates.stop(index)
+        assert [event async for event in events] == []
+    assert len([e for e in await whole.ask(n=2) if isinstance(e, CandidateFinished)]) == 2

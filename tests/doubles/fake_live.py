@@ -3,13 +3,15 @@
 It scores with `FakeReward`'s rule and fails as that is told to (`failure` ends a connection at once, an unscorable
 candidate has an error of its own). What a test may set besides: `handshake_status`, `answers` (index → a message that
 is sent as it is at the candidate's first piece), `die_after` (frames after which the connection is cut), `deaf` (it
-takes the opening and reads nothing more), `silent` (it never sends a score). What it may read: `sessions`.
+takes the opening and reads nothing more), `silent` (it never sends a score), `blind` (nor a partial one). What it may
+read: `sessions`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_core.wire import ScoreItem, ScoreRequest
+from acemath_core.wire import Candidate, ScoreItem, ScoreRequest
 
 
 class Scores(Protocol):
@@ -26,6 +28,7 @@ class Scores(Protocol):
 
     failure: ServiceError | None
     cancelled: int
+    score: Callable[[Candidate], float]
 
     def check(self, body: ScoreRequest) -> tuple[str, list[int]]: ...
 
@@ -41,6 +44,7 @@ class LiveRecord:
     texts: dict[int, str] = field(default_factory=dict)
     pieces: int = 0
     ended: list[int] = field(default_factory=list)
+    peeked: dict[int, str] = field(default_factory=dict)
     scored: int = 0
     closed: bool = False
 
@@ -53,7 +57,7 @@ class FakeLive:
         self.handshake_status: int | None = None
         self.answers: dict[int, str | dict[str, Any]] = {}
         self.die_after: int | None = None
-        self.deaf = self.silent = False
+        self.deaf = self.silent = self.blind = False
         self.sessions: list[LiveRecord] = []
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -92,6 +96,8 @@ class FakeLive:
             if frame["type"] == "end":
                 record.ended.append(index)
                 scoring.add(asyncio.create_task(self._score(websocket, record, index)))
+            elif frame["type"] == "peek":
+                await self._peek(websocket, record, index)
             else:
                 await self._take(websocket, record, index, frame["text"])
 
@@ -117,6 +123,21 @@ class FakeLive:
             frame = {"type": "score", "index": index, "score": item.score, "tokens": item.tokens}
             await websocket.send_text(json.dumps(frame))
         record.scored += 1
+
+    async def _peek(self, websocket: WebSocket, record: LiveRecord, index: int) -> None:
+        assert index in record.texts and index not in record.ended, "a peek at a candidate that is not being written"
+        assert not (self.blind and index in record.peeked), "a second peek while the first has no answer"
+        record.peeked[index] = record.texts[index]
+        if self.blind:
+            return
+        try:
+            request = self._check(record, record.texts[index])
+        except ServiceError as error:
+            await websocket.send_text(json.dumps(_error(error, index)))
+            return
+        (text,), (_, lengths) = request.candidates, self._reward.check(request)
+        frame = {"type": "partial", "index": index, "score": self._reward.score(text), "tokens": lengths[0]}
+        await websocket.send_text(json.dumps(frame))
 
     def _check(self, record: LiveRecord, text: str) -> ScoreRequest:
         opening = record.opening

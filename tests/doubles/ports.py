@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from acemath_answers import Verdict
@@ -42,6 +42,8 @@ class ScriptedPolicy:
         calls: what was asked.
         running: candidates being generated now.
         aborted: calls that were closed before their end.
+        apart: calls whose candidates could be stopped.
+        stopped: candidates that were.
     """
 
     script: Sequence[str] = SCRIPT
@@ -54,9 +56,33 @@ class ScriptedPolicy:
     calls: list[tuple[tuple[int, ...], Sampling]] = field(default_factory=list)
     running: int = 0
     aborted: int = 0
+    apart: int = 0
+    stopped: list[int] = field(default_factory=list)
 
     async def generate(
         self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
+    ) -> AsyncGenerator[PolicyEvent, None]:
+        async with aclosing(self._generate(release, prompt_ids, sampling, deadline, set())) as events:
+            async for event in events:
+                yield event
+
+    @asynccontextmanager
+    async def generate_apart(
+        self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
+    ) -> AsyncIterator[ScriptedCandidates]:
+        self.apart += 1
+        stopped: set[int] = set()
+        async with aclosing(self._generate(release, prompt_ids, sampling, deadline, stopped)) as events:
+            yield ScriptedCandidates(events, stopped)
+        self.stopped += sorted(stopped)
+
+    async def _generate(
+        self,
+        release: ReleaseTarget,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        deadline: Deadline,
+        stopped: set[int],
     ) -> AsyncGenerator[PolicyEvent, None]:
         self.calls.append((tuple(prompt_ids), sampling))
         if self.error:
@@ -70,14 +96,14 @@ class ScriptedPolicy:
         self.running += sampling.n
         ended = False
         try:
-            async for event in self._recite(sampling):
+            async for event in self._recite(sampling, stopped):
                 yield event
             ended = True
         finally:
             self.running -= sampling.n
             self.aborted += not ended
 
-    async def _recite(self, sampling: Sampling) -> AsyncIterator[PolicyEvent]:
+    async def _recite(self, sampling: Sampling, stopped: set[int]) -> AsyncIterator[PolicyEvent]:
         texts = [self.script[(sampling.seed + i) % len(self.script)] for i in range(sampling.n)]
         words = {i: _tokens(text) for i, text in enumerate(texts)}
         for i in [i for i in words if i in self.fail]:
@@ -92,7 +118,11 @@ class ScriptedPolicy:
                 for i in words:
                     yield CandidateFailed(i, "broken")
                 return
+            for i in [i for i in words if i in stopped]:
+                del words[i]
             for i in list(words):
+                if i in stopped:  # since the step began
+                    continue
                 whole, limit = words[i], sampling.max_tokens
                 yield TokensGenerated(i, whole[step], (100 + step,))
                 made = whole[: step + 1]
@@ -101,6 +131,21 @@ class ScriptedPolicy:
                     yield CandidateFinished(i, "".join(made), tuple(range(100, 101 + step)), reason)
                     del words[i]
             step += 1
+
+
+@dataclass
+class ScriptedCandidates:
+    """`Candidates` of a scripted policy."""
+
+    _events: AsyncGenerator[PolicyEvent, None]
+    _stopped: set[int]
+
+    async def events(self) -> AsyncGenerator[PolicyEvent, None]:
+        async for event in self._events:
+            yield event
+
+    def stop(self, index: int) -> None:
+        self._stopped.add(index)
 
 
 def _tokens(text: str) -> list[str]:
@@ -128,6 +173,8 @@ class ScriptedScorer:
         contexts: the turns that came with them.
         sessions: those that are open.
         told: the pieces of the last session's candidates, joined.
+        blind: it gives no partial scores; it never gets to it.
+        peeked: candidates of which one was asked for.
         running: scores being made now.
         cancelled: calls that were cancelled.
     """
@@ -146,6 +193,8 @@ class ScriptedScorer:
     cancelled: int = 0
     sessions: int = 0
     told: dict[int, str] = field(default_factory=dict)
+    blind: bool = False
+    peeked: list[int] = field(default_factory=list)
 
     @asynccontextmanager
     async def session(
@@ -197,6 +246,14 @@ class ScriptedSession:
     def piece(self, index: int, text: str) -> None:
         assert index not in self.asked, "a piece of a complete candidate"
         self.told[index] = self.told.get(index, "") + text
+
+    async def peek(self, index: int) -> float | None:
+        self.scorer.peeked.append(index)
+        if self.scorer.blind:
+            await asyncio.sleep(3600)
+        await asyncio.sleep(self.scorer.seconds)
+        text = self.told.get(index)
+        return None if text is None or index in self.asked else self.scorer.rule(text)
 
     async def score(self, index: int, candidate: str) -> float:
         assert index not in self.asked and candidate.startswith(self.told.get(index, ""))

@@ -19,6 +19,8 @@ SOLVE_TAKEN = [
     {"selection": "majority", "on_scorer_failure": "majority", "candidates": "full", "adaptive": True},
     {"deadline_seconds": 599.5, "stream": True},
     {"n": 3.0, "seed": 1e3},
+    {"early_reject": True, "n": 2},
+    {"early_reject": False, "n": 1, "selection": "majority"},
 ]
 SOLVE_REFUSED = [
     {"problem": ""},
@@ -28,6 +30,8 @@ SOLVE_REFUSED = [
     {"n": 65},
     {"deadline_seconds": 601},
     {"extra": 1},
+    {"early_reject": True, "selection": "majority"},
+    {"early_reject": True, "n": 1},
 ]
 CHAT_TAKEN = [
     {"messages": [PARTS]},
@@ -36,6 +40,7 @@ CHAT_TAKEN = [
     {"stop": ["a", "b"], "temperature": None, "n": 2, "best_of": 3},
     {"stream": True, "stream_options": {"include_usage": True}},
     {"acemath": {"selection": "weighted_vote", "candidates": "scores", "deadline_seconds": 60}},
+    {"acemath": {"early_reject": True}, "n": 2},
     *({name: value} for name, values in NEUTRAL.items() for value in (None, *values)),
     *({"messages": [USER | {name: None}]} for name in NEUTRAL_IN_MESSAGE),
 ]
@@ -53,6 +58,7 @@ CHAT_REFUSED = [
     {"store": True},
     {"logprobs": 0},
     {"acemath": {"deadline_seconds": 601}},
+    {"acemath": {"early_reject": True, "selection": "majority"}},
     {"top_k": 5},
 ]
 BODIES = {

@@ -155,6 +155,64 @@ async def test_waves_make_the_candidates_of_one_call(tmp_path: Path, live: bool)
     assert (waves.candidates, waves.stop_reason) == (whole.candidates, StopReason.COMPLETE)
 
 
+WORTHS = [f"worth {i} {'so ' * 40}\\boxed{{{i}}}" for i in range(8)]
+
+
+def worth(candidate: Any) -> float:
+    """What a candidate is worth is in its second word."""
+    return float(str(candidate).split()[1])
+
+
+async def test_hopeless_candidates_end_at_the_server_and_the_winner_is_the_same(tmp_path: Path) -> None:
+    outcomes = []
+    async with stack_of(tmp_path, live=True) as stack:
+        stack.faults(script=WORTHS, token_seconds=0.004)
+        stack.reward.score = worth
+        for early_reject in (False, True):
+            outcomes.append(await stack.solve(n=8, early_reject=early_reject))
+        await until(lambda: stack.vllm.running == 0)
+        assert stack.vllm.finished == {"stop": 8 + 4, "length": 0, "abort": 4}
+        assert [sorted(record.peeked) for record in stack.reward.live.sessions] == [[], list(range(8))]
+        assert [sorted(record.ended) for record in stack.reward.live.sessions] == [list(range(8)), [4, 5, 6, 7]]
+        assert stack.metric("upstream_calls_total", role="policy", result="cancelled") == 4
+        assert stack.reward.posted == 0
+    whole, rejected = outcomes
+    assert (rejected.best, rejected.n_rejected, rejected.n_generated) == (whole.best, 4, 4)
+    assert rejected.completion_tokens < whole.completion_tokens - 4 * 40
+
+
+async def test_a_connection_that_is_lost_stops_nobody(tmp_path: Path) -> None:
+    async with stack_of(tmp_path, live=True) as stack:
+        stack.faults(script=WORTHS, token_seconds=0.002)
+        stack.reward.score = worth
+        stack.reward.live.die_after = 6
+        outcome = await stack.solve(n=8, early_reject=True)
+    assert (outcome.n_generated, outcome.n_scored, outcome.n_rejected, outcome.best.answer) == (8, 8, 0, "7")
+
+
+@pytest.mark.parametrize("stage", ["generating", "peeking"])
+async def test_a_closed_run_of_many_calls_leaves_nothing(tmp_path: Path, stage: str) -> None:
+    async with stack_of(tmp_path, live=True) as stack:
+        stack.faults(script=WORTHS, token_seconds=0.01)
+        stack.reward.score = worth
+        stack.reward.live.blind = True
+
+        async def read() -> None:
+            async with aclosing(stack.solver.run(a_job(n=8, early_reject=True))) as run:
+                async for _ in run:
+                    pass
+
+        reading = asyncio.create_task(read())
+        sessions = stack.reward.live.sessions
+        await until(lambda: bool(sessions) and (bool(sessions[0].peeked) if stage == "peeking" else True))
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert stack.releases.held == 0
+        await until(lambda: stack.vllm.running == 0 and sessions[0].closed)
+    await settled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 @pytest.mark.parametrize("live", [False, True])
 async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path, live: bool) -> None:
     async with stack_of(tmp_path, live=live, reward_up=False) as stack:

@@ -182,6 +182,21 @@ async def test_each_wave_has_its_span() -> None:
     assert [(one.attributes or {})["acemath.candidate.index"] for one in traced.spans("candidate")] == list(range(8))
 
 
+async def test_a_stopped_candidate_ends_with_its_partial_score_and_is_no_error() -> None:
+    worth = RecordingScorer(rule=lambda text: float(text.split()[1]))
+    script = [f"worth {i} {'so ' * 60}\\boxed{{{i}}}" for i in range(4)]
+    traced = Traced(policy=Recording(script=script, token_seconds=0.002), scorer=worth)
+    await traced.solve(n=4, seed=0, early_reject=True)
+    names = [[event.name for event in span.events] for span in traced.spans("candidate")]
+    stopped, ended = ["acemath.candidate.rejected"], ["acemath.candidate.finished", "gen_ai.evaluation.result"]
+    assert names == [stopped, stopped, ended, ended]
+    assert [dict(s.events[0].attributes or {}) for s in traced.spans("candidate")[:2]] == [
+        {"acemath.candidate.partial_score": float(i)} for i in range(2)
+    ]
+    assert {span.status.status_code for span in traced.spans()} == {StatusCode.UNSET}
+    assert (traced.spans("chat acemath")[0].attributes or {})["acemath.candidates.rejected"] == 2
+
+
 async def test_a_caller_that_leaves_ends_every_span() -> None:
     traced = Traced(policy=Recording(hang_after=1))
     working = asyncio.create_task(traced.solve())

@@ -48,6 +48,8 @@ class CandidateProgress:
             self._progress.update(self._tasks[index], completed=1, description=f"answer {answer}, being scored")
         elif event.name == "candidate.scored":
             self._progress.update(self._tasks[index], completed=_STEPS, description=f"score {event.data.get('score')}")
+        elif event.name == "candidate.rejected":
+            self._progress.update(self._tasks[index], completed=_STEPS, description="stopped: others promise more")
 
 
 def show(console: Console, solution: Solution) -> None:
@@ -58,7 +60,8 @@ def show(console: Console, solution: Solution) -> None:
     if solution.candidates:
         console.print(_table(solution))
     times = solution.timings
-    made = f"{solution.n_generated} candidates ({solution.n_scored} scored, {solution.stop_reason})"
+    stopped = f", {solution.n_rejected} stopped early" if solution.n_rejected else ""
+    made = f"{solution.n_generated} candidates ({solution.n_scored} scored{stopped}, {solution.stop_reason})"
     cost = f"{times.total_seconds:.1f} s; {solution.usage.completion_tokens} tokens"
     console.print(f"{solution.selection} of {made} in {cost}", highlight=False)
     console.print(f"policy {solution.models.policy}   reward {solution.models.reward}", highlight=False, style="dim")

@@ -23,6 +23,9 @@ def solve(
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="make no more of the n candidates than settle the answer")
     ] = False,
+    early_reject: Annotated[
+        bool, typer.Option("--early-reject", help="stop the candidates whose scores so far are hopeless")
+    ] = False,
     temperature: Annotated[float, typer.Option(help="0 makes one greedy candidate")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="longest candidate, in tokens")] = 1024,
     seed: Annotated[int | None, typer.Option(help="candidate i is sampled with seed + i")] = None,
@@ -35,7 +38,7 @@ def solve(
         request = SolveRequest(
             problem=sys.stdin.read() if problem == "-" else problem,
             n=n, selection=selection, temperature=temperature, max_tokens=max_tokens, seed=seed,
-            deadline_seconds=deadline, candidates="full", adaptive=adaptive,
+            deadline_seconds=deadline, candidates="full", adaptive=adaptive, early_reject=early_reject,
         )  # fmt: skip
         solution = _ask(*gateway_and_key(url), request, quiet=as_json)
     if as_json:

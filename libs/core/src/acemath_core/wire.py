@@ -217,6 +217,7 @@ class SolveRequest(Wire):
     candidates: Literal["none", "scores", "full"] = "none"
     priority: Priority = Priority.DEFAULT
     adaptive: bool = False
+    early_reject: bool = False
     stream: bool = False
 
 
@@ -282,6 +283,7 @@ class Solution(Wire):
     n_requested: int
     n_generated: int
     n_scored: int
+    n_rejected: int = 0
     candidates: list[SolvedCandidate]
     usage: Usage
     timings: SolveTimings

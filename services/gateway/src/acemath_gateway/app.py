@@ -210,4 +210,5 @@ def _limits(settings: GatewaySettings) -> Limits:
         max_problem_chars=settings.max_problem_chars,
         default_deadline_seconds=settings.default_deadline_seconds,
         max_deadline_seconds=settings.max_deadline_seconds,
+        live_scoring=settings.live_scoring,
     )

@@ -11,7 +11,7 @@ from acemath_answers import ends_in_box, extract_answer
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import FinishReason, StopReason
-from acemath_gateway.jobs import CandidateDone, CandidateScored, SolvedItem, SolveEvent, Timings
+from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, TokensGenerated
 
@@ -23,7 +23,7 @@ class Board:
 
     Args:
         wanted: candidates asked of the policy.
-        emit: gets `CandidateDone` and `CandidateScored` as they happen.
+        emit: gets `CandidateDone`, `CandidateScored` and `CandidateRejected` as they happen.
 
     Attributes:
         wanted: see above.
@@ -45,6 +45,7 @@ class Board:
         self._done: dict[int, CandidateDone] = {}
         self._scored: dict[int, CandidateScored] = {}
         self._failed: set[int] = set()
+        self._rejected: set[int] = set()
         self._seen: Counter[int] = Counter()
 
     @property
@@ -61,6 +62,16 @@ class Board:
     def failed(self) -> int:
         """Candidates that will not come."""
         return len(self._failed)
+
+    @property
+    def rejected(self) -> int:
+        """Candidates that were stopped, since others promised more."""
+        return len(self._rejected)
+
+    @property
+    def expected(self) -> int:
+        """Candidates that are finished or may still come."""
+        return self.wanted - self.failed - self.rejected
 
     @property
     def discarded_tokens(self) -> int:
@@ -98,6 +109,24 @@ class Board:
         self.cut = True
         return True
 
+    def has_ended(self, index: int) -> bool:
+        """Whether nothing more comes of a candidate, whatever became of it."""
+        return index in self._done or index in self._failed or index in self._rejected
+
+    def tokens_of(self, index: int) -> int:
+        """Tokens seen of a candidate."""
+        return self._seen[index]
+
+    def score_of(self, index: int) -> float | None:
+        """The score of a candidate, if it has one."""
+        scored = self._scored.get(index)
+        return scored.score if scored else None
+
+    def reject(self, index: int, partial_score: float) -> None:
+        """Note that a candidate was stopped with this partial score."""
+        self._rejected.add(index)
+        self._emit(CandidateRejected(index, partial_score, self._seen[index], self._now()))
+
     def give_score(self, index: int, score: float) -> None:
         """Note the score of a candidate."""
         self._scored[index] = CandidateScored(index, score, self._now())
@@ -130,7 +159,8 @@ class Board:
         results.labels(CandidateResult.UNSCORED).inc(self.finished - self.scored)
         results.labels(CandidateResult.FAILED).inc(self.failed)
         saved = self.wanted - self.asked if self.settled else 0
-        results.labels(CandidateResult.CANCELLED).inc(max(0, self.wanted - saved - self.finished - self.failed))
+        results.labels(CandidateResult.REJECTED).inc(self.rejected)
+        results.labels(CandidateResult.CANCELLED).inc(max(0, self.expected - saved - self.finished))
         if self.settled:
             metrics.early_stops.labels(self.settled).inc()
             metrics.saved_candidates.inc(saved)

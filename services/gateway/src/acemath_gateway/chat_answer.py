@@ -42,6 +42,7 @@ class ChatExtension(Wire):
     n_requested: int
     n_generated: int
     n_scored: int
+    n_rejected: int
     candidates: list[SolvedCandidate]
     timings: SolveTimings
 
@@ -150,6 +151,7 @@ class ChatAnswer:
             n_requested=outcome.n_requested,
             n_generated=outcome.n_generated,
             n_scored=outcome.n_scored,
+            n_rejected=outcome.n_rejected,
             candidates=candidates_of(outcome, self._detail),
             timings=timings_of(outcome, self._queue_seconds),
         )

@@ -116,6 +116,7 @@ class SolveOptions(Wire):
     candidates: Literal["none", "scores", "full"] = "none"
     deadline_seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = None
     adaptive: bool = False
+    early_reject: bool = False
 
 
 class ChatRequest(Wire):
@@ -176,6 +177,9 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
             code=ErrorCode.MODEL_NOT_FOUND,
         )
     _check_together(request)
+    if request.acemath.early_reject:
+        choices = request.n or 1
+        limits.check_early_reject(request.acemath.selection, best_of(request), choices, "acemath.early_reject")
     return SolveJob(
         id=request_id,
         turns=_turns(request.messages, limits),
@@ -190,6 +194,7 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
         priority=request.acemath.priority,
         deadline=limits.deadline(request.acemath.deadline_seconds, "acemath.deadline_seconds"),
         adaptive=request.acemath.adaptive,
+        early_reject=request.acemath.early_reject,
         at_least=request.n or 1,
     )
 

@@ -59,6 +59,7 @@ async def choose(
         n_requested=job.n,
         n_generated=board.finished,
         n_scored=board.scored,
+        n_rejected=board.rejected,
         timings=board.timings(time.monotonic() - started),
     )
 
@@ -113,7 +114,7 @@ def _stop_reason(job: SolveJob, board: Board) -> StopReason:
         return board.settled
     if board.cut:
         return StopReason.DEADLINE
-    if board.finished < board.wanted:
+    if board.finished < board.wanted - board.rejected:
         return StopReason.POLICY_FAILED
     return StopReason.GREEDY if job.temperature == 0 else StopReason.COMPLETE
 
@@ -126,7 +127,7 @@ def _degraded(board: Board, chosen: SolvedItem, doubts: int) -> DegradedReason |
         return DegradedReason.SCORER_FAILED
     if doubts:
         return DegradedReason.UNDECIDED_ANSWERS
-    if board.finished < board.wanted and not board.settled:
+    if board.finished < board.wanted - board.rejected and not board.settled:
         return DegradedReason.FEWER_CANDIDATES
     return DegradedReason.PARTLY_SCORED if board.scored < board.finished else None
 

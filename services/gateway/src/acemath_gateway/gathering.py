@@ -7,6 +7,7 @@ candidate k is one call with `seed + k`, and vLLM gives the j-th candidate of a 
 |----------------------------------------------|-----------------------------------------------------------------------|
 | a wave has ended and its scores are there    | the rules of `stopping` are asked; settled: no further wave           |
 | the answer cannot change                     | the candidates still being written are cut off; scores are waited for |
+| all of a wave have come far (`early_reject`) | those whose partial scores are hopeless are stopped (`checkpoint`)    |
 | a wave after the first gives nothing at all  | no further wave; chosen among what is there, as after a broken stream |
 | the cutoff passes                            | no further wave                                                       |
 """
@@ -15,19 +16,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
 from acemath_core.wire import StopReason
 from acemath_gateway.board import Board
+from acemath_gateway.checkpoint import Checkpoint
 from acemath_gateway.choosing import may_vote
 from acemath_gateway.jobs import CandidateDone, SolveJob
 from acemath_gateway.looking import Look
 from acemath_gateway.metrics import GatewayMetrics
-from acemath_gateway.ports import PolicyEvent, PolicyPort, ReleaseTarget, Sampling, ScoringSession, TokensGenerated
+from acemath_gateway.ports import (
+    Candidates,
+    PolicyEvent,
+    PolicyPort,
+    ReleaseTarget,
+    Sampling,
+    ScoringSession,
+    TokensGenerated,
+)
+from acemath_gateway.rejection import RejectRules
 from acemath_gateway.tracing import JobTrace
 
 _log = logging.getLogger(__name__)
@@ -41,11 +52,13 @@ class Means:
         policy: makes candidates.
         places: candidates being scored at once over all jobs.
         metrics: where everything is counted.
+        rejection: which candidates of a job with `early_reject` are stopped.
     """
 
     policy: PolicyPort
     places: asyncio.Semaphore
     metrics: GatewayMetrics
+    rejection: RejectRules
 
 
 @dataclass
@@ -77,6 +90,7 @@ class Gathering:
     trace: JobTrace
     _scoring: set[asyncio.Task[None]] = field(default_factory=set)
     _writing: asyncio.Task[None] | None = None
+    _checkpoint: Checkpoint | None = None
 
     async def all(self) -> None:
         """Every wave, until the answer is settled; in the end everything that was finished has been scored, or missed.
@@ -111,8 +125,7 @@ class Gathering:
         sampling = Sampling(size, job.temperature, job.top_p, job.max_tokens, job.seed + start, job.stop)
         try:
             with self.trace.wave(self.target, start, sampling):
-                made = self.means.policy.generate(self.target, self.prompt, sampling, self.cutoff)
-                async with aclosing(made) as events:
+                async with self._made(start, sampling) as events:
                     async for event in events:
                         came = True
                         self._take(replace(event, index=event.index + start) if start else event)
@@ -121,6 +134,37 @@ class Gathering:
                 raise
             self.board.cut = self.board.cut or self.cutoff.expired()
             _log.warning("the wave from candidate %d gave nothing: %s", start, error.message)
+
+    @asynccontextmanager
+    async def _made(self, start: int, sampling: Sampling) -> AsyncIterator[AsyncGenerator[PolicyEvent, None]]:
+        """The events of a wave; where candidates may be stopped, that happens within the block."""
+        policy, asked = self.means.policy, (self.target, self.prompt, sampling, self.cutoff)
+        if not self.job.early_reject or sampling.n == 1:
+            async with aclosing(policy.generate(*asked)) as events:
+                yield events
+            return
+        async with policy.generate_apart(*asked) as candidates, aclosing(candidates.events()) as events:
+            with self._watched(candidates, start, sampling.n):
+                yield events
+
+    @contextmanager
+    def _watched(self, candidates: Candidates, start: int, size: int) -> Iterator[None]:
+        """Stop the hopeless candidates of a wave at its checkpoint, if it comes within the block."""
+
+        def reject(index: int, partial_score: float) -> None:
+            candidates.stop(index - start)
+            self.board.reject(index, partial_score)
+            self.trace.rejected(index, partial_score)
+
+        rules = replace(self.means.rejection, at_least=max(1, self.job.at_least - self.board.finished))
+        wave, scoring = range(start, start + size), lambda: self._scoring
+        point = Checkpoint(rules, self.board, self.session, wave, scoring, self.cutoff, reject)
+        self._checkpoint = point
+        try:
+            yield
+        finally:
+            self._checkpoint = None
+            point.leave()
 
     def _take(self, event: PolicyEvent) -> None:
         if isinstance(event, TokensGenerated):
@@ -132,6 +176,8 @@ class Gathering:
             task = self.tasks.create_task(self._score_and_look(done), name=f"score {self.job.id}")
             self._scoring.add(task)
             task.add_done_callback(self._scoring.discard)
+        if self._checkpoint is not None:
+            self._checkpoint.look(self.tasks)
 
     async def _score_and_look(self, done: CandidateDone) -> None:
         await self._score(done)

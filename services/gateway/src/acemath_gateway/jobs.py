@@ -1,7 +1,7 @@
 """What a caller asks the solver for, the events that it sees meanwhile, and what comes out.
 
-    SolveJob ──► Solver.run ──► CandidateDone*  CandidateScored*  Outcome
-                                (as they happen, interleaved)     (once, last)
+    SolveJob ──► Solver.run ──► CandidateDone*  CandidateScored*  CandidateRejected*  Outcome
+                                (as they happen, interleaved)                         (once, last)
 
 Nothing here knows HTTP: the routes make a `SolveJob` from a request, and a `Solution` or chat completion from an
 `Outcome`.
@@ -38,7 +38,8 @@ class SolveJob:
         on_scorer_failure: raise, or choose by majority and say so.
         deadline: when an answer must have left; the best so far is given then.
         adaptive: make candidates in waves, and no more than settle the answer.
-        at_least: candidates that an adaptive job makes in any case, because the caller wants to see as many.
+        at_least: candidates that are made in any case, because the caller wants to see as many.
+        early_reject: stop the candidates whose partial scores are hopeless.
         priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
         caller: whose quotas it is charged to; None for nobody's.
@@ -57,6 +58,7 @@ class SolveJob:
     deadline: Deadline
     adaptive: bool = False
     at_least: int = 1
+    early_reject: bool = False
     priority: Priority = Priority.DEFAULT
     asked: float = field(default_factory=time.monotonic)
     caller: KeyCaller | None = None
@@ -106,11 +108,28 @@ class CandidateScored:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateRejected:
+    """Candidate `index` was stopped, since others promised more; nothing more comes of it.
+
+    Attributes:
+        index: the candidate's place.
+        partial_score: the raw logit of its text so far, taken as a whole one.
+        completion_tokens: tokens generated for it, as far as they had come.
+        seconds: since the job began.
+    """
+
+    index: int
+    partial_score: float
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SolvedItem:
     """One finished candidate in an outcome.
 
     Attributes:
-        index: the candidate's place; the gaps are candidates that failed.
+        index: the candidate's place; the gaps are candidates that failed or were stopped.
         text: the whole solution text.
         answer: its final answer as written, or None.
         score: the raw logit, or None when it could not be scored.
@@ -167,6 +186,7 @@ class Outcome:
         n_requested: candidates the caller asked for.
         n_generated: candidates that finished.
         n_scored: candidates that have a score.
+        n_rejected: candidates that were stopped, since others promised more.
         timings: where the time went.
     """
 
@@ -182,6 +202,7 @@ class Outcome:
     n_requested: int
     n_generated: int
     n_scored: int
+    n_rejected: int
     timings: Timings
 
     @property
@@ -202,4 +223,4 @@ class Outcome:
         return sum(item.completion_tokens for item in self.candidates) + self.discarded_tokens
 
 
-SolveEvent = CandidateDone | CandidateScored | Outcome
+SolveEvent = CandidateDone | CandidateScored | CandidateRejected | Outcome

@@ -38,7 +38,7 @@ class Look:
 
     async def within_a_wave(self) -> bool:
         """Whether the answer cannot change any more, whatever is still being written."""
-        finished, remaining = self.board.finished, self.board.wanted - self.board.failed - self.board.finished
+        finished, remaining = self.board.finished, self.board.expected - self.board.finished
         if finished < self.rules.at_least or remaining <= 0:
             return False
         if not may_be_certain(self._selection(), finished, remaining):
@@ -52,7 +52,7 @@ class Look:
         return [item for item in self.board.items(classes) if item.index in classes]
 
     def _remaining(self, items: Sequence[SolvedItem]) -> int:
-        return self.board.wanted - self.board.failed - len(items)
+        return self.board.expected - len(items)
 
     def _selection(self) -> Selection:
         """How the answer will be chosen, as far as it is known now."""

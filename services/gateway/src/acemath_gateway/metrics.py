@@ -42,6 +42,7 @@ class CandidateResult(StrEnum):
     UNSCORED = "unscored"  # finished, without a score
     FAILED = "failed"  # the policy did not finish it
     CANCELLED = "cancelled"  # the job ended before it did
+    REJECTED = "rejected"  # stopped, since its partial score was hopeless
 
 
 class CallResult(StrEnum):

@@ -67,6 +67,18 @@ class CandidateFailed:
 PolicyEvent = TokensGenerated | CandidateFinished | CandidateFailed
 
 
+class Candidates(Protocol):
+    """Candidates that are being made, each of which can be ended alone."""
+
+    def events(self) -> AsyncGenerator[PolicyEvent, None]:
+        """What `PolicyPort.generate` gives, and raises; asked for once."""
+        ...
+
+    def stop(self, index: int) -> None:
+        """End candidate `index`: from now on there is no event of it, and it is generated no further."""
+        ...
+
+
 class PolicyPort(Protocol):
     """Samples candidates. Closing the iterator (or cancelling its task) aborts generation upstream."""
 
@@ -81,12 +93,30 @@ class PolicyPort(Protocol):
         """
         ...
 
+    def generate_apart(
+        self, release: ReleaseTarget, prompt_ids: Sequence[int], sampling: Sampling, deadline: Deadline
+    ) -> AbstractAsyncContextManager[Candidates]:
+        """The same candidates in a way that lets single ones be ended, which costs more than `generate`.
+
+        Leaving the block aborts what is still generated. Entering it raises nothing.
+        """
+        ...
+
 
 class ScoringSession(Protocol):
     """Scores the candidates of one job, told of each while it is being written."""
 
     def piece(self, index: int, text: str) -> None:
         """What candidate `index` goes on with. Never waits and never fails; a scorer may have no use for it."""
+        ...
+
+    async def peek(self, index: int) -> float | None:
+        """The score that the text of candidate `index` so far would have as a whole one, in the same bits.
+
+        Asked for before `score` is, and again only after it was given. None when it cannot be had: the scorer has not
+        seen the pieces, or cannot say, or the candidate got its score meanwhile. It waits as long as the scorer takes;
+        cancelling costs nothing but this answer.
+        """
         ...
 
     async def score(self, index: int, candidate: str) -> float:

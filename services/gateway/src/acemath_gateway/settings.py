@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from acemath_core.calibration import Calibration, read_calibration
 from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
 from acemath_gateway.jobqueue.settings import JobSettings
+from acemath_gateway.rejection import AFTER_TOKENS, KEEP
 from acemath_gateway.stopping import CONFIDENCE
 
 Urls = Annotated[tuple[str, ...], NoDecode]
@@ -81,6 +82,13 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
     adaptive_confidence: float = Field(
         CONFIDENCE, gt=0.5, lt=1, description="with which an adaptive request bets that its answer is settled"
     )
+    early_reject_after_tokens: int = Field(
+        AFTER_TOKENS,
+        ge=1,
+        le=32768,
+        description="tokens that each unfinished candidate of a wave must have before early_reject judges it",
+    )
+    early_reject_keep: float = Field(KEEP, gt=0, lt=1, description="share of a wave that early_reject keeps")
     calibration_file: Path | None = Field(
         None, description="what the scores of a reward version mean, from acemath eval calibrate; none = temperature 1"
     )

@@ -14,6 +14,7 @@ from acemath_core.wire import (
     CompletionTokensDetails,
     FinishReason,
     Priority,
+    Selection,
     ServedModels,
     Solution,
     SolvedCandidate,
@@ -22,7 +23,7 @@ from acemath_core.wire import (
     Usage,
     Wire,
 )
-from acemath_gateway.jobs import CandidateDone, CandidateScored, Outcome, SolvedItem, SolveJob
+from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, Outcome, SolvedItem, SolveJob
 
 
 class CandidateFinishedEvent(Wire):
@@ -44,6 +45,15 @@ class CandidateScoredEvent(Wire):
     seconds: float
 
 
+class CandidateRejectedEvent(Wire):
+    """`candidate.rejected`: a candidate was stopped before its end, since the scores of others promised more."""
+
+    index: int
+    partial_score: float
+    completion_tokens: int
+    seconds: float
+
+
 class Limits(Wire):
     """What this gateway allows beyond the schema.
 
@@ -51,11 +61,13 @@ class Limits(Wire):
         max_problem_chars: of a problem, or of all messages together.
         default_deadline_seconds: when the caller names none.
         max_deadline_seconds: the largest a caller may ask for.
+        live_scoring: whether candidates are scored while they are written, as `early_reject` needs it.
     """
 
     max_problem_chars: int
     default_deadline_seconds: float
     max_deadline_seconds: float
+    live_scoring: bool = True
 
     def check_text(self, chars: int, param: str) -> None:
         """Raise `InvalidRequest` when the caller's text is too long."""
@@ -72,6 +84,18 @@ class Limits(Wire):
             raise InvalidRequest(f"{param}: at most {self.max_deadline_seconds:g} seconds are given", param=param)
         return Deadline.after(seconds)
 
+    def check_early_reject(self, selection: Selection, n: int, at_least: int, param: str) -> None:
+        """Raise `InvalidRequest` when no candidate could ever be stopped by its partial score; `param` asks for it."""
+        if not self.live_scoring:
+            said = "this gateway scores whole candidates only (LIVE_SCORING=false)"
+        elif selection is Selection.MAJORITY:
+            said = "a majority does not go by scores; choose another selection"
+        elif at_least >= n:
+            said = f"{at_least} of {n} candidates are wanted in the end, so that none could be stopped; make more"
+        else:
+            return
+        raise InvalidRequest(f"{param}: {said}, or leave it out", param=param)
+
 
 def checked_problem(problem: str, limits: Limits) -> str:
     """The problem unchanged; raises `InvalidRequest` when it is blank or too long."""
@@ -85,8 +109,11 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
     """The job that a request asks for.
 
     Raises:
-        InvalidRequest: a blank or too long problem, or a deadline beyond the limit.
+        InvalidRequest: a blank or too long problem, a deadline beyond the limit, or `early_reject` where there is
+            nothing to stop.
     """
+    if request.early_reject:
+        limits.check_early_reject(request.selection, request.n, 1, "early_reject")
     asked = request.deadline_seconds if "deadline_seconds" in request.model_fields_set else None
     return SolveJob(
         id=request_id,
@@ -101,6 +128,7 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         on_scorer_failure=request.on_scorer_failure,
         deadline=limits.deadline(asked, "deadline_seconds"),
         adaptive=request.adaptive,
+        early_reject=request.early_reject,
         priority=request.priority,
     )
 
@@ -136,6 +164,16 @@ def finished_event(event: CandidateDone, detail: str) -> CandidateFinishedEvent:
     )
 
 
+def rejected_event(event: CandidateRejected) -> CandidateRejectedEvent:
+    """The wire form of a candidate that was stopped."""
+    return CandidateRejectedEvent(
+        index=event.index,
+        partial_score=event.partial_score,
+        completion_tokens=event.completion_tokens,
+        seconds=event.seconds,
+    )
+
+
 def scored_event(event: CandidateScored) -> CandidateScoredEvent:
     """The wire form of a score."""
     return CandidateScoredEvent(index=event.index, score=event.score, seconds=event.seconds)
@@ -165,6 +203,7 @@ def solution_of(outcome: Outcome, *, detail: str, queue_seconds: float) -> Solut
         n_requested=outcome.n_requested,
         n_generated=outcome.n_generated,
         n_scored=outcome.n_scored,
+        n_rejected=outcome.n_rejected,
         candidates=candidates_of(outcome, detail),
         usage=usage_of(outcome, (best,)),
         timings=timings_of(outcome, queue_seconds),

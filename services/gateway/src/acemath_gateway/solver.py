@@ -1,6 +1,7 @@
 """Best-of-N: one lease, one prompt, N candidates, each scored the moment it ends, one choice.
 
     lease ─► prompt as token ids ─► policy: one streaming call with n=N, or in waves (`gathering`)
+                                        │ (n calls, where hopeless candidates are stopped: `checkpoint`)
                                         │ each piece as it comes, each finished candidate
                                         ▼
                                     scorer (bounded concurrency) ─► classes of answers, selection ─► Outcome
@@ -40,6 +41,7 @@ from acemath_gateway.looking import Look
 from acemath_gateway.metrics import GatewayMetrics, JobOutcome
 from acemath_gateway.ports import PolicyPort, ReleaseTarget, ScorerPort
 from acemath_gateway.prompts import Encoders
+from acemath_gateway.rejection import RejectRules
 from acemath_gateway.selection import margin, temperature_of
 from acemath_gateway.stopping import CONFIDENCE, StopRules
 from acemath_gateway.tracing import JobTrace, NoTraces, Traces
@@ -73,6 +75,7 @@ class Solver:
         max_scoring: candidates being scored at once over all jobs; others wait their turn.
         calibration: of the scores of one reward version; others go without.
         confidence: with which an adaptive job bets that its answer is settled.
+        rejection: which candidates a job with `early_reject` stops; `RejectRules()` when None.
         traces: is told what becomes of jobs.
     """
 
@@ -88,9 +91,10 @@ class Solver:
         max_scoring: int = 256,
         calibration: Calibration | None = None,
         confidence: float = CONFIDENCE,
+        rejection: RejectRules | None = None,
         traces: Traces | None = None,
     ) -> None:
-        self._means = Means(policy, asyncio.Semaphore(max_scoring), metrics)
+        self._means = Means(policy, asyncio.Semaphore(max_scoring), metrics, rejection or RejectRules())
         self._scorer, self._judge, self._releases = scorer, judge, releases
         self._encoders, self._metrics = encoders, metrics
         self._calibration, self._confidence = calibration, confidence

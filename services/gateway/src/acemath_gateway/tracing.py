@@ -28,6 +28,10 @@ class JobTrace(Protocol):
         """That is its score."""
         ...
 
+    def rejected(self, index: int, partial_score: float) -> None:
+        """Candidate `index` was stopped with that partial score."""
+        ...
+
     def chosen(self, outcome: Outcome) -> None:
         """The job has its answer."""
         ...
@@ -60,6 +64,9 @@ class NoTraces:
         return nullcontext()
 
     def scored(self, index: int, score: float) -> None:
+        """See `JobTrace`."""
+
+    def rejected(self, index: int, partial_score: float) -> None:
         """See `JobTrace`."""
 
     def chosen(self, outcome: Outcome) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from acemath_core.deadline import Deadline
 from acemath_gateway.adapters.breakers import Breakers
@@ -106,3 +107,34 @@ class Patience:
     def give_up(self) -> Deadline:
         """When to stop waiting."""
         return min(self.deadline, self._until, key=lambda deadline: deadline.at)
+
+    def limit(self) -> contextlib.AbstractAsyncContextManager[object]:
+        """Raises `TimeoutError` in the block when waiting is over before the block is."""
+        return asyncio.timeout(self.give_up().remaining())
+
+
+class SharedPatience(Patience):
+    """Of several calls to one replica: what comes of one of them is a sign of life for all.
+
+    A replica may let calls wait while it works on others; it is silent only when nothing comes of any.
+    """
+
+    @contextlib.asynccontextmanager
+    async def limit(self) -> AsyncIterator[object]:
+        """As `Patience.limit`, and longer when tokens come for another call during the block."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as block:
+            timer = loop.call_later(self.give_up().remaining(), lambda: look())
+
+            def look() -> None:
+                nonlocal timer
+                left = self.give_up().remaining()
+                if left > 0:
+                    timer = loop.call_later(left, look)
+                else:
+                    block.reschedule(loop.time())
+
+            try:
+                yield block
+            finally:
+                timer.cancel()

@@ -22,6 +22,14 @@ class ScoreFrame(BaseModel):
     score: FiniteFloat
 
 
+class PartialFrame(BaseModel):
+    """The score of a candidate's text so far."""
+
+    type: Literal["partial"]
+    index: int
+    score: FiniteFloat
+
+
 class ErrorFrame(BaseModel):
     """What went wrong: with one candidate or, without `index`, with the connection, which then ends."""
 
@@ -32,9 +40,8 @@ class ErrorFrame(BaseModel):
     param: str | None = None
 
 
-_FRAMES: TypeAdapter[ScoreFrame | ErrorFrame] = TypeAdapter(
-    Annotated[ScoreFrame | ErrorFrame, Field(discriminator="type")]
-)
+Frame = ScoreFrame | PartialFrame | ErrorFrame
+_FRAMES: TypeAdapter[Frame] = TypeAdapter(Annotated[Frame, Field(discriminator="type")])
 _RESULTS = {
     ErrorCode.REWARD_OVERLOADED: CallResult.OVERLOADED,
     ErrorCode.NOT_READY: CallResult.OVERLOADED,
@@ -60,12 +67,17 @@ def end_frame(index: int) -> str:
     return _json(type="end", index=index)
 
 
-def read_frame(message: str | bytes) -> ScoreFrame | ErrorFrame:
+def peek_frame(index: int) -> str:
+    """What would the score of a candidate be if it ended here? One such question at a time for each candidate."""
+    return _json(type="peek", index=index)
+
+
+def read_frame(message: str | bytes) -> Frame:
     """The frame in a message; raises `CallFailed` when it is none."""
     try:
         return _FRAMES.validate_json(message)
     except ValidationError as error:
-        raise CallFailed(CallResult.BROKEN, "sent a frame that is neither a score nor an error") from error
+        raise CallFailed(CallResult.BROKEN, "sent a frame that is no score, no partial one and no error") from error
 
 
 def failure(frame: ErrorFrame) -> CallFailed | InvalidRequest:

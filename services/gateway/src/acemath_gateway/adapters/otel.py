@@ -6,8 +6,9 @@
     │  └─ score <reward>     client; the reward service gets its `traceparent`
     └─ …
 
-A candidate's score is the event `gen_ai.evaluation.result` of its span. One call for several candidates carries the
-`traceparent` of the first. No span holds a prompt, a solution, an answer, a stop text, a key, or an error's message.
+A candidate's score is the event `gen_ai.evaluation.result` of its span; one that was stopped before its end has
+`acemath.candidate.rejected` with its partial score instead, and is no error. One call for several candidates carries
+the `traceparent` of the first. No span holds a prompt, a solution, an answer, a stop text, a key, or an error's words.
 """
 
 from __future__ import annotations
@@ -131,6 +132,12 @@ class _OtelJob:
             span.add_event("gen_ai.evaluation.result", result)
         self._end(index)
 
+    def rejected(self, index: int, partial_score: float) -> None:
+        span = self._open.get(index)
+        if span is not None:
+            span.add_event("acemath.candidate.rejected", {"acemath.candidate.partial_score": partial_score})
+        self._end(index)
+
     def chosen(self, outcome: Outcome) -> None:
         self._span.set_attributes(_of_outcome(outcome))
 
@@ -223,4 +230,5 @@ def _of_outcome(outcome: Outcome) -> Attributes:
         "acemath.stop_reason": outcome.stop_reason.value,
         "acemath.candidates.generated": outcome.n_generated,
         "acemath.candidates.scored": outcome.n_scored,
+        "acemath.candidates.rejected": outcome.n_rejected,
     }

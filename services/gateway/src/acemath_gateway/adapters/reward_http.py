@@ -194,6 +194,10 @@ class HttpSession:
     def piece(self, index: int, text: str) -> None:
         """Nothing: the whole candidate is sent when it is complete."""
 
+    async def peek(self, index: int) -> float | None:
+        """None: nothing was sent yet."""
+        return None
+
     async def score(self, index: int, candidate: str) -> float:
         """See `ScoringSession`; of candidates that went together, the last one to be cancelled takes the call along."""
         wanted = Wanted(candidate)

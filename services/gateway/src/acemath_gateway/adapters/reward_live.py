@@ -9,6 +9,8 @@ connection can only make an answer come sooner: a score has the same bits either
 | an error with an index                                | that one; `context_length_exceeded` is final       |
 | pieces are written faster than they can be sent       | those with a piece that found no room              |
 | no score in time, while there is another replica      | all that have no score; the connection is given up |
+
+Partial scores (`peek`) are of this connection only: a candidate that is to be posted has none.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ from acemath_core.prompts import ChatMessage
 from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.adapters.live_outbox import Outbox
 from acemath_gateway.adapters.live_socket import exchange
-from acemath_gateway.adapters.live_wire import ScoreFrame, end_frame, failure, open_frame, piece_frame, read_frame
+from acemath_gateway.adapters.live_wire import (
+    PartialFrame,
+    ScoreFrame,
+    end_frame,
+    failure,
+    open_frame,
+    peek_frame,
+    piece_frame,
+    read_frame,
+)
 from acemath_gateway.adapters.reward_http import HttpScorer, HttpSession
 from acemath_gateway.metrics import CallResult, LiveFallback
 from acemath_gateway.ports import ReleaseTarget
@@ -85,6 +96,10 @@ class LiveSession:
         """Hand it to the connection."""
         self._link.piece(index, text)
 
+    async def peek(self, index: int) -> float | None:
+        """See `ScoringSession`."""
+        return await self._link.peek(index)
+
     async def score(self, index: int, candidate: str) -> float:
         """See `ScoringSession`."""
         try:
@@ -99,15 +114,25 @@ Answer = float | InvalidRequest | CallFailed | _NotLive
 
 @dataclass(slots=True)
 class _Candidate:
-    """One candidate on the connection; `answer` gets its score, or why there is none."""
+    """One candidate on the connection; `answer` gets its score, or why there is none, and `partial` that of a peek.
+
+    `peeks` is the number of partial scores that are owed, at most 1: also of one that nobody waits for any more.
+    """
 
     answer: asyncio.Future[Answer]
+    partial: asyncio.Future[float | None] | None = None
+    peeks: int = 0
     sent: list[str] = field(default_factory=list)
     ended: bool = False
 
     def settle(self, answer: Answer) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
+        self.peeked(None)
+
+    def peeked(self, score: float | None) -> None:
+        if self.partial is not None and not self.partial.done():
+            self.partial.set_result(score)
 
 
 class _Link:
@@ -143,6 +168,17 @@ class _Link:
         candidate.sent.append(text)
         if not self._outbox.put(piece_frame(index, text)):
             candidate.settle(_NotLive(LiveFallback.SLOW))
+
+    async def peek(self, index: int) -> float | None:
+        """The score of what was sent of a candidate, unless it cannot be had or somebody asks for it already."""
+        candidate = self._of(index)
+        if candidate.answer.done() or candidate.ended or candidate.peeks or not candidate.sent:
+            return None
+        if not self._outbox.put(peek_frame(index)):
+            return None
+        candidate.peeks = 1
+        candidate.partial = asyncio.get_running_loop().create_future()
+        return await candidate.partial
 
     async def score(self, index: int, whole: str, give_up: Deadline) -> float:
         """The score of a complete candidate.
@@ -189,6 +225,8 @@ class _Link:
 
     def _hear(self, message: str | bytes) -> None:
         frame = read_frame(message)
+        if isinstance(frame, PartialFrame):
+            return self._hear_partial(frame)
         what = frame.score if isinstance(frame, ScoreFrame) else failure(frame)
         if frame.index is None and isinstance(what, CallFailed):
             raise what
@@ -198,6 +236,13 @@ class _Link:
         if isinstance(what, float) and self._endpoint is not None:
             self._upstream.replicas.well(self._endpoint)
         candidate.settle(what)
+
+    def _hear_partial(self, frame: PartialFrame) -> None:
+        candidate = self._candidates.get(frame.index)
+        if candidate is None or not candidate.peeks:
+            raise CallFailed(CallResult.BROKEN, "gave a partial score that nobody asked for")
+        candidate.peeks = 0
+        candidate.peeked(frame.score)
 
     def _outcome(self, answer: Answer, started: float) -> float:
         if isinstance(answer, _NotLive):

@@ -9,7 +9,7 @@ from typing import Protocol
 from acemath_core.admin import Quotas
 from acemath_core.deadline import Deadline
 from acemath_gateway.admission import Admitted
-from acemath_gateway.jobs import CandidateDone, Outcome, SolveEvent
+from acemath_gateway.jobs import CandidateDone, CandidateRejected, Outcome, SolveEvent
 from acemath_gateway.keys.records import NO_QUOTAS
 
 
@@ -90,7 +90,7 @@ class Bill:
     Attributes:
         quotas: the key's.
         standing: what the key had left when the request came; None when it has no quotas, or nothing was counted.
-        tokens: generated so far, of the candidates that are complete.
+        tokens: generated so far, of the candidates that have ended.
         started: whether the request got its places.
     """
 
@@ -103,7 +103,7 @@ class Bill:
         """Take in what became of the request."""
         if isinstance(event, Admitted):
             self.started = True
-        elif isinstance(event, CandidateDone):
+        elif isinstance(event, CandidateDone | CandidateRejected):
             self.tokens += event.completion_tokens
         elif isinstance(event, Outcome):
             self.tokens = event.completion_tokens

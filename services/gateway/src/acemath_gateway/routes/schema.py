@@ -34,6 +34,8 @@ def solve_schema(limits: Limits) -> dict[str, Any]:
     fields["max_tokens"]["description"] = _TOKENS
     _limit_deadline(fields["deadline_seconds"], limits)
     fields["deadline_seconds"]["default"] = limits.default_deadline_seconds
+    _limit_early_reject(schema, limits)
+    schema["allOf"].append(_not_together(early_reject=True, n=1))
     return schema
 
 
@@ -45,6 +47,7 @@ def chat_schema(limits: Limits) -> dict[str, Any]:
     fields["messages"]["description"] = f"at most {limits.max_problem_chars} characters together; the last is a user's"
     fields["max_completion_tokens"]["description"] = fields["max_tokens"]["description"] = _TOKENS
     _limit_deadline(fields["acemath"]["properties"]["deadline_seconds"]["anyOf"][0], limits)
+    _limit_early_reject(fields["acemath"], limits)
     fields |= _neutral_fields(NEUTRAL)
     fields["messages"]["items"]["properties"] |= _neutral_fields(NEUTRAL_IN_MESSAGE)
     _without_null_characters(schema)
@@ -66,6 +69,20 @@ def _without_null_characters(node: object) -> None:
 def _limit_deadline(field: dict[str, Any], limits: Limits) -> None:
     field["maximum"] = limits.max_deadline_seconds
     field["description"] = f"{limits.default_deadline_seconds:g} when left out"
+
+
+def _limit_early_reject(schema: dict[str, Any], limits: Limits) -> None:
+    """Say where no candidate can be stopped by its score; such a body is refused."""
+    field = schema["properties"]["early_reject"]
+    field["description"] = "only where more candidates are made than are wanted in the end"
+    if not limits.live_scoring:
+        field["enum"] = [False]
+    schema["allOf"] = [_not_together(early_reject=True, selection="majority")]
+
+
+def _not_together(**values: object) -> dict[str, Any]:
+    fields = {name: {"const": value} for name, value in values.items()}
+    return {"not": {"properties": fields, "required": list(fields)}}
 
 
 def _neutral_fields(neutral: dict[str, tuple[object, ...]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import ErrorBody, Solution, SolveRequest
 from acemath_gateway.admission import Admitted
-from acemath_gateway.jobs import CandidateDone, CandidateScored, SolveJob
+from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, SolveJob
 from acemath_gateway.keys.access import MaySolve
 from acemath_gateway.keys.records import payer
 from acemath_gateway.routes.body import read_fields, validated
@@ -24,10 +24,12 @@ from acemath_gateway.routes.schema import event_schema, json_body, solve_schema
 from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import (
     CandidateFinishedEvent,
+    CandidateRejectedEvent,
     CandidateScoredEvent,
     Limits,
     finished_event,
     job_of,
+    rejected_event,
     scored_event,
     solution_of,
 )
@@ -38,6 +40,7 @@ _EVENT = {
     "oneOf": [
         event_schema("candidate.finished", CandidateFinishedEvent),
         event_schema("candidate.scored", CandidateScoredEvent),
+        event_schema("candidate.rejected", CandidateRejectedEvent),
         event_schema("solution", Solution),
         event_schema("error", ErrorBody),
     ]
@@ -97,6 +100,8 @@ async def _events(parts: Parts, job: SolveJob, detail: str) -> AsyncGenerator[by
                         yield event_bytes(finished_event(event, detail).model_dump_json(), "candidate.finished")
                     case CandidateScored():
                         yield event_bytes(scored_event(event).model_dump_json(), "candidate.scored")
+                    case CandidateRejected():
+                        yield event_bytes(rejected_event(event).model_dump_json(), "candidate.rejected")
                     case _:
                         note_outcome(event)
                         solution = solution_of(event, detail=detail, queue_seconds=queue_seconds)

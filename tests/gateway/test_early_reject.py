@@ -1,0 +1,268 @@
+"""Jobs with `early_reject`: hopeless candidates are stopped, the answer says so, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from gateway.solver_bench import a_job
+from prometheus_client import CollectorRegistry
+
+from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
+from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway.jobqueue.intake import Intake
+from acemath_gateway.jobs import CandidateDone, CandidateRejected, Outcome, SolveEvent
+from acemath_gateway.keys.quotas import Bill
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.rejection import RejectRules
+from acemath_gateway.solve_wire import Limits
+from acemath_gateway.solver import Solver
+from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
+from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
+from doubles.servers import until
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
+# Candidate i is worth i from its first word on; its answer is its number, and it has twelve words.
+WORTHS = [f"worth {i} {'so ' * 9}\\boxed{{{i}}}" for i in range(8)]
+
+
+def worth(text: str) -> float:
+    return float(text.split()[1])
+
+
+@dataclass
+class Bench:
+    """A solver on doubles that judges candidates at their fourth word."""
+
+    policy: ScriptedPolicy = field(default_factory=lambda: ScriptedPolicy(WORTHS, token_seconds=0.003))
+    scorer: ScriptedScorer = field(default_factory=lambda: ScriptedScorer(worth))
+    rules: RejectRules = field(default_factory=lambda: RejectRules(after_tokens=4))
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.releases = FixedRelease()
+        self.solver = Solver(
+            policy=self.policy,
+            scorer=self.scorer,
+            judge=TextJudge(),
+            releases=self.releases,
+            encoders=BytePrompts(),
+            metrics=GatewayMetrics.on(self.registry),
+            rejection=self.rules,
+        )
+
+    async def events(self, **changes: Any) -> list[SolveEvent]:
+        async with aclosing(self.solver.run(a_job(**({"n": 8, "early_reject": True} | changes)))) as run:
+            return [event async for event in run]
+
+    async def solve(self, **changes: Any) -> Outcome:
+        last = (await self.events(**changes))[-1]
+        assert isinstance(last, Outcome)
+        return last
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
+
+
+SCORED = [selection for selection in Selection if selection is not Selection.MAJORITY]
+
+
+@pytest.mark.parametrize("selection", SCORED)
+async def test_the_worse_half_is_stopped_and_the_winner_is_the_same(selection: Selection) -> None:
+    bench = Bench()
+    outcome, whole = await bench.solve(selection=selection), await bench.solve(selection=selection, early_reject=False)
+    assert (outcome.best.text, outcome.best.score) == (whole.best.text, whole.best.score)
+    assert outcome.stop_reason is StopReason.COMPLETE
+    assert [item.index for item in outcome.candidates] == [4, 5, 6, 7]
+    assert (outcome.n_requested, outcome.n_generated, outcome.n_scored, outcome.n_rejected) == (8, 4, 4, 4)
+    assert (outcome.degraded_reason, whole.n_rejected) == (None, 0)
+    assert (bench.policy.apart, bench.policy.stopped) == (1, [0, 1, 2, 3])
+    assert bench.scorer.peeked == list(range(8))
+
+
+async def test_what_was_stopped_is_paid_for_and_counted() -> None:
+    bench, bill = Bench(), Bill()
+    events = await bench.events()
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome)
+    stopped = [event for event in events if isinstance(event, CandidateRejected)]
+    assert [(event.index, event.partial_score) for event in stopped] == [(i, float(i)) for i in range(4)]
+    assert all(4 <= event.completion_tokens < 12 for event in stopped)
+    assert outcome.completion_tokens == 4 * 12 + sum(event.completion_tokens for event in stopped)
+    for event in events[:-1]:
+        bill.see(event)
+    assert bill.tokens == outcome.completion_tokens
+    assert {event.index for event in events if isinstance(event, CandidateDone)} == {4, 5, 6, 7}
+    results = {kind: bench.metric("candidates_total", result=kind) for kind in ("scored", "rejected", "cancelled")}
+    assert results == {"scored": 4, "rejected": 4, "cancelled": 0}
+    assert bench.metric("generated_tokens_total") == outcome.completion_tokens
+
+
+async def test_a_good_candidate_that_has_ended_takes_a_place_among_the_kept() -> None:
+    script = ["worth 9 \\boxed{9}", *WORTHS[1:4]]
+    outcome = await Bench(policy=ScriptedPolicy(script, token_seconds=0.003)).solve(n=4)
+    assert [item.index for item in outcome.candidates] == [0, 3]
+    assert (outcome.best.answer, outcome.n_rejected) == ("9", 2)
+
+
+async def test_nothing_is_stopped_before_the_slowest_has_come_far_enough() -> None:
+    bench = Bench(rules=RejectRules(after_tokens=13))
+    assert (await bench.solve()).n_rejected == 0
+    assert bench.scorer.peeked == []
+
+
+@pytest.mark.parametrize("way", ["never", "late", "none"])
+async def test_without_partial_scores_it_is_a_job_like_any_other(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    if way == "never":
+        bench.scorer.blind = True
+    elif way == "none":
+
+        async def none(*_: object) -> None:
+            return None
+
+        monkeypatch.setattr("doubles.ports.ScriptedSession.peek", none)
+    else:
+        monkeypatch.setattr("acemath_gateway.checkpoint._PEEK_SECONDS", 0.0)
+    outcome, whole = await bench.solve(), await bench.solve(early_reject=False)
+    assert (outcome.candidates, outcome.chosen, outcome.n_rejected) == (whole.candidates, whole.chosen, 0)
+
+
+async def test_a_scorer_that_fails_stops_nobody() -> None:
+    down = Unavailable("down", code=ErrorCode.REWARD_UNAVAILABLE)
+    bench = Bench(scorer=ScriptedScorer(worth, error=down, blind=True))
+    outcome = await bench.solve(on_scorer_failure="majority")
+    assert (outcome.n_generated, outcome.n_rejected) == (8, 0)
+    assert outcome.degraded_reason is DegradedReason.SCORER_FAILED
+
+
+async def test_each_wave_of_an_adaptive_job_is_judged_by_itself() -> None:
+    bench = Bench()
+    outcome = await bench.solve(adaptive=True)
+    assert [sampling.seed for _, sampling in bench.policy.calls] == [0, 4]
+    assert [item.index for item in outcome.candidates] == [2, 3, 6, 7]
+    assert (outcome.n_generated, outcome.n_rejected, outcome.stop_reason) == (4, 4, StopReason.COMPLETE)
+    assert outcome.best.answer == "7"
+
+
+async def test_a_wave_of_one_has_nobody_to_be_compared_with() -> None:
+    bench = Bench()
+    assert (await bench.solve(adaptive=True, n=5)).n_rejected == 2
+    assert (bench.policy.apart, len(bench.policy.calls)) == (1, 2)
+
+
+async def test_the_caller_gets_as_many_candidates_as_it_wants_to_see() -> None:
+    outcome = await Bench().solve(at_least=6)
+    assert [item.index for item in outcome.candidates] == [2, 3, 4, 5, 6, 7]
+    adaptive = await Bench().solve(at_least=3, adaptive=True)
+    assert [item.index for item in adaptive.candidates] == [1, 2, 3, 6, 7]
+
+
+async def test_failed_candidates_have_no_rank_and_are_still_said() -> None:
+    outcome = await Bench(policy=ScriptedPolicy(WORTHS, token_seconds=0.003, fail={6: "abort", 7: "abort"})).solve()
+    assert [item.index for item in outcome.candidates] == [3, 4, 5]
+    assert (outcome.n_rejected, outcome.stop_reason) == (3, StopReason.POLICY_FAILED)
+    assert outcome.degraded_reason is DegradedReason.FEWER_CANDIDATES
+
+
+async def test_temperature_zero_makes_one_candidate() -> None:
+    outcome = await Bench().solve(temperature=0.0)
+    assert (outcome.n_generated, outcome.n_rejected, outcome.stop_reason) == (1, 0, StopReason.GREEDY)
+
+
+async def test_at_the_deadline_the_best_so_far_is_given() -> None:
+    script = [*WORTHS[:4], "worth 9 \\boxed{9}"]
+    bench = Bench(policy=ScriptedPolicy(script, token_seconds=0.003, hang_after=8), scorer=ScriptedScorer(worth))
+    outcome = await bench.solve(n=5, seconds=1.0)
+    assert (outcome.best.answer, outcome.n_rejected, outcome.stop_reason) == ("9", 2, StopReason.DEADLINE)
+    assert bench.metric("candidates_total", result="cancelled") == 2
+
+
+@pytest.mark.parametrize("stage", ["writing", "peeking"])
+async def test_a_closed_run_leaves_nothing(stage: str) -> None:
+    bench = Bench(scorer=ScriptedScorer(worth, blind=True), policy=ScriptedPolicy(WORTHS, hang_after=6))
+    async with aclosing(bench.solver.run(a_job(n=8, early_reject=True, seconds=60))) as run:
+        reading = asyncio.ensure_future(anext(run))
+        await until(lambda: bool(bench.scorer.peeked) if stage == "peeking" else bench.policy.running > 0)
+        reading.cancel()
+        await asyncio.wait({reading})
+    assert (bench.policy.running, bench.releases.held, bench.scorer.sessions) == (0, 0, 0)
+    assert bench.metric("inflight_sequences") == 0
+
+
+# --------------------------------------------------------------------------------------------------------- over HTTP
+
+SETTINGS = {"early_reject_after_tokens": 4, "early_reject_keep": 0.25}
+
+
+def gateway(**settings: Any) -> GatewayOnDoubles:
+    policy, scorer = ScriptedPolicy(WORTHS, token_seconds=0.003), ScriptedScorer(worth)
+    return GatewayOnDoubles(policy=policy, scorer=scorer, settings=SETTINGS | settings)
+
+
+async def test_solve_says_how_many_were_stopped_and_a_stream_says_which() -> None:
+    body = {"problem": PROBLEM, "n": 8, "early_reject": True, "candidates": "full"}
+    async with gateway_client(gateway()) as http:
+        whole = (await http.post("/v1/solve", json=body | {"seed": 0})).json()
+        stream = (await http.post("/v1/solve", json=body | {"seed": 0, "stream": True})).text
+    assert (whole["n_requested"], whole["n_generated"], whole["n_rejected"], whole["answer"]) == (8, 2, 6, "7")
+    assert [one["index"] for one in whole["candidates"]] == [6, 7]
+    events = [event.split("\ndata: ") for event in stream.strip().split("\n\n")]
+    stopped = [json.loads(data) for name, data in events if name == "event: candidate.rejected"]
+    assert [(one["index"], one["partial_score"]) for one in stopped] == [(i, float(i)) for i in range(6)]
+
+
+async def test_a_chat_gets_its_choices_and_is_told() -> None:
+    chat = {"model": "acemath", "messages": [{"role": "user", "content": PROBLEM}], "best_of": 8, "n": 3, "seed": 0}
+    async with gateway_client(gateway()) as http:
+        body = (await http.post("/v1/chat/completions", json=chat | {"acemath": {"early_reject": True}})).json()
+    assert [choice["message"]["content"] for choice in body["choices"]] == WORTHS[:4:-1]
+    assert (body["acemath"]["n_generated"], body["acemath"]["n_rejected"]) == (3, 5)
+    assert body["usage"]["completion_tokens_details"]["rejected_prediction_tokens"] >= 5 * 4
+
+
+NEVER = [
+    ({"selection": "majority"}, {"selection": "majority"}, {}),
+    ({"n": 1}, {}, {"best_of": 1}),
+]
+
+
+@pytest.mark.parametrize(("solve", "options", "chat"), NEVER)
+async def test_where_nobody_could_be_stopped_it_is_refused(
+    solve: dict[str, Any], options: dict[str, Any], chat: dict[str, Any]
+) -> None:
+    talk = {"model": "acemath", "messages": [{"role": "user", "content": PROBLEM}]}
+    async with gateway_client(gateway()) as http:
+        replies = [
+            await http.post("/v1/solve", json={"problem": PROBLEM, "early_reject": True} | solve),
+            await http.post("/v1/chat/completions", json=talk | chat | {"acemath": {"early_reject": True} | options}),
+        ]
+        choices = {"n": 4, "best_of": 4, "acemath": {"early_reject": True}}
+        replies.append(await http.post("/v1/chat/completions", json=talk | choices))
+    assert [reply.status_code for reply in replies] == [400] * 3
+    params = [reply.json()["error"]["param"] for reply in replies]
+    assert params == ["early_reject", "acemath.early_reject", "acemath.early_reject"]
+
+
+async def test_a_line_of_a_job_may_ask_for_it_and_is_refused_by_name() -> None:
+    limits = Limits(max_problem_chars=100, default_deadline_seconds=10, max_deadline_seconds=20)
+    intake = Intake(limits, max_lines=9, max_sequences=64)
+    good = json.dumps({"problem": "3 * 8?", "early_reject": True}).encode()
+    assert await intake.file(good) == [good.replace(b": ", b":").replace(b", ", b",")]
+    with pytest.raises(InvalidRequest) as caught:
+        await intake.file(good + b"\n" + good.replace(b"}", b', "selection": "majority"}'))
+    assert caught.value.param == "2.early_reject"
+
+
+async def test_a_gateway_that_scores_whole_candidates_only_says_so() -> None:
+    async with gateway_client(gateway(live_scoring=False)) as http:
+        reply = await http.post("/v1/solve", json={"problem": PROBLEM, "early_reject": True})
+        schema = (await http.get("/openapi.json")).json()["paths"]["/v1/solve"]["post"]["requestBody"]
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "early_reject")
+    assert "LIVE_SCORING" in reply.json()["error"]["message"]
+    assert schema["content"]["application/json"]["schema"]["properties"]["early_reject"]["enum"] == [False]
