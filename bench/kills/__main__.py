@@ -32,13 +32,13 @@ from bench.kills.calls import Call, Ended, Outcome, run
 from bench.reward import machine
 
 VICTIMS = {
-    "vllm": "vllm",
+    "vllm": "VLLM::EngineCore",
     "reward": "acemath_reward",
     "redis": "-server",
     "policy": "acemath_policy",
     "gateway": "acemath_gateway",
 }
-"""What a part's command line contains."""
+"""How the program, or the module, that a part runs ends; of vLLM's processes the one that computes."""
 GAUGES = ("queued_requests", "inflight_requests", "inflight_sequences", "scoring_queue")
 IN_FLIGHT = 200
 BACK_SECONDS = 300.0
@@ -58,9 +58,7 @@ class Stack:
         """
         for process in self._root.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                line = process.cmdline()
-                is_vllm = any(word.endswith("vllm") for word in line) or "vllm" in process.name().lower()
-                if is_vllm if part == "vllm" else _named(line, VICTIMS[part]):
+                if is_named(process.cmdline(), VICTIMS[part]):
                     return process
         raise LookupError(f"no process of {part} below {self._root.pid}")
 
@@ -89,9 +87,13 @@ class Stack:
         return {name: float(value) for name, value in rows if any(f"gateway_{gauge}" in name for gauge in GAUGES)}
 
 
-def _named(line: list[str], part: str) -> bool:
-    """Whether the program or the module that a command runs is this one."""
-    words = line[:1] + [after for before, after in itertools.pairwise(line) if before == "-m"]
+def is_named(line: list[str], part: str) -> bool:
+    """Whether the program or the module that a command runs is this one.
+
+    A process that names itself (Redis, vLLM) has all of it, with what comes behind the program, in the first word.
+    """
+    own = line[0].split() if line else []
+    words = own[:1] + [after for before, after in itertools.pairwise(line) if before == "-m"]
     return any(word.endswith(part) for word in words)
 
 

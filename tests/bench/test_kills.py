@@ -11,6 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from bench.kills.__main__ import is_named
 from bench.kills.calls import Call, Door, Outcome, run
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -81,3 +82,18 @@ async def test_a_caller_that_leaves_is_no_loss() -> None:
     leaving = Call(leaving.door, leaving.body, leaving.deadline, 0.01, leaving.key)
     async with httpx.AsyncClient(transport=httpx.MockTransport(slow), base_url="http://gateway") as client:
         assert (await run(leaving, client, time.monotonic())).outcome is Outcome.LEFT
+
+
+@pytest.mark.parametrize(
+    ("line", "part", "is_it"),
+    [
+        (["/x/bin/python", "-m", "acemath_gateway"], "acemath_gateway", True),
+        (["/x/bin/python", "-m", "acemath_policy"], "acemath_gateway", False),
+        (["/x/bin/valkey-server 127.0.0.1:6380", "", ""], "-server", True),
+        (["VLLM::EngineCore", "", ""], "VLLM::EngineCore", True),
+        (["/x/bin/python", "/x/shim.py", "/x/bin/vllm"], "VLLM::EngineCore", False),
+        ([], "-server", False),
+    ],
+)
+def test_a_part_is_known_by_its_program_or_module(line: list[str], part: str, is_it: bool) -> None:
+    assert is_named(line, part) is is_it
