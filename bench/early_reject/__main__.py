@@ -33,6 +33,8 @@ from bench.recorded.pools import RecordedSet
 from bench.reward.machine import described
 
 CUTS = (16, 24, 32, 48, 64, 96)
+SELECTIONS = tuple(selection for selection in Selection if selection is not Selection.MAJORITY)
+"""A majority asks for no scores, so there the gateway offers no rejection."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,7 +100,7 @@ def _measured(sets: Sequence[RecordedSet], cuts: Sequence[int], orders: int, res
         for group in groups
     ]
     made = ways(min(one.n for one in sets), cuts)
-    for selection in Selection:
+    for selection in SELECTIONS:
         parts = [measure.replay(one, selection, made, orders, at) for one, at in zip(sets, temperatures, strict=True)]
         every = [*parts, *([measure.joined(parts)] if len(parts) > 1 else [])]
         for one, replayed in zip(found, every, strict=True):

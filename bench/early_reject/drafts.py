@@ -17,6 +17,10 @@ from bench.recorded.figures import as_json
 from bench.recorded.pools import Recorded, RecordedSet
 
 Pool = Sequence[Recorded]
+Between = tuple[float, float]
+_SHARE: Between = (0.0, 1.0)
+_FEWEST = 5
+"""Clusters that must have an answer, or there is no figure."""
 
 
 def described(sets: Sequence[RecordedSet], cut: int, resamples: int) -> dict[str, Any]:
@@ -30,10 +34,10 @@ def described(sets: Sequence[RecordedSet], cut: int, resamples: int) -> dict[str
         "after_tokens": cut,
         "tokens_behind": behind / tokens,
         "go_on": ask(lambda pool: len(_going_on(pool, cut)) / len(pool)),
-        "tau": ask(lambda pool: tau([(c.drafts[cut], _score(c)) for c in _going_on(pool, cut)])),
+        "tau": ask(lambda pool: tau([(c.drafts[cut], _score(c)) for c in _going_on(pool, cut)]), (-1.0, 1.0)),
         "auc_draft": ask(lambda pool: auc([_graded(c, c.drafts[cut]) for c in _going_on(pool, cut)])),
         "auc_whole": ask(lambda pool: auc([_graded(c, _score(c)) for c in _going_on(pool, cut)])),
-        "shift": ask(lambda pool: _mean([c.drafts[cut] - _score(c) for c in _going_on(pool, cut)])),
+        "shift": ask(lambda pool: _mean([c.drafts[cut] - _score(c) for c in _going_on(pool, cut)]), None),
         "stopped": {str(keep): _stopped(ask, EarlyReject(cut, keep)) for keep in KEEPS},
     }
 
@@ -72,13 +76,18 @@ class _Asked:
     def __init__(self, pools: Sequence[Pool], clusters: Sequence[str], resamples: int) -> None:
         self._pools, self._clusters, self._resamples = pools, clusters, resamples
 
-    def __call__(self, question: Callable[[Pool], float | None]) -> dict[str, float] | None:
+    def __call__(
+        self, question: Callable[[Pool], float | None], between: Between | None = _SHARE
+    ) -> dict[str, float] | None:
         answers = [(question(pool), cluster) for pool, cluster in zip(self._pools, self._clusters, strict=True)]
         known = [(answer, cluster) for answer, cluster in answers if answer is not None]
-        if not known:
+        clusters = [cluster for _, cluster in known]
+        if len(set(clusters)) < _FEWEST:
             return None
         values = np.array([[answer] for answer, _ in known])
-        (estimate,) = bootstrap(values, [cluster for _, cluster in known], resamples=self._resamples)
+        low, high = between or (float(values.min()), float(values.max()))
+        limits = ([low], [high])
+        (estimate,) = bootstrap(values, clusters, resamples=self._resamples, limits=limits)
         return as_json(estimate) | {"problems": len(known)}
 
 

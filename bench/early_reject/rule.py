@@ -1,4 +1,4 @@
-"""The rule: when every candidate of a wave has ended or has T tokens, the worst of those that go on are stopped."""
+"""The gateway's rule on recorded candidates: of each wave, those are stopped whose partial scores are hopeless."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from acemath_gateway.rejection import RejectRules, hopeless
 from bench.recorded.pools import Recorded
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyReject:
-    """Called with a wave, it says which candidates it stops, each at `after_tokens`.
+    """Called with a wave, it says which candidates are stopped; all of them at T tokens, where verdicts take no time.
 
     Attributes:
-        after_tokens: T, when candidates are ranked: those that have ended by their scores, the others by the score of
-            what they have.
-        keep: share of the wave, rounded up, that goes on or has ended; what has ended is never taken back.
+        after_tokens: T.
+        keep: share of a wave that goes on or has ended.
     """
 
     after_tokens: int
@@ -24,9 +24,10 @@ class EarlyReject:
 
     def __call__(self, wave: Sequence[Recorded]) -> Mapping[int, int]:
         """Index → tokens of those that are stopped; never all of a wave."""
-        places = max(1, math.ceil(self.keep * len(wave)))
-        ranked = sorted(wave, key=lambda candidate: (-self._standing(candidate), candidate.index))
-        return {c.index: self.after_tokens for c in ranked[places:] if c.cost > self.after_tokens}
+        rules = RejectRules(self.after_tokens, self.keep)
+        unfinished = [candidate.index for candidate in wave if candidate.cost > self.after_tokens]
+        scores = {candidate.index: self._standing(candidate) for candidate in wave}
+        return dict.fromkeys(hopeless(rules, scores, unfinished), self.after_tokens)
 
     def _standing(self, candidate: Recorded) -> float:
         if candidate.cost > self.after_tokens:

@@ -58,7 +58,9 @@ def shares(found: Counter[str]) -> dict[str, float]:
     return {reason: round(count / found.total(), 4) for reason, count in sorted(found.items())}
 
 
-def percent(estimate: Mapping[str, float]) -> str:
-    """A share in percent with its interval."""
+def percent(estimate: Mapping[str, float] | None) -> str:
+    """A share in percent with its interval; nothing where there is none."""
+    if estimate is None:
+        return ""
     value, low, high = (f"{100 * estimate[key]:.1f}".replace("-", "−") for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

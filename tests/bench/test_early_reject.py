@@ -14,7 +14,7 @@ from acemath_core.wire import Selection, StopReason
 from acemath_evaluation.journal import Journal
 from acemath_gateway.stopping import StopRules, wave_sizes
 from bench.early_reject import pool
-from bench.early_reject.__main__ import main
+from bench.early_reject.__main__ import SELECTIONS, main
 from bench.early_reject.drafts import described, tau
 from bench.early_reject.rule import EarlyReject
 from bench.early_reject.ways import mixture
@@ -115,7 +115,8 @@ def test_tau(pairs: list[tuple[float, float]], value: float | None) -> None:
 
 def test_what_beginnings_tell() -> None:
     perfect = tuple(recorded(i, float(i), 0, i > 2, 9, draft=float(i)) for i in range(4))
-    one = RecordedSet("s", "tokens", 4, True, ("p", "q"), (perfect, perfect), ("p", "q"), (), "r")
+    names = tuple("pqrst")
+    one = RecordedSet("s", "tokens", 4, True, names, (perfect,) * 5, names, (), "r")
     found = described([one], T, 100)
     assert (found["tau"]["value"], found["auc_draft"]["value"], found["shift"]["value"]) == (1.0, 1.0, 0.0)
     assert found["tokens_behind"] == pytest.approx(5 / 9)
@@ -150,7 +151,7 @@ def test_the_command_replays_a_pool_without_texts(tmp_path: Path, capsys: pytest
     document = json.loads(gzip.decompress(out.read_bytes()))
     assert [one["name"] for one in document["sets"]] == ["a", "b", "a+b"]
     for one in document["sets"]:
-        assert one["selections"].keys() == set(Selection)
+        assert one["selections"].keys() == set(SELECTIONS)
         for rows in one["selections"].values():
             named = {row["way"]: row for row in rows}
             assert named["fixed 4"]["minus_full"]["value"] == 0.0 == named["fixed 3"]["minus_same_tokens"]["value"]
