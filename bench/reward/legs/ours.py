@@ -1,4 +1,4 @@
-"""The reward engine in process: one team of threads, and with each technique off."""
+"""The reward engine in process: threads that share each pass, and with each technique off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Engine:
         checkpoint: its directory.
         device: torch device.
         dtype: `auto` or as `place` names it.
-        threads: of one CPU operator.
+        threads: that share a pass.
     """
 
     def __init__(self, checkpoint: Path, device: str, dtype: str, threads: int) -> None:

@@ -44,6 +44,7 @@ class RewardMetrics:
         self.queue_items = self._gauge("queue_items", "candidates that wait")
         self.queue_tokens = self._gauge("queue_tokens", "tokens that wait, prompts counted once a call")
         self.tokens_per_second = self._gauge("tokens_per_second", "recent speed of the engine, tokens it computed")
+        self.peak = self._gauge("peak_tokens_per_second", "of matrix products alone, measured at load; 0 unknown")
         self.tokenize_seconds = self._histogram("tokenize_seconds", "one call: text to ids, waiting included", _SECONDS)
         self.queue_seconds = self._histogram("queue_seconds", "one call: queued to the first batch", _SECONDS)
         self.compute_seconds = self._histogram("compute_seconds", "one batch in the engine", _SECONDS)

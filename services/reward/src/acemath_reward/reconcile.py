@@ -164,6 +164,8 @@ class Reconciler:
         self._metrics.model_info.clear()
         self._metrics.model_info.labels(str(active.ref), str(facts.get("dtype")), str(facts.get("device"))).set(1)
         self._metrics.invariant.set(bool(active.served.check.batch_invariant))
+        peak = facts.get("peak_tokens_per_second")
+        self._metrics.peak.set(peak if isinstance(peak, int) else 0)
 
     async def _write_status(self, desired: Desired | None) -> None:
         generation = desired.generation if desired else None

@@ -24,6 +24,7 @@ from acemath_reward.engine.layer import DecoderLayer, LastLayer, Tile
 from acemath_reward.engine.linear import prepacks
 from acemath_reward.engine.live import GridSession
 from acemath_reward.engine.packing import Asked, Packed, pack
+from acemath_reward.engine.peak import peak
 from acemath_reward.engine.tiling import Trial, find_tiling
 from acemath_reward.engine.varlen import attention_of
 from acemath_reward.engine.weights import load_tensors
@@ -66,6 +67,8 @@ class RewardEngine:
             last = config.layers - 1
             self._last = LastLayer(_layer_tensors(tensors, last, take), config, placement, between)
             self._tiling = find_tiling(placement, self._trials())
+            one_layer = (self._layers[0] if self._layers else self._last).trials()
+            self._peak = peak(one_layer, config.layers, placement, self._crew)
             norm = partial(_norm_row, between, take("model.norm.weight"))
             self._head = _head(config, norm, partial(take, dtype=torch.float32))
         self._budget = Budget(live, config.token_numbers * placement.dtype.itemsize)
@@ -108,6 +111,7 @@ class RewardEngine:
             "cell_tokens": self._placement.cell_tokens,
             "attention": self._attention,
             "prepacked": prepacks(self._placement),
+            "peak_tokens_per_second": round(self._peak),
             "compiled": self._placement.compiled and self._placement.device.type == "cpu",
             "torch": torch.__version__,
         }
