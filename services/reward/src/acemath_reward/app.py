@@ -15,6 +15,7 @@ from acemath_registry.following import StatusLeases
 from acemath_reward.admission import QueueLimits
 from acemath_reward.basic_key import BasicKeyMiddleware
 from acemath_reward.batcher import Batcher
+from acemath_reward.document import describe
 from acemath_reward.live.routes import live_router
 from acemath_reward.live.service import LiveService
 from acemath_reward.metrics import RewardMetrics
@@ -75,6 +76,7 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
         lifespan=lifespan,
         max_body_bytes=settings.max_body_bytes,
     )
+    describe(app)
     app.add_middleware(BasicKeyMiddleware)  # outermost: what it makes of the header is checked inside
     app.state.drain = live.drain  # what serves the application calls it when it is told to stop
     return app

@@ -48,7 +48,7 @@ class Open(_Frame):
 
 
 class Piece(_Frame):
-    """What comes next of a candidate."""
+    """What comes next of a candidate: exactly one of `text` and `token_ids`."""
 
     type: Literal["piece"]
     index: Annotated[int, Field(ge=0)]

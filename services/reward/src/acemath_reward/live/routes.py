@@ -36,6 +36,8 @@ from acemath_reward.live.session import LiveScoring, error_frame
 from acemath_reward.metrics import RewardMetrics
 from acemath_web.auth import KeySet
 
+LIVE_PATH = "/v1/score/live"
+
 _log = logging.getLogger(__name__)
 _SEND_SECONDS = 10.0  # a client that does not read so long is gone
 _IDLE = "idle_timeout"
@@ -58,7 +60,7 @@ def live_router(service: LiveService, keys: KeySet, idle_seconds: float, metrics
     """
     router = APIRouter()
 
-    @router.websocket("/v1/score/live")
+    @router.websocket(LIVE_PATH)
     async def live(websocket: WebSocket) -> None:
         if not _admitted(websocket, keys):
             await websocket.close(1008)  # before it is accepted: the handshake's answer is 403
