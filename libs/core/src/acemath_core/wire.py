@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 MAX_CANDIDATES = 64
 MAX_SEED = 2**31 - 1 - MAX_CANDIDATES  # candidate i is sampled with seed + i, and vLLM takes int32 comfortably
@@ -99,8 +99,16 @@ Candidate = Annotated[Annotated[Text, Tag("(text)")] | Annotated[TokenCandidate,
 """A candidate as text or as ids; the names of the forms in brackets are no part of a `param`."""
 
 
+_ONE_CONTEXT: list[JsonValue] = [  # a field that is null is one that was left out
+    {"required": ["problem"], "properties": {"problem": {"type": "string"}}},
+    {"required": ["messages"], "properties": {"messages": {"type": "array"}}},
+]
+
+
 class ScoreRequest(Wire):
     """`POST /v1/score`: one problem (or conversation) and its candidates."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CONTEXT})
 
     problem: Text | None = None
     messages: list[Turn] | None = Field(None, min_length=1)

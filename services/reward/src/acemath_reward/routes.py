@@ -20,11 +20,27 @@ from starlette.types import Receive, Scope, Send
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
 from acemath_core.errors import ErrorCode, ServiceError
 from acemath_core.wire import MODEL_HEADER, ScoreItem, ScoreRequest, ScoreResponse, Slot
+from acemath_reward.failures import ERRORS
 from acemath_reward.scoring import ScoreService, Scoring
 from acemath_web.errors import error_body
 
 _T = TypeVar("_T")
 _KEEP_ALIVE_SECONDS = 15.0
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["score", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    200: {
+        "description": "the scores; with `stream` each as it is ready",
+        "content": {"text/event-stream": {"schema": _EVENT}},
+    },
+}
 
 
 def reward_router(service: ScoreService, slots: Callable[[], list[Slot]], default_deadline_seconds: float) -> APIRouter:
@@ -37,7 +53,9 @@ def reward_router(service: ScoreService, slots: Callable[[], list[Slot]], defaul
     """
     router = APIRouter(tags=["reward"])
 
-    @router.post("/v1/score", response_model=ScoreResponse, summary="Score candidates of one problem")
+    @router.post(
+        "/v1/score", response_model=ScoreResponse, responses=_ANSWERS, summary="Score candidates of one problem"
+    )
     async def score(body: ScoreRequest, request: Request) -> Response:
         header = request.headers.get(DEADLINE_HEADER)
         deadline = Deadline.from_header(header, default_seconds=default_deadline_seconds)

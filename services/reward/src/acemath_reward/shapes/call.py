@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request
 
 from acemath_core.deadline import DEADLINE_HEADER, Deadline
 from acemath_core.errors import InvalidRequest
-from acemath_core.wire import ErrorBody
 from acemath_reward.encoding import Vocabulary, check_length
 from acemath_reward.routes import unless_gone
 from acemath_reward.scoring import ScoreService, Work
 
 MAX_ITEMS = 1024
 """Conversations of one call; each waits by itself, so `max_queue_items` and `max_queue_tokens` hold too."""
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody, "description": "the caller's mistake; `param` names the field, too long texts included"},
-    401: {"model": ErrorBody, "description": "no key, or an unknown one"},
-    409: {"model": ErrorBody, "description": "`model_not_served`: the message lists what is served"},
-    413: {"model": ErrorBody, "description": "a text, a call or a body over a limit"},
-    503: {"model": ErrorBody, "description": "`reward_overloaded`, `not_ready` or `draining`; see `Retry-After`"},
-    504: {"model": ErrorBody, "description": "the deadline passed (`x-acemath-deadline-ms`)"},
-}
 
 
 @dataclass(frozen=True, slots=True)

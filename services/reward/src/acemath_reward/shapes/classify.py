@@ -12,26 +12,39 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from acemath_core.errors import InvalidRequest
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import Text, Turn, Wire
 from acemath_prompts import TemplateError
 from acemath_reward.encoding import EncodedCall, Vocabulary, check_text, without_duplicates
-from acemath_reward.shapes.call import ERRORS, MAX_ITEMS, Scorer, checked
-from acemath_reward.shapes.fields import Absent, Off, PoolingRequest, Usage, answer_id
+from acemath_reward.failures import ERRORS
+from acemath_reward.shapes.call import MAX_ITEMS, Scorer, checked
+from acemath_reward.shapes.fields import Absent, Off, PoolingRequest, Usage, answer_id, given
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
-_IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_MANY_SCHEMA = {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS}
 _INPUT_SCHEMA = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
+        {**_MANY_SCHEMA, "items": {"anyOf": [{"type": "string"}, _IDS_SCHEMA]}},
         _IDS_SCHEMA,
-        {"type": "array", "items": _IDS_SCHEMA},
     ]
 }
+_SOURCES = ("input", "messages")
+_OF_INPUT, _OF_MESSAGES = (given((source,), _SOURCES) for source in _SOURCES)
+_OF_MESSAGES["properties"]["add_special_tokens"] = {"enum": [False, None]}
 
 Conversation = str | tuple[int, ...]
 
@@ -65,11 +78,13 @@ def _is_id(value: object) -> bool:
 class ClassifyRequest(PoolingRequest):
     """The body of `POST /classify`."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_OF_INPUT, _OF_MESSAGES]})
+
     input: Annotated[tuple[Conversation, ...], PlainValidator(_conversations), WithJsonSchema(_INPUT_SCHEMA)] | None = (
         Field(None, description="rendered conversations; control tokens in them are recognised")
     )
     messages: list[Turn] | None = Field(None, min_length=1, description="one conversation, instead of input")
-    add_special_tokens: bool | None = Field(
+    add_special_tokens: StrictBool | None = Field(
         None, description="whether the tokenizer adds its own (Llama 3: bos); omitted: true for input, as in vLLM"
     )
     add_generation_prompt: Off = False

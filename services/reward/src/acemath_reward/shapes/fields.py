@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from acemath_core.wire import Text, Wire
@@ -37,11 +37,13 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-_TEXTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_ITEMS}]}
+def _texts_schema(least: int) -> WithJsonSchema:
+    texts = {"type": "array", "items": {"type": "string"}, "minItems": least, "maxItems": MAX_ITEMS}
+    return WithJsonSchema({"anyOf": [{"type": "string"}, texts]}, mode="validation")
 
-AnyTexts = Annotated[
-    list[Text], BeforeValidator(_listed), Field(max_length=MAX_ITEMS), WithJsonSchema(_TEXTS_SCHEMA, mode="validation")
-]
+
+_Texts = Annotated[list[Text], BeforeValidator(_listed), Field(max_length=MAX_ITEMS)]
+AnyTexts = Annotated[_Texts, _texts_schema(0)]
 """One text or a list of them, read as a list; the list may be empty."""
 
 
@@ -51,18 +53,34 @@ def _some(texts: list[str]) -> list[str]:
     return texts
 
 
-Texts = Annotated[AnyTexts, AfterValidator(_some)]
+Texts = Annotated[_Texts, AfterValidator(_some), _texts_schema(1)]
 """One text or a list of them, read as a list of at least one."""
+
+
+def _is_number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_is_number)]
+"""A whole number, 8.0 too; no text and no truth value is read as one."""
+
+
+def given(names: Sequence[str], of: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of a body that has all fields `names`, and none of the others `of`; null is left out."""
+    fields = {name: {"not": {"type": "null"}} if name in names else {"type": "null"} for name in of}
+    return {"required": list(names), "properties": fields}
 
 
 class PoolingRequest(Wire):
     """What vLLM's pooling requests have in common (vLLM 0.32, `entrypoints/pooling/base/protocol.py`)."""
 
     model: str | None = Field(None, description="name@version; omitted = the only active one")
-    use_activation: bool | None = Field(
+    use_activation: StrictBool | None = Field(
         None, description="false: raw scores; true or omitted: the checkpoint's activation, a sigmoid unless it says so"
     )
-    activation: bool | None = Field(None, description="the name of use_activation before vLLM 0.12")
+    activation: StrictBool | None = Field(None, description="the name of use_activation before vLLM 0.12")
     request_id: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="part of the answer's id")
     user: Absent = None
     truncate_prompt_tokens: Absent = Field(None, description="nothing is ever cut: too long is a 400")

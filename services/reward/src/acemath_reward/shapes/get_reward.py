@@ -19,7 +19,8 @@ from pydantic import Field, model_validator
 
 from acemath_core.wire import Text, Wire
 from acemath_reward.encoding import EncodedCall, Vocabulary, check_text, without_duplicates
-from acemath_reward.shapes.call import ERRORS, MAX_ITEMS, Scorer, checked
+from acemath_reward.failures import ERRORS
+from acemath_reward.shapes.call import MAX_ITEMS, Scorer, checked
 from acemath_reward.shapes.fields import AnyTexts
 
 MODEL_HEADER = "x-acemath-model"

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from acemath_core.wire import Text, Wire
-from acemath_reward.shapes.call import ERRORS, Scored, Scorer
-from acemath_reward.shapes.fields import PairRequest, Texts, answer_id
+from acemath_reward.failures import ERRORS
+from acemath_reward.shapes.call import Scored, Scorer
+from acemath_reward.shapes.fields import PairRequest, Texts, Whole, answer_id
 from acemath_reward.shapes.pairs import Pairs
 
 
@@ -16,7 +17,7 @@ class RerankRequest(PairRequest):
 
     query: Text = Field(description="the problem")
     documents: Texts = Field(description="candidate solutions")
-    top_n: int = Field(0, ge=0, description="so many of the best; 0: all")
+    top_n: Whole = Field(0, ge=0, description="so many of the best; 0: all")
 
 
 class RerankDocument(Wire):

@@ -9,18 +9,22 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter, Request
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from acemath_core.wire import Wire
-from acemath_reward.shapes.call import ERRORS, Scorer
-from acemath_reward.shapes.fields import PairRequest, Texts, Usage, answer_id
+from acemath_reward.failures import ERRORS
+from acemath_reward.shapes.call import Scorer
+from acemath_reward.shapes.fields import PairRequest, Texts, Usage, answer_id, given
 from acemath_reward.shapes.pairs import Pairs
 
 _NAMES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
+_ALL_NAMES = tuple(dict.fromkeys(name for pair in _NAMES for name in pair))
 
 
 class PairScoreRequest(PairRequest):
     """The body of `POST /score`; exactly one pair of names is given."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [given(pair, _ALL_NAMES) for pair in _NAMES]})
 
     text_1: Texts | None = Field(None, description="the problem, or one for each candidate")
     text_2: Texts | None = Field(None, description="candidate solutions")
