@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from gateway.solver_bench import a_job
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
@@ -103,6 +105,26 @@ async def test_what_was_stopped_is_paid_for_and_counted() -> None:
     assert bench.metric("generated_tokens_total") == outcome.completion_tokens
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), min_size=2, max_size=8),
+    st.floats(0.05, 0.95),
+    st.integers(1, 12),
+    st.booleans(),
+)
+async def test_where_partial_scores_are_right_the_best_of_n_is_the_same(
+    plans: list[tuple[int, int]], keep: float, after_tokens: int, adaptive: bool
+) -> None:
+    """Candidates are worth something and so long, and are judged whenever that comes; equal ones go by index."""
+    script = [f"worth {worth} {'so ' * words}\\boxed{{{i}}}" for i, (worth, words) in enumerate(plans)]
+    bench = Bench(policy=ScriptedPolicy(script), rules=RejectRules(after_tokens, keep))
+    asked = {"n": len(plans), "adaptive": adaptive}
+    outcome, whole = await bench.solve(**asked), await bench.solve(**asked, early_reject=False)
+    assert outcome.best.index == whole.best.index
+    assert outcome.n_generated + outcome.n_rejected == len(plans)
+    assert outcome.completion_tokens <= whole.completion_tokens
+
+
 async def test_a_good_candidate_that_has_ended_takes_a_place_among_the_kept() -> None:
     script = ["worth 9 \\boxed{9}", *WORTHS[1:4]]
     outcome = await Bench(policy=ScriptedPolicy(script, token_seconds=0.003)).solve(n=4)
@@ -116,21 +138,23 @@ async def test_nothing_is_stopped_before_the_slowest_has_come_far_enough() -> No
     assert bench.scorer.peeked == []
 
 
-@pytest.mark.parametrize("way", ["never", "late", "none"])
+@pytest.mark.parametrize("way", ["never", "late", "none", "not of all"])
 async def test_without_partial_scores_it_is_a_job_like_any_other(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
+    monkeypatch.setattr("acemath_gateway.checkpoint._PEEK_SECONDS", 3600.0)
     if way == "never":
         bench.scorer.blind = True
-    elif way == "none":
+    elif way in ("none", "not of all"):
 
-        async def none(*_: object) -> None:
-            return None
+        async def peek(_: object, index: int) -> float | None:
+            return None if way == "none" or index == 5 else float(index)
 
-        monkeypatch.setattr("doubles.ports.ScriptedSession.peek", none)
+        monkeypatch.setattr("doubles.ports.ScriptedSession.peek", peek)
     else:
         monkeypatch.setattr("acemath_gateway.checkpoint._PEEK_SECONDS", 0.0)
     outcome, whole = await bench.solve(), await bench.solve(early_reject=False)
     assert (outcome.candidates, outcome.chosen, outcome.n_rejected) == (whole.candidates, whole.chosen, 0)
+    assert outcome.stop_reason is StopReason.COMPLETE  # nobody waited for partial scores once all had ended
 
 
 async def test_a_scorer_that_fails_stops_nobody() -> None:

@@ -49,6 +49,7 @@ async def test_one_is_asked_for_at_a_time(rig: Rig, reward: FakeReward) -> None:
         await asyncio.wait({first})
         assert await session.peek(0) is None  # the service still owes the answer to the first
         assert await session.score(0, TEXTS[0]) == SCORES[0]
+    assert reward.requests == [] and rig.calls("broken") == 0
 
 
 async def test_a_peek_is_over_when_the_candidate_has_its_score(rig: Rig, reward: FakeReward) -> None:
