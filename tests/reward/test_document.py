@@ -23,7 +23,7 @@ BODIES = {
     "/classify": {"input": "x"},
     "/score": {"text_1": "x", "text_2": "y"},
     "/get_reward": {"query": ["x"]},
-} | dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), {"query": "x", "documents": ["y"]})
+} | {path: {"query": "x", "documents": ["y"]} for path in ("/rerank", "/v1/rerank", "/v2/rerank")}
 
 
 @pytest.fixture
@@ -48,9 +48,6 @@ async def test_every_post_honours_the_deadline_header_and_says_so(app: FastAPI, 
             assert (parameter["name"], parameter["in"], parameter["required"]) == (DEADLINE_HEADER, "header", False)
             refused = await client.post(path, json=BODIES[path], headers={DEADLINE_HEADER: "soon"})
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, DEADLINE_HEADER), path
-    assert all(
-        "parameters" not in methods.get("get", {}) for methods in document["paths"].values() if "post" in methods
-    )
 
 
 def test_the_frames_of_the_websocket_are_there(document: dict[str, Any]) -> None:
@@ -60,9 +57,8 @@ def test_the_frames_of_the_websocket_are_there(document: dict[str, Any]) -> None
     schemas = document["components"]["schemas"]
     kinds = {}
     for side, messages in live["messages"].items():
-        frames = [
-            schemas[reference.rpartition("/")[2]] for reference in re.findall(r'"\$ref": "(.*?)"', dumped(messages))
-        ]
+        names = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', dumped(messages))
+        frames = [schemas[name] for name in names]
         kinds[side] = {frame["properties"]["type"]["const"] for frame in frames}
         assert all(frame["description"] and frame["additionalProperties"] is False for frame in frames)
     assert kinds == {"client": {"open", "piece", "peek", "end"}, "server": {"score", "partial", "error"}}
