@@ -90,7 +90,7 @@ bench-gateway: setup-dev ## what the gateway adds to an answer, beside LiteLLM a
 	@$(PY) -m bench.gateway run --out bench/results/gateway-here.json --litellm .local/bench-gateway/litellm/bin/python \
 	    --optillm .local/bench-gateway/optillm/bin/python
 
-interop: setup-dev ## schemathesis, LangChain and lm-evaluation-harness against a real gateway process; minutes
+interop: setup-dev ## schemathesis at all three services, LangChain and lm-evaluation-harness at the gateway; minutes
 	@for name in schemathesis clients; do test -d .local/interop/$$name || \
 	    bench/interop/env.sh bench/interop/$$name-requirements.txt .local/interop/$$name || exit 1; done
 	@$(PY) -m bench.interop

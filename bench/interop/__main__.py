@@ -1,6 +1,8 @@
-"""`python -m bench.interop`, from the checkout's root: somebody else's programs against a real gateway. See README.md.
+"""`python -m bench.interop`, from the checkout's root: somebody else's programs against real services. See README.md.
 
-    python -m bench.interop --schemathesis DIR --clients DIR [schemathesis] [langchain] [lm-eval]
+    python -m bench.interop --schemathesis DIR --clients DIR [gateway] [reward] [policy] [langchain] [lm-eval]
+
+The first three are schemathesis at that service.
 
 Both directories are environments that `env.sh` makes. Ends with 1 when any of the programs found fault.
 """
@@ -8,17 +10,18 @@ Both directories are environments that `env.sh` makes. Ends with 1 when any of t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.interop.services import Service, gateway, policy, reward
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -30,47 +33,59 @@ class Place:
     """Where a program runs and what it talks to.
 
     Attributes:
+        name: the program's.
         work: an empty folder.
-        url: the gateway's.
-        key: one of its API keys.
+        service: what it is to talk to.
         options: this program's own.
     """
 
+    name: str
     work: Path
-    url: str
-    key: str
+    service: Service
     options: argparse.Namespace
 
 
 def schemathesis(place: Place) -> list[str]:
     """All checks over every operation of `/openapi.json`."""
-    for name in ("schemathesis.toml", "schemathesis_hooks.py"):
-        shutil.copy(HERE / name, place.work)
+    shutil.copy(HERE / "schemathesis_hooks.py", place.work)
+    own = HERE / f"schemathesis-{place.name}.toml"
+    configuration = (HERE / "schemathesis.toml").read_text() + (own.read_text() if own.exists() else "")
+    (place.work / "schemathesis.toml").write_text(configuration)
     program = place.options.schemathesis.absolute() / "bin" / "schemathesis"
-    key = ["--header", f"Authorization: Bearer {place.key}"]
+    key = ["--header", f"Authorization: Bearer {place.service.key}"]
     more = ["--max-examples", str(place.options.examples), "--no-color"]
-    return [str(program), "run", f"{place.url}/openapi.json", *key, *more]
+    return [str(program), "run", f"{place.service.url}/openapi.json", *key, *more]
 
 
 def langchain(place: Place) -> list[str]:
     """LangChain's ChatOpenAI."""
-    return [str(_python(place)), str(HERE / "chat_openai.py"), place.url, place.key]
+    return [str(_python(place)), str(HERE / "chat_openai.py"), place.service.url, place.service.key]
 
 
 def lm_eval(place: Place) -> list[str]:
     """lm-evaluation-harness' backend `local-chat-completions`, on a task of four problems."""
     for source in (HERE / "lm_task").iterdir():
         shutil.copy(source, place.work)
-    model = f"model=acemath,base_url={place.url}/v1/chat/completions,num_concurrent=4,max_retries=1"
+    model = f"model=acemath,base_url={place.service.url}/v1/chat/completions,num_concurrent=4,max_retries=1"
     chosen = ["--model", "local-chat-completions", "--model_args", model, "--tasks", "acemath_word_problems"]
     ours = ["--include_path", ".", "--apply_chat_template", "--gen_kwargs", place.options.gen_kwargs]
     return [str(_python(place)), "-m", "lm_eval", "run", *chosen, *ours, "--output_path", "lm-eval"]
 
 
-PROGRAMS: dict[str, Callable[[Place], list[str]]] = {
-    "schemathesis": schemathesis,
-    "langchain": langchain,
-    "lm-eval": lm_eval,
+@dataclass(frozen=True)
+class Program:
+    """What is run, and at which service."""
+
+    command: Callable[[Place], list[str]]
+    service: Callable[[Path], AbstractContextManager[Service]]
+
+
+PROGRAMS: dict[str, Program] = {
+    "gateway": Program(schemathesis, gateway),
+    "reward": Program(schemathesis, reward),
+    "policy": Program(schemathesis, policy),
+    "langchain": Program(langchain, gateway),
+    "lm-eval": Program(lm_eval, gateway),
 }
 
 
@@ -80,14 +95,16 @@ def _python(place: Place) -> Path:
 
 
 def run(name: str, options: argparse.Namespace) -> bool:
-    """One program at a gateway of its own; whether it found nothing."""
+    """One program at a service of its own; whether it found nothing."""
     print(f"== {name}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="interop-") as folder, _gateway(Path(folder)) as (url, key):
+    program = PROGRAMS[name]
+    with tempfile.TemporaryDirectory(prefix="interop-") as folder, program.service(Path(folder)) as service:
         (work := Path(folder, "work")).mkdir()
-        command = PROGRAMS[name](Place(work, url, key, options))
+        command = program.command(Place(name, work, service, options))
         plain = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        offline = {"OPENAI_API_KEY": key, "HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub")}
-        ended = subprocess.run(command, cwd=work, env=plain | offline, timeout=SECONDS, check=False)
+        offline = {"OPENAI_API_KEY": service.key, "HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub")}
+        told = plain | offline | dict(service.told)
+        ended = subprocess.run(command, cwd=work, env=told, timeout=SECONDS, check=False)
         found = ended.returncode == 0 and (name != "lm-eval" or _all_right(work))
     print(f"== {name}: {'nothing found' if found else 'FAILED'}", flush=True)
     return found
@@ -97,25 +114,6 @@ def _all_right(work: Path) -> bool:
     """Whether the harness read four right answers: it ends with 0 whatever it read."""
     results = json.loads(next(work.glob("lm-eval/**/results_*.json")).read_text())
     return bool(results["results"]["acemath_word_problems"]["exact_match,boxed"] == 1.0)
-
-
-@contextlib.contextmanager
-def _gateway(folder: Path) -> Iterator[tuple[str, str]]:
-    """A gateway with one API key, before the tests' doubles."""
-    key, keys = secrets.token_urlsafe(24), folder / "api.keys"
-    keys.touch(0o600)
-    keys.write_text(key)
-    command = [sys.executable, str(ROOT / "tests" / "doubles" / "whole_gateway.py"), f"API_KEYS_FILE={keys}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            url = process.stdout.readline().strip()
-            if not url:
-                raise SystemExit("the gateway did not start; its reason is above")
-            yield url, key
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def main() -> int:
