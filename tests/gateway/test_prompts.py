@@ -108,8 +108,8 @@ async def test_only_the_last_few_are_kept_and_each_is_read_once(
     versions = [publish(tmp_path, str(i)) for i in range(6)]
     encoders = RegistryEncoders(Registry(tmp_path / "registry"))
     reads: list[str] = []
-    real = Registry.path
-    monkeypatch.setattr(Registry, "path", lambda self, ref: reads.append(str(ref)) or real(self, ref))
+    real = Registry.opened
+    monkeypatch.setattr(Registry, "opened", lambda self, ref, names: reads.append(str(ref)) or real(self, ref, names))
     await asyncio.gather(*(encoders.of(versions[0]) for _ in range(5)))
     assert reads.count(versions[0]) <= 2  # the manifest and the directory
     for version in versions:

@@ -12,7 +12,7 @@ from registry.tiny import METADATA
 
 from acemath_core.errors import ServiceError
 from acemath_registry import Channel, ModelRef, Registry, StorageError
-from acemath_registry.publish import sweep_staging
+from acemath_registry.stores.staging import sweep_staging
 
 MAX_STEPS = 300
 

@@ -29,7 +29,7 @@ from acemath_registry import (
     RejectReason,
     VerificationError,
 )
-from acemath_registry.publish import STALE_STAGING_S, sweep_staging
+from acemath_registry.stores.staging import STALE_STAGING_S, sweep_staging
 
 
 def staging(registry: Registry) -> list[str]:

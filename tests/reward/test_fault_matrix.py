@@ -31,8 +31,8 @@ from reward.replica import Replica
 from reward.tiny import CHATML
 from reward.world import S
 
-from acemath_registry import cache as registry_cache
 from acemath_registry import publish as registry_publish
+from acemath_registry.stores import disk as registry_disk
 
 LAST = "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -166,7 +166,7 @@ async def test_a_disk_that_is_full_while_copying_changes_nothing(
 
     bad = publish_reward(replica.world.registry, replica.exports.sharded, step=3)
     with monkeypatch.context() as patch:
-        patch.setattr(registry_cache, "copy_file", full)
+        patch.setattr(registry_disk, "copy_file", full)
         await replica.rejects(bad, "no space left while copying")
     assert not list(replica.world.settings.cache_dir.glob("rew/.*.partial-*"))
     await replica.takes_the_next()

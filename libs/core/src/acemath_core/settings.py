@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -50,7 +50,7 @@ class HttpServiceSettings(ServiceSettings):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(description="port to bind", ge=1, le=65535)
     instance: str = Field("0", description="name of this replica in status files and leases", pattern=r"^[\w.-]{1,64}$")
-    registry_root: Path = Field(description="root of the model registry")
+    registry_root: Path | str = Field(description="root of the model registry: a directory, or s3://bucket/prefix")
     channel: str = Field("default", description="channel to follow", pattern=r"^[\w.-]{1,64}$")
     signature_keys_file: Path | None = Field(
         None, description="PEM file of Ed25519 public keys; a version that none of them signed is not used"
@@ -62,6 +62,15 @@ class HttpServiceSettings(ServiceSettings):
         1024, ge=8, le=65_536, description="open connections; beyond, the oldest that waits for its caller is closed"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("registry_root", mode="after")
+    @classmethod
+    def _place(cls, given: Path | str) -> Path | str:
+        if "://" not in str(given):
+            return Path(given)
+        if not str(given).startswith("s3://"):
+            raise ValueError("is no place for a registry; give a directory, or s3://bucket/prefix")
+        return str(given)
 
     def internal_key(self) -> SecretStr | None:
         """The key that services show each other, or None when none is configured.

@@ -13,13 +13,11 @@ import logging
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from acemath_registry.durable import ensure_directory, exclusive_lock, open_regular
-from acemath_registry.errors import LockTimeout, StorageError, storage_errors
+from acemath_registry.errors import LockTimeout, NotFound, StorageError, storage_errors
 from acemath_registry.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -27,7 +25,6 @@ _log = logging.getLogger(__name__)
 MAX_TAIL_BYTES: Final = 16 * 1024 * 1024
 """As much of the log's end is read; some sixty thousand changes."""
 _MAX_TEXT: Final = 500
-_LOCK_TIMEOUT_S: Final = 5.0
 
 
 class AuditEvent(StrEnum):
@@ -102,10 +99,8 @@ def record(
     line = json.dumps(entry.model_dump(mode="json", by_alias=True, exclude_none=True), ensure_ascii=False)
     try:
         with storage_errors("writing the audit log"):
-            ensure_directory(layout.root)
-            with exclusive_lock(layout.audit_lock, _LOCK_TIMEOUT_S):
-                _append(layout.audit, line.encode() + b"\n")
-    except (StorageError, LockTimeout) as error:
+            layout.store.append(layout.audit, layout.audit_lock, line.encode() + b"\n")
+    except (StorageError, LockTimeout, NotFound) as error:
         _log.warning("%s of %s by %s is not in the audit log: %s", event.value, what, by, error.message)
         return False
     return True
@@ -140,7 +135,7 @@ def read_log(layout: Layout) -> list[AuditEntry]:
         StorageError: it can not be read.
     """
     with storage_errors("reading the audit log"):
-        lines = _tail(layout.audit)
+        lines = layout.store.tail(layout.audit, MAX_TAIL_BYTES)
     entries: list[AuditEntry] = []
     for line in lines:
         try:
@@ -148,30 +143,3 @@ def read_log(layout: Layout) -> list[AuditEntry]:
         except ValidationError:
             _log.warning("a line of the audit log cannot be read; it is left out")
     return entries
-
-
-def _append(path: Path, line: bytes) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # somebody was killed in the middle of a line
-        view = memoryview(b"\n" + line if torn else line)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _tail(path: Path) -> list[bytes]:
-    try:
-        descriptor = open_regular(path)
-    except FileNotFoundError:
-        return []
-    with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        begin = max(0, size - MAX_TAIL_BYTES)
-        file.seek(begin)
-        lines = file.read(MAX_TAIL_BYTES).split(b"\n")
-    return [line for line in lines[1 if begin else 0 :] if line.strip()]

@@ -9,8 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from acemath_registry.audit import AuditEvent, require_record
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
-from acemath_registry.durable import ensure_directory, read_file, replace_file
+from acemath_registry.documents import decode, encode
 from acemath_registry.errors import RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.refs import check_by
@@ -114,7 +113,7 @@ def read_bands(layout: Layout, channel: str) -> Bands:
     path = layout.bands(channel)
     with storage_errors(f"reading the bands of channel {channel}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError:
             return Bands()
     document = decode(data, file=path.name, reason=RejectReason.BANDS_MALFORMED)
@@ -138,5 +137,4 @@ def set_bands(layout: Layout, channel: str, bands: Bands, *, by: str) -> None:
     with storage_errors(f"declaring the bands of channel {channel}"):
         why = "; ".join(f"{band.measure.value} {band}" for band in bands.bands) or "nothing"
         require_record(layout, AuditEvent.BANDS, by=by, what=channel, why=why)
-        ensure_directory(path.parent)
-        replace_file(path, encode(bands.model_dump(mode="json")))
+        layout.store.replace(path, encode(bands.model_dump(mode="json")))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from acemath_registry.adapters.stored import copy_merged
@@ -26,7 +27,8 @@ from acemath_registry.manifest import SIGNATURE_NAME, Manifest
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.signing import TrustedKeys
-from acemath_registry.verify import check_listing, kept, read_manifest, verify_directory
+from acemath_registry.stores import DISK, Store
+from acemath_registry.verify import kept, read_manifest, verify_directory
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ COPY_LOCK_TIMEOUT_S: Final = 1800.0
 
 def private_copy(
     ref: ModelRef,
-    source: Path,
+    source: PurePath,
     cache: Path,
     *,
+    store: Store = DISK,
     manifest_sha256: str | None = None,
     trusted: TrustedKeys | None = None,
     progress: Progress = no_progress,
@@ -47,7 +50,8 @@ def private_copy(
 ) -> Path:
     """The directory `<cache>/<name>/<version>` with a verified copy of `source`, made now or found and verified.
 
-    The copy is always whole: an adapter version is merged with its base, which is looked for beside `source`.
+    `source` is where the version lies in `store`. The copy is always whole: an adapter version is merged with its base,
+    which is looked for beside it.
 
     Raises:
         NotFound: there is no such version.
@@ -57,15 +61,26 @@ def private_copy(
         LockTimeout: another process copied the same version for longer than `lock_timeout_s`.
         StorageError: the file system refused.
     """
-    manifest = read_manifest(ref, source, manifest_sha256=manifest_sha256, trusted=trusted)
     target = cache / ref.name / ref.version
-    with storage_errors(f"copying {ref} into the cache"):
-        ensure_directory(target.parent, 0o700)
-        with kept(ref, source), exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
-            check = partial(verify_directory, ref, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress)
-            if not _reusable(ref, target, check):
-                _copy_verified(manifest, source, target, check, progress)
+    with store.opened(source, OWN_NAMES) as own:
+        manifest = read_manifest(ref, own, manifest_sha256=manifest_sha256, trusted=trusted)
+        with storage_errors(f"copying {ref} into the cache"):
+            ensure_directory(target.parent, 0o700)
+            with kept(ref, own), exclusive_lock(target.parent / f".{ref.version}.lock", lock_timeout_s):
+                check = partial(
+                    verify_directory, ref, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress
+                )
+                if not _reusable(ref, target, check):
+                    _copy_verified(_Origin(manifest, store, source, own), target, check, progress)
     return target
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    manifest: Manifest
+    store: Store
+    version: PurePath
+    own: Path  # a directory with the registry's own files of the version
 
 
 def _reusable(ref: ModelRef, target: Path, check: _Check) -> bool:
@@ -80,12 +95,12 @@ def _reusable(ref: ModelRef, target: Path, check: _Check) -> bool:
     return True
 
 
-def _copy_verified(manifest: Manifest, source: Path, target: Path, check: _Check, progress: Progress) -> None:
+def _copy_verified(origin: _Origin, target: Path, check: _Check, progress: Progress) -> None:
     for leftover in target.parent.glob(f".{target.name}.partial-*"):
         remove_tree(leftover)  # its maker is dead: we hold the lock
     unchecked = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex}")
     try:
-        _copy(manifest, source, unchecked, progress)
+        _copy(origin, unchecked, progress)
         check(unchecked)
         if not rename_directory(unchecked, target):
             raise Conflict(
@@ -95,20 +110,21 @@ def _copy_verified(manifest: Manifest, source: Path, target: Path, check: _Check
         remove_tree(unchecked)
 
 
-def _copy(manifest: Manifest, source: Path, into: Path, progress: Progress) -> None:
+def _copy(origin: _Origin, into: Path, progress: Progress) -> None:
+    manifest, store = origin.manifest, origin.store
     if manifest.adapter is None:
-        check_listing(manifest, source)
+        store.check_listing(manifest, origin.version)
     require_space(into.parent, manifest.size)
     make_directory(into, 0o700)
     if manifest.adapter is None:
-        advance = counter(progress, "copying", manifest.size)
-        for entry in manifest.files:
-            copy_file(source / entry.path, into / entry.path, 0o600, advance)
+        names = [entry.path for entry in manifest.files]
+        store.fetch(origin.version, names, into, counter(progress, "copying", manifest.size))
     else:
-        copy_merged(manifest, source, into, counter(progress, "merging", manifest.size))
+        with store.gathered(origin.version, into.with_name(f"{into.name}-origin")) as source:
+            copy_merged(manifest, source, into, counter(progress, "merging", manifest.size))
     for name in sorted(OWN_NAMES):
-        if name != SIGNATURE_NAME or (source / name).exists():
-            copy_file(source / name, into / name, 0o600, _uncounted)
+        if name != SIGNATURE_NAME or (origin.own / name).exists():
+            copy_file(origin.own / name, into / name, 0o600, _uncounted)
     sync_directory(into)
 
 

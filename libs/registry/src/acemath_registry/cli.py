@@ -83,7 +83,7 @@ def publish(
             ref = registry.publish(
                 source, name=name, kind=kind, metadata=given, adapter_of=base, by=by, signer=signer, progress=progress
             )
-        document = {"model": str(ref), "path": str(registry.path(ref))}
+        document = {"model": str(ref), "path": registry.where(ref)}
     print_document(document, as_json=as_json)
 
 

@@ -16,13 +16,19 @@ from acemath_registry.errors import NotFound
 from acemath_registry.registry import Registry
 
 Root = Annotated[
-    Path, typer.Option("--root", envvar="ACEMATH_REGISTRY__ROOT", help="The registry's directory.", show_default=True)
+    str,
+    typer.Option(
+        "--root",
+        envvar="ACEMATH_REGISTRY__ROOT",
+        help="The registry: a directory, or s3://bucket/prefix.",
+        show_default=True,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SignKey = Annotated[
     Path | None, typer.Option("--sign-key", help="PEM file (mode 0600) of the Ed25519 key that signs the version.")
 ]
-DEFAULT_ROOT = Path(".local/registry")
+DEFAULT_ROOT = ".local/registry"
 
 
 @contextmanager
@@ -35,13 +41,15 @@ def errors(as_json: bool) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def existing(root: Path) -> Registry:
+def existing(root: str) -> Registry:
     """The registry at `root`.
 
     Raises:
-        NotFound: there is no such directory.
+        InvalidRequest: it can not be a registry's address.
+        NotFound: there is no such directory or bucket, or nothing in it.
+        StorageError: the object store refused.
     """
     registry = Registry(root)
-    if not registry.root.is_dir():
-        raise NotFound(f"there is no registry at {registry.root}; give --root, or publish something first")
+    if not registry.exists():
+        raise NotFound(f"there is no registry at {registry.address}; give --root, or publish something first")
     return registry

@@ -9,30 +9,19 @@ the same lock from checking the versions to writing the channel, so that one of 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 from acemath_core.errors import ServiceError
 from acemath_registry import audit
 from acemath_registry.audit import AuditEvent
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
-from acemath_registry.durable import (
-    ensure_directory,
-    exclusive_lock,
-    read_file,
-    remove_tree,
-    rename_directory,
-    replace_file,
-    sync_directory,
-    unread,
-)
+from acemath_registry.documents import decode, encode
 from acemath_registry.errors import RejectReason, VerificationError, storage_errors
+from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
-from acemath_registry.manifest import MANIFEST_NAME, Manifest
+from acemath_registry.manifest import Manifest
 from acemath_registry.references import HISTORY, named_versions
 from acemath_registry.refs import VERSION_PATTERN, ModelRef
 from acemath_registry.verify import read_manifest
@@ -95,11 +84,10 @@ def collect(
     """
     with storage_errors("collecting unused versions"):
         if not apply:
-            return [_Collection(layout, retention, by, now).verdict(ref) for ref in _versions(layout)]
-        ensure_directory(layout.tombstones)
-        with exclusive_lock(layout.tombstones / ".lock"):
+            return [_Collection(layout, retention, by, now).verdict(ref) for ref in list_versions(layout)]
+        with layout.store.alone(layout.tombstones / ".lock"):
             collection = _Collection(layout, retention, by, now)
-            return [collection.act(collection.verdict(ref)) for ref in _versions(layout)]
+            return [collection.act(collection.verdict(ref)) for ref in list_versions(layout)]
 
 
 def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> None:
@@ -108,10 +96,7 @@ def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> N
     Raises:
         OSError: it can not be removed.
     """
-    path = layout.tombstone(ref)
-    if path.exists():
-        path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+    if layout.store.unmark(layout.tombstone(ref)):
         audit.record(layout, AuditEvent.UNMARK, by=by, what=str(ref), why=why)
 
 
@@ -119,7 +104,7 @@ class _Collection:
     def __init__(self, layout: Layout, retention: Retention, by: str, now: Callable[[], float]) -> None:
         self._layout, self._retention, self._by, self._now = layout, retention, by, now
         self._named = named_versions(layout, retention.history)
-        self._manifests = {ref: _manifest(layout, ref) for ref in _versions(layout)}
+        self._manifests = {ref: _manifest(layout, ref) for ref in list_versions(layout)}
         self._newest = self._newest_of_each()
 
     def _newest_of_each(self) -> frozenset[ModelRef]:
@@ -162,8 +147,8 @@ class _Collection:
     def act(self, verdict: Verdict) -> Verdict:
         ref = verdict.ref
         if verdict.action is Action.MARK:
-            ensure_directory(self._layout.tombstone(ref).parent)
-            replace_file(self._layout.tombstone(ref), encode({"at": self._now(), "by": self._by, "why": verdict.why}))
+            mark = encode({"at": self._now(), "by": self._by, "why": verdict.why})
+            self._layout.store.create(self._layout.tombstone(ref), mark)
             audit.record(self._layout, AuditEvent.MARK, by=self._by, what=str(ref), why=verdict.why)
         elif verdict.action is Action.UNMARK:
             withdraw_tombstone(self._layout, ref, by=self._by, why=verdict.why)
@@ -175,44 +160,42 @@ class _Collection:
 
     def _remove(self, ref: ModelRef) -> str | None:
         """Remove it; or why it stays."""
-        directory = self._layout.version(ref)
-        grave = self._layout.staging / f"gc-{uuid.uuid4().hex}"
-        ensure_directory(self._layout.staging)
-        with unread(directory / MANIFEST_NAME) as alone:
-            if not alone:
-                return "somebody reads it now"
+        layout = self._layout
+        with layout.store.removing(layout.version(ref), layout.tombstone(ref), layout.staging) as removal:
+            if removal.refused is not None:
+                return removal.refused
             # From here on nobody can promote it: who does holds the lock, or finds it gone.
-            who = named_versions(self._layout, self._retention.history).get(ref)
+            who = named_versions(layout, self._retention.history).get(ref)
             if who is not None:
                 return who
-            if _marked_at(self._layout, ref) is None:
+            if _marked_at(layout, ref) is None:
                 return "its mark was withdrawn"
-            rename_directory(directory, grave)
-            sync_directory(directory.parent)
-        audit.record(self._layout, AuditEvent.REMOVE, by=self._by, what=str(ref))
-        self._layout.tombstone(ref).unlink(missing_ok=True)
-        remove_tree(grave)
+            removal.go()
+        audit.record(layout, AuditEvent.REMOVE, by=self._by, what=str(ref))
+        removal.clean()
         return None
 
 
-def _versions(layout: Layout) -> list[ModelRef]:
-    found = [path for path in layout.models.glob("*/*") if VERSION_PATTERN.fullmatch(path.name)]
-    refs = [ModelRef(path.parent.name, path.name) for path in found]
+def list_versions(layout: Layout) -> list[ModelRef]:
+    """Every version, sorted by name and step."""
+    found = layout.store.versions(layout.models)
+    refs = [ModelRef(name, version) for name, version in found if VERSION_PATTERN.fullmatch(version)]
     return sorted(refs, key=lambda ref: (ref.name, ref.step, ref.version))
 
 
 def _manifest(layout: Layout, ref: ModelRef) -> Manifest | str:
     try:
-        return read_manifest(ref, layout.version(ref))
+        with layout.store.opened(layout.version(ref), OWN_NAMES) as directory:
+            return read_manifest(ref, directory)
     except ServiceError as error:
         return error.message
 
 
 def _marked_at(layout: Layout, ref: ModelRef) -> float | None:
     """Unix time at which it was marked; None when it is not."""
-    path: Path = layout.tombstone(ref)
+    path = layout.tombstone(ref)
     try:
-        data = read_file(path, MAX_DOCUMENT_BYTES)
+        data = layout.store.read(path)
     except FileNotFoundError:
         return None
     document: dict[str, Any] = decode(data, file=path.name, reason=RejectReason.TOMBSTONE_MALFORMED)

@@ -85,11 +85,11 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[bytes], mode: int = 0o644) -> None:
     """Write a new file piece after piece, durable before return; raises `FileExistsError` when there is one."""
-    descriptor = _create(path)
+    descriptor = create_file(path)
     try:
         for piece in pieces:
             _write_all(descriptor, piece)
-        _finish(descriptor, mode)
+        finish_file(descriptor, mode)
     finally:
         os.close(descriptor)
 
@@ -98,16 +98,43 @@ def copy_file(source: Path, target: Path, mode: int, on_bytes: Callable[[int], N
     """Copy a plain file's bytes to a new file, durable before return; `on_bytes` hears of each chunk."""
     reading = open_regular(source)
     try:
-        writing = _create(target)
+        writing = create_file(target)
         try:
             while chunk := os.read(reading, CHUNK_BYTES):
                 _write_all(writing, chunk)
                 on_bytes(len(chunk))
-            _finish(writing, mode)
+            finish_file(writing, mode)
         finally:
             os.close(writing)
     finally:
         os.close(reading)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, which ends in a newline, durable before return; one that was torn before it is ended first."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # somebody was killed in the middle of a line
+        _write_all(descriptor, b"\n" + line if torn else line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_tail(path: Path, limit_bytes: int) -> list[bytes]:
+    """The last lines of a plain file, of at most so many bytes; none where there is no file."""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return []
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = max(0, size - limit_bytes)
+        file.seek(begin)
+        lines = file.read(limit_bytes).split(b"\n")
+    return [line for line in lines[1 if begin else 0 :] if line.strip()]
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -253,7 +280,8 @@ def _try_share(descriptor: int) -> bool:
     return True
 
 
-def _create(path: Path) -> int:
+def create_file(path: Path) -> int:
+    """A descriptor for writing a new file, which nobody else may open yet; raises `FileExistsError`."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
@@ -263,6 +291,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _finish(descriptor: int, mode: int) -> None:
+def finish_file(descriptor: int, mode: int) -> None:
+    """Give what was written its mode, and make it durable."""
     os.fchmod(descriptor, mode)
     os.fsync(descriptor)

@@ -13,8 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from acemath_core.comparison import Comparison, Sampled
 from acemath_registry.audit import AuditEvent, require_record
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode, sha256_hex
-from acemath_registry.durable import ensure_directory, read_file, replace_file
+from acemath_registry.documents import decode, encode, sha256_hex
 from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.refs import check_by
@@ -71,8 +70,7 @@ def attach_evaluation(layout: Layout, comparison: Comparison, *, by: str) -> Att
     with storage_errors(f"attaching an evaluation to {candidate}"):
         why = f"comparison with {baseline}, sha256 {attached.comparison_sha256}"
         require_record(layout, AuditEvent.ATTACH_EVALUATION, by=by, what=candidate, why=why)
-        ensure_directory(path.parent)
-        replace_file(path, encode(attached.model_dump(mode="json")))
+        layout.store.replace(path, encode(attached.model_dump(mode="json")))
     return attached
 
 
@@ -87,7 +85,7 @@ def read_evaluation(layout: Layout, *, baseline: str, candidate: str) -> Attache
     path = layout.evaluation(baseline=baseline, candidate=candidate)
     with storage_errors(f"reading the evaluation of {candidate}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError as error:
             raise NotFound(
                 f"no comparison of {candidate} with {baseline} is attached; evaluate both, then: acemath eval compare, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from acemath_registry.audit import AuditEvent, require_record
 from acemath_registry.documents import encode
-from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, replace_file
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.gates import GateRefused, Gates, Refusal, read_gates, refusals
 from acemath_registry.layout import Layout
@@ -23,12 +22,10 @@ def set_gates(layout: Layout, channel: str, gates: Gates, *, by: str) -> None:
     """
     check_by(by)
     path = layout.gates(channel)
-    with storage_errors(f"declaring the gates of channel {channel}"):
-        ensure_directory(layout.channels)
-        with exclusive_lock(layout.channel_lock(channel), LOCK_TIMEOUT_S):
-            require_record(layout, AuditEvent.GATES, by=by, what=channel, why=describe(gates))
-            ensure_directory(path.parent)
-            replace_file(path, encode(gates.model_dump(mode="json")))
+    doing, lock = f"declaring the gates of channel {channel}", layout.channel_lock(channel)
+    with storage_errors(doing), layout.store.changing(path, lock) as change:
+        require_record(layout, AuditEvent.GATES, by=by, what=channel, why=describe(gates))
+        change.write(encode(gates.model_dump(mode="json")))
 
 
 def describe(gates: Gates) -> str:

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from acemath_core.comparison import PairedDifference
 from acemath_core.errors import Conflict, ErrorCode
 from acemath_core.wire import SlotState
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode
-from acemath_registry.durable import read_file
+from acemath_registry.documents import decode
 from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.evaluations import Attached, read_evaluation
+from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import ModelKind
 from acemath_registry.releases import Channel, Release
@@ -131,7 +131,7 @@ def read_gates(layout: Layout, channel: str) -> Gates:
     path = layout.gates(channel)
     with storage_errors(f"reading the gates of channel {channel}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError:
             return Gates()
     document = decode(data, file=path.name, reason=RejectReason.GATES_MALFORMED)
@@ -158,7 +158,8 @@ def refusals(layout: Layout, gates: Gates, current: Channel | None, release: Rel
 def _canaries(layout: Layout, asked: CanaryGate, release: Release) -> Iterator[Refusal]:
     for kind in ModelKind:
         member = release.member(kind)
-        manifest = read_manifest(member.ref, layout.version(member.ref), manifest_sha256=member.manifest_sha256)
+        with layout.store.opened(layout.version(member.ref), OWN_NAMES) as directory:
+            manifest = read_manifest(member.ref, directory, manifest_sha256=member.manifest_sha256)
         states = dict(_states(layout, kind, str(member.ref)))
         for instance, slot in states.items():
             if slot.get("state") == SlotState.REJECTED:

@@ -1,33 +1,24 @@
-"""Put a version into the registry: the whole of it becomes visible in one rename, or none of it.
+"""Put a version into the registry: the whole of it becomes visible in one step, or none of it.
 
 Steps, in this order: copy into `staging/` (same file system) → check every file → compute the facts and digests →
 manifest → fsync of files and directories → rename into `models/<name>/<version>` → fsync of its parent. A publisher
 that is killed at any point leaves at most a folder under `staging/`, which no reader looks at and a later publisher
-removes.
+removes. On an object store the folder is on the publisher's own disk, and the files are uploaded from there, the
+manifest after them (`stores.objects`).
 """
 
 from __future__ import annotations
 
 import logging
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
-from acemath_registry.adapters.stored import verify_stored
+from acemath_registry.announcing import announced
 from acemath_registry.audit import AuditEvent, acting_user, record
 from acemath_registry.collect import withdraw_tombstone
 from acemath_registry.durable import (
     copy_file,
-    ensure_directory,
-    exclusive_lock,
-    is_locked,
-    make_directory,
-    remove_tree,
-    rename_directory,
     require_space,
     sync_directory,
     write_file,
@@ -56,11 +47,6 @@ from acemath_registry.tensors import read_tensors
 from acemath_registry.verify import kept
 
 _log = logging.getLogger(__name__)
-
-STALE_STAGING_S: Final = 24 * 3600.0
-"""Age at which a dead publisher's folder goes: a living one holds its lock, but not every mount shares locks."""
-
-_LOCK: Final = "publisher.lock"
 
 
 def publish(
@@ -101,7 +87,7 @@ def publish(
         _copy(source, staged, progress)
         return _describe(staged, name, kind, metadata, progress)
 
-    manifest, _ = put(layout, name, fill, signer)
+    manifest, _ = put(layout, name, fill, signer, progress)
     record(layout, AuditEvent.PUBLISH, by=publisher, what=str(manifest.ref))
     return manifest.ref
 
@@ -123,7 +109,11 @@ def require_source(source: Path, name: str, *, holds: str) -> None:
 def wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
     """Take away the mark of a version that was to be removed; False when it is gone already."""
     try:
-        with kept(ref, layout.version(ref)), storage_errors(f"publishing {ref}"):
+        with (
+            layout.store.opened(layout.version(ref), (MANIFEST_NAME,)) as directory,
+            kept(ref, directory),
+            storage_errors(f"publishing {ref}"),
+        ):
             withdraw_tombstone(layout, ref, by=by, why="published again")
     except NotFound:
         return False
@@ -131,7 +121,7 @@ def wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
 
 
 def put(
-    layout: Layout, name: str, fill: Callable[[Path], Manifest], signer: SigningKey | None
+    layout: Layout, name: str, fill: Callable[[Path], Manifest], signer: SigningKey | None, progress: Progress
 ) -> tuple[Manifest, Manifest | None]:
     """Make a version visible in one rename: its manifest, and the one that is there already, which then stands.
 
@@ -140,49 +130,16 @@ def put(
         name: of the model, for messages.
         fill: puts the version's files into an empty directory and describes them.
         signer: signs the manifest of a new version.
+        progress: hears of an upload, where the registry is not on a file system.
 
     Raises:
         Conflict: the version exists but is damaged, or holds other files.
         StorageError: the file system refused; nothing is left behind.
     """
-    with storage_errors(f"publishing {name}"):
-        ensure_directory(layout.staging)
-        sweep_staging(layout.staging)
-        with staging_folder(layout.staging) as staged:
-            manifest = fill(staged)
-            _seal(staged, manifest, signer)
-            return manifest, _install(layout, staged, manifest)
-
-
-def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> None:
-    """Remove what killed publishers left: folders that are old and whose lock nobody holds.
-
-    Raises:
-        OSError: `staging` can not be listed.
-    """
-    for folder in sorted(staging.iterdir()):
-        if _age_s(folder) > stale_after_s and not is_locked(folder / _LOCK):
-            remove_tree(folder)
-
-
-def _age_s(folder: Path) -> float:
-    try:
-        return time.time() - folder.stat().st_mtime
-    except FileNotFoundError:
-        return -1.0  # its publisher has finished since we listed it
-
-
-@contextmanager
-def staging_folder(staging: Path) -> Iterator[Path]:
-    """A private folder below `staging` for as long as the block runs; no sweep takes it, and nothing is left of it."""
-    folder = staging / uuid.uuid4().hex
-    make_directory(folder, 0o700)
-    try:
-        with exclusive_lock(folder / _LOCK):
-            make_directory(folder / "version", 0o755)
-            yield folder / "version"
-    finally:
-        remove_tree(folder)
+    with storage_errors(f"publishing {name}"), layout.store.staging(layout.staging) as staged:
+        manifest = fill(staged)
+        _seal(staged, manifest, signer)
+        return manifest, _install(layout, staged, manifest, progress)
 
 
 def _copy(source: Path, staged: Path, progress: Progress) -> None:
@@ -243,30 +200,28 @@ def _seal(staged: Path, manifest: Manifest, signer: SigningKey | None) -> None:
     sync_directory(staged)
 
 
-def _install(layout: Layout, staged: Path, manifest: Manifest) -> Manifest | None:
-    target = layout.version(manifest.ref)
-    ensure_directory(target.parent)
-    if rename_directory(staged, target):
-        return None
+def _install(layout: Layout, staged: Path, manifest: Manifest, progress: Progress) -> Manifest | None:
+    with announced(layout, [str(manifest.ref)], [manifest.ref]):
+        if layout.store.install(staged, layout.version(manifest.ref), progress):
+            return None
     return _check_same(layout, manifest.ref, manifest.files)
 
 
 def _already_published(layout: Layout, source: Path, name: str, step: int, progress: Progress) -> Manifest | None:
     """The version that holds exactly the source's files, if there is; costs nothing when none has this step."""
-    parent = layout.models / name
-    if not any(parent.glob(f"s{step}-*")):
+    if not any(folder.startswith(f"s{step}-") for folder in layout.store.folders(layout.models / name)):
         return None
     sizes = list_files(source, ignore=OWN_NAMES)
     files = hash_files(source, sizes, counter(progress, "hashing", sum(sizes.values())))
     ref = ModelRef(name, version_of(step, files))
-    if not layout.version(ref).exists():
+    if not layout.store.has(layout.version(ref)):
         return None
     return _check_same(layout, ref, files)
 
 
 def _check_same(layout: Layout, ref: ModelRef, files: tuple[FileEntry, ...]) -> Manifest:
     try:
-        stored = verify_stored(ref, layout.version(ref))
+        stored = layout.store.verify_again(ref, layout.version(ref))
     except VerificationError as error:
         raise Conflict(
             f"{ref} is already there but damaged ({error.message}); move it out of the registry, then publish again"

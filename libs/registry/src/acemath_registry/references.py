@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from acemath_registry.audit import AuditEvent, read_log
 from acemath_registry.errors import InvalidRequest, NotFound, storage_errors
+from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import ADAPTER_CONFIG_NAME
 from acemath_registry.refs import RELEASE_PATTERN, VERSION_PATTERN, ModelRef
@@ -41,7 +42,8 @@ def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str
         StorageError: one can not be read.
     """
     found: dict[ModelRef, str] = {}
-    for release, who in (*_of_channels(layout, history), *_of_status(layout), *_of_adapters(layout)):
+    records = tuple(_of_status(layout))  # before the channels: who promotes announces it until the channel is written
+    for release, who in (*_of_channels(layout, history), *records, *_of_adapters(layout)):
         for ref in _members(layout, release) if isinstance(release, str) else (release,):
             found.setdefault(ref, who)
     return found
@@ -49,7 +51,7 @@ def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str
 
 def _of_channels(layout: Layout, history: int) -> Iterator[tuple[str | ModelRef, str]]:
     with storage_errors("listing the channels"):
-        names = sorted(path.stem for path in layout.channels.glob("[!.]*.json"))
+        names = layout.store.names(layout.channels)
     past = _history(layout)
     for name in names:
         channel = read_channel(layout, name)
@@ -73,22 +75,21 @@ def _history(layout: Layout) -> dict[str, list[str]]:
 
 def _of_status(layout: Layout) -> Iterator[tuple[str | ModelRef, str]]:
     with storage_errors("listing the status records"):
-        folders = sorted(layout.statuses.iterdir()) if layout.statuses.is_dir() else []
-    for folder in folders:
-        if folder.name in _ENDED_SERVICES:
+        services = layout.store.folders(layout.statuses)
+    for service in services:
+        if service in _ENDED_SERVICES:
             continue
-        for instance, document in read_statuses(layout, folder.name).items():
+        for instance, document in read_statuses(layout, service).items():
             for name in _names(document):
-                yield name, f"the status record {folder.name}/{instance} names it"
+                yield name, f"the status record {service}/{instance} names it"
 
 
 def _of_adapters(layout: Layout) -> Iterator[tuple[ModelRef, str]]:
     """The base of each adapter version that is in the registry."""
     with storage_errors("listing the adapters"):
-        found = [path.parent for path in sorted(layout.models.glob(f"*/*/{ADAPTER_CONFIG_NAME}"))]
-    for directory in found:
-        ref = ModelRef(directory.parent.name, directory.name)
-        with suppress(NotFound):  # it was removed since
+        found = layout.store.versions(layout.models, holding=ADAPTER_CONFIG_NAME)
+    for ref in (ModelRef(*one) for one in found):
+        with suppress(NotFound), layout.store.opened(layout.version(ref), OWN_NAMES) as directory:  # not removed since
             adapter = read_manifest(ref, directory).adapter
             if adapter is not None:
                 yield adapter.base_ref, f"{ref} is an adapter on it"

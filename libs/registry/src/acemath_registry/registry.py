@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from acemath_core.comparison import Comparison
@@ -13,53 +14,69 @@ from acemath_registry import (
     bands,
     cache,
     collect,
-    durable,
     evaluations,
     gatekeeping,
     gates,
     hub,
     publish,
+    reading,
     releases,
     signed,
     status,
     verify,
 )
 from acemath_registry.adapters.publish import publish_adapter
-from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.audit import AuditEntry, AuditEvent
 from acemath_registry.bands import Bands
 from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.evaluations import Attached
-from acemath_registry.finite import require_finite
+from acemath_registry.files import OWN_NAMES
 from acemath_registry.gates import Gates, Refusal
 from acemath_registry.hub import HubCheckpoint
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
-from acemath_registry.refs import VERSION_PATTERN, ModelRef
+from acemath_registry.refs import ModelRef
 from acemath_registry.releases import Channel, Release
 from acemath_registry.signing import SigningKey, TrustedKeys
+from acemath_registry.stores import place_of
 
 
 class Registry:
-    """Model versions, releases and channels under one directory, which may be a mount that many hosts share.
+    """Model versions, releases and channels under one directory, which may be a mount that many hosts share, or in a
+    bucket of an object store.
 
-    Making one touches no disk; a reader never needs to write.
+    Making one touches nothing; a reader never needs to write.
 
     Args:
-        root: the registry's directory; the first publish makes it.
+        root: the registry's directory, which the first publish makes, or `s3://bucket/prefix`.
         trusted: keys, one of which must have signed a version whose manifest or files are asked for; None asks no
             signature.
     """
 
     def __init__(self, root: Path | str, *, trusted: TrustedKeys | None = None) -> None:
-        self._layout, self._trusted = Layout(Path(root)), trusted
+        self.address, self._trusted = str(root), trusted
+        self._layout = Layout(*place_of(root))
 
     @property
     def root(self) -> Path:
-        """The registry's directory."""
-        return self._layout.root
+        """The registry's directory.
+
+        Raises:
+            InvalidRequest: it is on an object store.
+        """
+        return self._on_disk(self._layout.root)
+
+    def exists(self) -> bool:
+        """Whether anything was ever written there. Raises NotFound (no such bucket), StorageError."""
+        with storage_errors(f"looking for the registry {self.address}"):
+            return self._layout.store.exists(self._layout.root)
+
+    def _on_disk(self, path: PurePath) -> Path:
+        if not isinstance(path, Path):
+            raise InvalidRequest(f"{self.address} is on an object store and has no directory here; ask for a copy")
+        return path
 
     def publish(
         self,
@@ -112,25 +129,38 @@ class Registry:
             source: `hf://owner/name@revision`.
             describe: makes the manifest's part that only a publisher knows, of what was downloaded.
         """
-        with storage_errors(f"downloading {source}"):
-            durable.ensure_directory(self._layout.staging)
-            with publish.staging_folder(self._layout.staging) as folder:
-                checkpoint = hub.download(source, folder, progress, endpoint=endpoint)
-                metadata = describe(checkpoint)
-                return self.publish(
-                    folder, name=name, kind=kind, metadata=metadata, by=by, signer=signer, progress=progress
-                )
+        staging = self._layout.store.staging(self._layout.staging)
+        with storage_errors(f"downloading {source}"), staging as folder:
+            checkpoint = hub.download(source, folder, progress, endpoint=endpoint)
+            metadata = describe(checkpoint)
+            return self.publish(
+                folder, name=name, kind=kind, metadata=metadata, by=by, signer=signer, progress=progress
+            )
 
     def path(self, ref: ModelRef) -> Path:
-        """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead."""
-        return self._layout.version(ref)
+        """The directory of a version in the registry; not checked to exist. Load from `private_copy` instead.
+
+        Raises:
+            InvalidRequest: the registry is on an object store.
+        """
+        return self._on_disk(self._layout.version(ref))
+
+    def where(self, ref: ModelRef) -> str:
+        """The address of a version, for people; not checked to exist."""
+        path = self._layout.version(ref)
+        return str(path) if isinstance(path, Path) else f"{self.address.rstrip('/')}/models/{ref.name}/{ref.version}"
+
+    def opened(self, ref: ModelRef, names: Collection[str]) -> AbstractContextManager[Path]:
+        """A directory with those of the small files `names` that a version has; see `reading.opened` for errors."""
+        return reading.opened(self._layout, ref, names)
 
     def manifest(
         self, ref: ModelRef, directory: Path | str | None = None, *, manifest_sha256: str | None = None
     ) -> Manifest:
         """The manifest of a version, or of a copy of it in `directory`; see `verify.read_manifest` for errors."""
-        where = self.path(ref) if directory is None else Path(directory)
-        return verify.read_manifest(ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted)
+        where = self.opened(ref, OWN_NAMES) if directory is None else nullcontext(Path(directory))
+        with where as found:
+            return verify.read_manifest(ref, found, manifest_sha256=manifest_sha256, trusted=self._trusted)
 
     def verify(
         self,
@@ -140,26 +170,13 @@ class Registry:
         manifest_sha256: str | None = None,
         progress: Progress = no_progress,
     ) -> Manifest:
-        """Check every byte of a version, in the registry or in a copy of it, and that all its weights are finite.
-
-        Args:
-            ref: the version.
-            directory: where the copy is; None for the registry's own.
-            manifest_sha256: what the release says of the manifest; without it an edit of both the manifest and
-                its seal is not found.
-            progress: hears how far hashing is.
-
-        Raises:
-            NotFound: there is no such directory.
-            VerificationError: anything differs; `.reason` says what. An adapter version is merged for it.
-            StorageError: a file can not be read.
+        """Check every byte of a version, in the registry or in a copy of it in `directory`, and that all its weights
+        are finite. See `reading.verify_version` for arguments and errors.
         """
-        where = self.path(ref) if directory is None else Path(directory)
-        check = verify_stored if directory is None else verify.verify_directory
-        manifest = check(ref, where, manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress)
-        if manifest.adapter is None or directory is not None:  # merging has looked at every number
-            require_finite(where, [entry.path for entry in manifest.files])
-        return manifest
+        copy = None if directory is None else Path(directory)
+        return reading.verify_version(
+            self._layout, ref, copy, manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress
+        )
 
     def private_copy(
         self,
@@ -171,8 +188,8 @@ class Registry:
     ) -> Path:
         """The directory of a verified copy of a version below `cache_dir`. See `cache.private_copy` for errors."""
         return cache.private_copy(
-            ref, self.path(ref), Path(cache_dir), manifest_sha256=manifest_sha256, trusted=self._trusted,
-            progress=progress,
+            ref, self._layout.version(ref), Path(cache_dir), store=self._layout.store,
+            manifest_sha256=manifest_sha256, trusted=self._trusted, progress=progress,
         )  # fmt: skip
 
     def create_release(self, policy: ModelRef, reward: ModelRef) -> Release:
@@ -237,6 +254,10 @@ class Registry:
         """Where a channel points. See `releases.read_channel` for errors; NotFound before the first promotion."""
         return releases.read_channel(self._layout, name)
 
+    def channel_mark(self, name: str) -> Hashable | None:
+        """Another value after each change of a channel; cheap to ask for. None when it can not be told."""
+        return self._layout.store.mark(self._layout.channel(name))
+
     def write_status(self, service: str, instance: str, document: dict[str, Any]) -> None:
         """Replace what an instance reports. Raises InvalidRequest, StorageError."""
         status.write_status(self._layout, service, instance, document)
@@ -268,17 +289,14 @@ class Registry:
     def versions(self) -> list[ModelRef]:
         """Every version, sorted by name and step; for people. A service follows a channel instead."""
         with storage_errors("listing the versions"):
-            found = [path for path in self._layout.models.glob("*/*") if VERSION_PATTERN.fullmatch(path.name)]
-        return sorted(
-            (ModelRef(path.parent.name, path.name) for path in found), key=lambda ref: (ref.name, ref.step, ref.version)
-        )
+            return collect.list_versions(self._layout)
 
     def release_ids(self) -> list[str]:
         """Every release's id, sorted; for people."""
         with storage_errors("listing the releases"):
-            return sorted(path.stem for path in self._layout.releases.glob("r-*.json"))
+            return [name for name in self._layout.store.names(self._layout.releases) if name.startswith("r-")]
 
     def channel_names(self) -> list[str]:
         """Every channel's name, sorted; for people."""
         with storage_errors("listing the channels"):
-            return sorted(path.stem for path in self._layout.channels.glob("[!.]*.json"))
+            return self._layout.store.names(self._layout.channels)

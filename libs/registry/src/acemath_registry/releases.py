@@ -5,20 +5,19 @@ A reader follows channel → release → two versions, each link checked by a sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from acemath_registry.audit import AuditEvent, record
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode, sha256_hex
-from acemath_registry.durable import LOCK_TIMEOUT_S, ensure_directory, exclusive_lock, read_file, replace_file
+from acemath_registry.documents import decode, encode, sha256_hex
 from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
-from acemath_registry.manifest import MANIFEST_NAME, Manifest, ModelKind
+from acemath_registry.manifest import ModelKind
+from acemath_registry.members import manifest_digest, members_kept
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef, check_by
-from acemath_registry.verify import kept, read_manifest
+from acemath_registry.stores import Overtaken
 
 
 class ReleaseMember(BaseModel):
@@ -100,8 +99,7 @@ def create_release(layout: Layout, policy: ModelRef, reward: ModelRef) -> Releas
         return read_release(layout, release.id)
     except (NotFound, VerificationError):  # a damaged file of this id can only be meant to hold these bytes
         with storage_errors(f"writing release {release.id}"):
-            ensure_directory(layout.releases)
-            replace_file(layout.release(release.id), release.encoded())
+            layout.store.replace(layout.release(release.id), release.encoded())
     return release
 
 
@@ -117,7 +115,7 @@ def read_release(layout: Layout, release_id: str, *, sha256: str | None = None) 
     path = layout.release(release_id)
     with storage_errors(f"reading release {release_id}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError as error:
             raise NotFound(
                 f"release {release_id} is not in the registry; create it from two versions", param="release"
@@ -153,6 +151,7 @@ def read_channel(layout: Layout, name: str) -> Channel:
 
 
 _Target = Callable[[Channel | None], str]
+_TRIES = 8  # of a change that others overtake, where the store has no locks
 Gatekeeper = Callable[[Channel | None, Release], None]
 """Raises when the channel may not go from this state to this release; asked under the channel's lock."""
 
@@ -211,21 +210,37 @@ def _change(
     layout: Layout, name: str, event: AuditEvent, by: str, target: _Target, gatekeeper: Gatekeeper, why: str | None
 ) -> Channel:
     check_by(by)
-    layout.channel(name)
-    with storage_errors(f"changing channel {name}"):
-        ensure_directory(layout.channels)
-        with exclusive_lock(layout.channel_lock(name), LOCK_TIMEOUT_S):
-            current = current_channel(layout, name)
-            release = read_release(layout, target(current))
-            with _members_kept(layout, release):
-                if current is not None and current.release_sha256 == release.sha256:
-                    return current
-                gatekeeper(current, release)
-                changed = _next(current, release, by)
-                replace_file(layout.channel(name), encode(changed.model_dump(mode="json")))
-    before, after, generation = changed.previous, changed.release, changed.generation
-    record(layout, event, by=by, what=name, before=before, after=after, generation=generation, why=why)
+    for left in reversed(range(_TRIES)):
+        try:
+            current, changed = _change_once(layout, name, by, target, gatekeeper)
+            break
+        except Overtaken:  # only where there are no locks
+            if not left:
+                raise
+    if changed != current:
+        before, after, generation = changed.previous, changed.release, changed.generation
+        record(layout, event, by=by, what=name, before=before, after=after, generation=generation, why=why)
     return changed
+
+
+def _change_once(
+    layout: Layout, name: str, by: str, target: _Target, gatekeeper: Gatekeeper
+) -> tuple[Channel | None, Channel]:
+    """What the channel said, and what it says now."""
+    path = layout.channel(name)
+    with storage_errors(f"changing channel {name}"), layout.store.changing(path, layout.channel_lock(name)) as change:
+        data = change.read()
+        current = None if data is None else _decoded(data, path.name)
+        release = read_release(layout, target(current))
+        with members_kept(
+            layout, release.id, {one.ref: one.manifest_sha256 for one in (release.policy, release.reward)}
+        ):
+            if current is not None and current.release_sha256 == release.sha256:
+                return current, current
+            gatekeeper(current, release)
+            changed = _next(current, release, by)
+            change.write(encode(changed.model_dump(mode="json")))
+    return current, changed
 
 
 def _check_generation(name: str, current: Channel | None, expected: int | None) -> None:
@@ -254,39 +269,20 @@ def current_channel(layout: Layout, name: str) -> Channel | None:
     path = layout.channel(name)
     with storage_errors(f"reading channel {name}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError:
             return None
-    document = decode(data, file=path.name, reason=RejectReason.CHANNEL_MALFORMED)
+    return _decoded(data, path.name)
+
+
+def _decoded(data: bytes, file: str) -> Channel:
+    document = decode(data, file=file, reason=RejectReason.CHANNEL_MALFORMED)
     try:
         return Channel.model_validate(document)
     except ValidationError as error:
         detail = "is not a channel of this schema; restore it from a backup, or remove it and promote again"
-        raise VerificationError(RejectReason.CHANNEL_MALFORMED, detail, file=path.name) from error
+        raise VerificationError(RejectReason.CHANNEL_MALFORMED, detail, file=file) from error
 
 
 def _member(layout: Layout, ref: ModelRef, kind: ModelKind) -> ReleaseMember:
-    manifest, digest = _manifest_and_digest(layout, ref)
-    if manifest.kind is not kind:
-        raise VerificationError(
-            RejectReason.WRONG_KIND, f"{ref} is a {manifest.kind} model and can not be a release's {kind}"
-        )
-    return ReleaseMember(name=ref.name, version=ref.version, manifest_sha256=digest)
-
-
-def _manifest_and_digest(layout: Layout, ref: ModelRef) -> tuple[Manifest, str]:
-    directory = layout.version(ref)
-    manifest = read_manifest(ref, directory)
-    with storage_errors(f"reading the manifest of {ref}"):
-        return manifest, sha256_hex(read_file(directory / MANIFEST_NAME, MAX_DOCUMENT_BYTES))
-
-
-@contextmanager
-def _members_kept(layout: Layout, release: Release) -> Iterator[None]:
-    """Both versions are there, and are not removed while the block runs."""
-    with ExitStack() as stack:
-        for member in (release.policy, release.reward):
-            directory = layout.version(member.ref)
-            read_manifest(member.ref, directory, manifest_sha256=member.manifest_sha256)
-            stack.enter_context(kept(member.ref, directory))
-        yield
+    return ReleaseMember(name=ref.name, version=ref.version, manifest_sha256=manifest_digest(layout, ref, kind))

@@ -7,12 +7,12 @@ from contextlib import suppress
 from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.audit import AuditEvent, record
 from acemath_registry.documents import sha256_hex
-from acemath_registry.durable import ensure_directory, move_file, write_file
 from acemath_registry.errors import Conflict, VerificationError, storage_errors
+from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import SIGNATURE_NAME, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
-from acemath_registry.publish import differences, staging_folder
+from acemath_registry.publish import differences
 from acemath_registry.refs import ModelRef, check_by
 from acemath_registry.signing import SigningKey
 from acemath_registry.verify import kept, manifest_bytes, read_manifest
@@ -30,14 +30,12 @@ def sign_version(layout: Layout, ref: ModelRef, key: SigningKey, *, by: str, pro
         StorageError: the signature can not be written; an earlier one stays.
     """
     check_by(by)
-    directory = layout.version(ref)
-    data = manifest_bytes(ref, directory)
-    with kept(ref, directory), storage_errors(f"signing {ref}"):
-        verify_stored(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)
-        ensure_directory(layout.staging)
-        with staging_folder(layout.staging) as folder:  # whoever lists the version meanwhile finds no half of a file
-            write_file(folder / SIGNATURE_NAME, key.sign(ref, data))
-            move_file(folder / SIGNATURE_NAME, directory / SIGNATURE_NAME)
+    version = layout.version(ref)
+    with layout.store.gathered(version) as directory:
+        data = manifest_bytes(ref, directory)
+        with kept(ref, directory), storage_errors(f"signing {ref}"):
+            verify_stored(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)
+            layout.store.attach(version, SIGNATURE_NAME, key.sign(ref, data), layout.staging)
     record(layout, AuditEvent.SIGN, by=by, what=str(ref), why=f"key {key.id}")
 
 
@@ -48,11 +46,11 @@ def ensure_signed(layout: Layout, ref: ModelRef, key: SigningKey, metadata: Publ
         Conflict: the version was published before, with other metadata: that manifest stands, and is not signed unseen.
         NotFound, VerificationError, StorageError: as `sign_version`.
     """
-    directory = layout.version(ref)
-    with suppress(VerificationError):  # not signed yet, or by another key
-        key.trusted().check(ref, directory, manifest_bytes(ref, directory))
-        return
-    different = differences(read_manifest(ref, directory), metadata)
+    with layout.store.opened(layout.version(ref), OWN_NAMES) as directory:
+        with suppress(VerificationError):  # not signed yet, or by another key
+            key.trusted().check(ref, directory, manifest_bytes(ref, directory))
+            return
+        different = differences(read_manifest(ref, directory), metadata)
     if different:
         raise Conflict(
             f"{ref} is published already with another {', '.join(different)}; look at it: acemath registry show {ref}, "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from acemath_registry.documents import MAX_DOCUMENT_BYTES, decode, encode
-from acemath_registry.durable import ensure_directory, read_file, replace_file, sync_directory
+from acemath_registry.documents import decode, encode
 from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, storage_errors
 from acemath_registry.layout import Layout
 
@@ -23,8 +23,7 @@ def write_status(layout: Layout, service: str, instance: str, document: dict[str
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"the status of {service}/{instance} is not JSON ({error}); send plain values") from error
     with storage_errors(f"writing the status of {service}/{instance}"):
-        ensure_directory(path.parent)
-        replace_file(path, data)
+        layout.store.replace(path, data)
 
 
 def read_status(layout: Layout, service: str, instance: str) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def read_status(layout: Layout, service: str, instance: str) -> dict[str, Any]:
     path = layout.status(service, instance)
     with storage_errors(f"reading the status of {service}/{instance}"):
         try:
-            data = read_file(path, MAX_DOCUMENT_BYTES)
+            data = layout.store.read(path)
         except FileNotFoundError as error:
             raise NotFound(f"{service}/{instance} has written no status; is it running?", param="instance") from error
     return decode(data, file=path.name, reason=RejectReason.MANIFEST_MALFORMED)
@@ -53,8 +52,12 @@ def read_statuses(layout: Layout, service: str) -> dict[str, dict[str, Any]]:
     """
     folder = layout.status(service)
     with storage_errors(f"listing the status of {service}"):
-        names = sorted(path.stem for path in folder.glob("[!.]*.json")) if folder.is_dir() else []
-    return {name: read_status(layout, service, name) for name in names}
+        names = layout.store.names(folder)
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        with suppress(NotFound):  # it was taken away since
+            found[name] = read_status(layout, service, name)
+    return found
 
 
 def remove_status(layout: Layout, service: str, instance: str) -> None:
@@ -68,9 +71,8 @@ def remove_status(layout: Layout, service: str, instance: str) -> None:
     path = layout.status(service, instance)
     with storage_errors(f"removing the status of {service}/{instance}"):
         try:
-            path.unlink()
+            layout.store.remove(path)
         except FileNotFoundError as error:
             raise NotFound(
                 f"{service}/{instance} has written no status; nothing to forget", param="instance"
             ) from error
-        sync_directory(path.parent)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 
 from acemath_core.errors import ErrorCode, Unavailable
 from acemath_registry import Channel, Registry
@@ -33,7 +32,7 @@ class Pointer:
 
 
 class ChannelWatch:
-    """Follows one channel. Every method blocks on the disk.
+    """Follows one channel. Every method blocks on the disk, or on the object store.
 
     Args:
         registry: where it is.
@@ -42,8 +41,7 @@ class ChannelWatch:
 
     def __init__(self, registry: Registry, channel: str) -> None:
         self._registry, self._name = registry, channel
-        self._path: Path = registry.root / "channels" / f"{channel}.json"
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Hashable | None = None
         self._pointers: tuple[Pointer, ...] = ()
 
     def read(self) -> tuple[Pointer, ...]:
@@ -53,7 +51,7 @@ class ChannelWatch:
             NotFound: nothing was promoted on the channel yet.
             VerificationError, StorageError: what is there cannot be trusted or read.
         """
-        stamp = self._stamp()
+        stamp = self._registry.channel_mark(self._name)
         if stamp is None or stamp != self._seen:
             self._pointers = self._follow(self._registry.channel(self._name))
             self._seen = stamp
@@ -84,14 +82,6 @@ class ChannelWatch:
             release_id, generation, str(release.policy.ref), str(release.reward.ref), release.policy.manifest_sha256
         )
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """Identity of the file's content, which is only ever replaced as a whole; None: ask the registry."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return (status.st_ino, status.st_mtime_ns, status.st_size)
-
 
 class SlowReader:
     """Reads in a thread, with a deadline; a mount that hangs holds one thread, not one a second.
@@ -116,7 +106,9 @@ class SlowReader:
         done, _ = await asyncio.wait({self._reading}, timeout=_READ_SECONDS)
         if not done:
             raise Unavailable(
-                "the registry does not answer; check its mount", code=ErrorCode.NOT_READY, retry_after=5.0
+                "the registry does not answer; check its mount, or the object store",
+                code=ErrorCode.NOT_READY,
+                retry_after=5.0,
             )
         reading, self._reading = self._reading, None
         return reading.result()

@@ -109,9 +109,9 @@ class RegistryEncoders:
 
     def _read(self, ref: ModelRef, manifest_sha256: str | None) -> VersionPrompts:
         manifest = self._registry.manifest(ref, manifest_sha256=manifest_sha256)
-        directory = self._registry.path(ref)
-        _check_digests(directory, manifest)
-        return VersionPrompts(PromptEncoder.from_directory(directory), manifest.compatibility.max_length)
+        with self._registry.opened(ref, _READ) as directory:
+            _check_digests(directory, manifest)
+            return VersionPrompts(PromptEncoder.from_directory(directory), manifest.compatibility.max_length)
 
 
 def _check_digests(directory: Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from acemath_registry.adapters.stored import merged_entries, prepared, small_names, stored_sizes
+from acemath_registry.announcing import announced
 from acemath_registry.audit import AuditEvent, acting_user, record
 from acemath_registry.documents import sha256_hex
 from acemath_registry.durable import copy_file, require_space
@@ -85,10 +86,11 @@ def publish_adapter(
     require_source(source, name, holds=ADAPTER_CONFIG_NAME)
     publisher = by or acting_user()
     with ExitStack() as stack:  # the base is kept until the version that needs it can be seen
-        on = _read_base(layout, base)
+        stack.enter_context(announced(layout, [str(base)], [base]))
+        on = _read_base(base, stack.enter_context(layout.store.gathered(layout.version(base))))
         stack.enter_context(kept(base, on.directory))
         fill = partial(_fill, source=source, base=on, name=name, kind=kind, metadata=metadata, progress=progress)
-        manifest, stored = put(layout, name, fill, signer)
+        manifest, stored = put(layout, name, fill, signer, progress)
     if stored is None:
         record(layout, AuditEvent.PUBLISH, by=publisher, what=str(manifest.ref), why=f"adapter of {base}")
     elif wanted_again(layout, stored.ref, publisher):
@@ -98,8 +100,7 @@ def publish_adapter(
     return manifest.ref
 
 
-def _read_base(layout: Layout, base: ModelRef) -> _Base:
-    directory = layout.version(base)
+def _read_base(base: ModelRef, directory: Path) -> _Base:
     digest = sha256_hex(manifest_bytes(base, directory))
     manifest = read_manifest(base, directory, manifest_sha256=digest)
     if manifest.adapter is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from acemath_core.errors import ServiceError
@@ -31,7 +31,8 @@ class Desired:
 
 
 class ChannelFollower:
-    """Follows channel → release → the release's version of one kind; a look costs one stat while nothing has changed.
+    """Follows channel → release → the release's version of one kind; a look costs one stat, or
+    one request, while nothing has changed.
 
     Args:
         registry: where the channel is.
@@ -56,7 +57,7 @@ class ChannelFollower:
     ) -> None:
         self._registry, self._channel, self._kind = registry, channel, kind
         self._on_generation, self._on_error = on_generation, on_error
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Hashable | None = None
         self.desired: Desired | None = None
         self.problem: str | None = None
 
@@ -72,7 +73,7 @@ class ChannelFollower:
         return self.desired
 
     def _look(self) -> None:
-        mark = self._mark()
+        mark = self._registry.channel_mark(self._channel)
         if mark is not None and mark == self._seen:
             return
         channel = self._registry.channel(self._channel)
@@ -85,11 +86,3 @@ class ChannelFollower:
             self.problem = f"the channel went back from generation {self.desired.generation} to {found.generation}"
             _log.error("channel %s: %s; restart the service if the registry was restored", self._channel, self.problem)
         self._seen = mark
-
-    def _mark(self) -> tuple[int, int, int] | None:
-        path = self._registry.root / "channels" / f"{self._channel}.json"
-        try:
-            found = path.stat()
-        except OSError:
-            return None  # the registry says what is wrong, in the full look
-        return found.st_mtime_ns, found.st_ino, found.st_size

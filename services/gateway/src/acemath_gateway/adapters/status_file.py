@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from acemath_core.errors import ServiceError
-from acemath_registry import Registry
+from acemath_registry import NotFound, Registry
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ class StatusFileLeases:
 
     def __init__(self, registry: Registry, *, instance: str) -> None:
         self._registry, self._instance = registry, instance
-        self._path = registry.root / "status" / "gateway" / f"{instance}.json"
         self._failing = False
 
     async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
@@ -38,7 +38,11 @@ class StatusFileLeases:
 
     async def withdraw(self) -> None:
         """Take the record away: this gateway has ended and holds nothing."""
-        await self._try(lambda: self._path.unlink(missing_ok=True))
+        await self._try(self._remove)
+
+    def _remove(self) -> None:
+        with suppress(NotFound):  # it never wrote one
+            self._registry.remove_status("gateway", self._instance)
 
     async def _try(self, change: Callable[[], None]) -> None:
         try:

@@ -1,0 +1,39 @@
+"""Where a registry is: a directory, or `s3://bucket/prefix`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Final
+
+from acemath_registry.errors import InvalidRequest
+from acemath_registry.stores.disk import DISK
+from acemath_registry.stores.port import Store
+
+SCHEME: Final = "s3://"
+_ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*")
+
+
+def is_object_address(address: str | PurePath) -> bool:
+    """Whether it names a place on an object store; any other scheme counts as well, and is refused by `place_of`."""
+    return "://" in str(address)
+
+
+def place_of(address: str | PurePath) -> tuple[PurePath, Store]:
+    """The root of a registry and what it lies on; nothing is touched.
+
+    Raises:
+        InvalidRequest: an address of another form, or of a store that is not supported.
+    """
+    if not is_object_address(address):
+        return Path(address), DISK
+    found = _ADDRESS.fullmatch(str(address))
+    segments = [] if found is None else [part for part in (found["prefix"] or "").split("/") if part]
+    if found is None or not all(_SEGMENT.fullmatch(part) for part in segments):
+        raise InvalidRequest(f"{str(address)!r} is no place for a registry; give a directory, or s3://bucket/prefix")
+    from acemath_registry.stores.objects import ObjectStore  # noqa: PLC0415 - only who uses it loads it
+    from acemath_registry.stores.s3 import S3Bucket  # noqa: PLC0415
+
+    root = PurePosixPath(*segments)
+    return root, ObjectStore(S3Bucket(found["bucket"], probe_key=str(root / ".conditional-writes")))

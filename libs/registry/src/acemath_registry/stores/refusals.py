@@ -1,0 +1,93 @@
+"""What the S3 API's refusals mean, and what to do about them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from acemath_registry.errors import NotFound, StorageError
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
+_OVERTAKEN: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_DENIED: Final = frozenset(
+    {
+        "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+        "InvalidToken", "AccountProblem", "AllAccessDisabled",
+    }
+)  # fmt: skip
+_CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A condition did not hold; `repeated` when the request was sent more than once."""
+
+    repeated: bool
+
+
+def refusal_of(request: Callable[[], object]) -> Refusal | None:
+    """Make a conditional request; None when its condition held."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - see `connect`
+
+    try:
+        request()
+    except ClientError as error:
+        if code_of(error) not in _OVERTAKEN | MISSING:  # If-Match where nothing is: missing
+            raise
+        return Refusal(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0)
+    return None
+
+
+@contextmanager
+def s3_errors(bucket: str, doing: str) -> Iterator[None]:
+    """Say what the store's refusal means and what to do.
+
+    Raises:
+        FileNotFoundError: no such object.
+        NotFound: no such bucket.
+        StorageError: everything else; a refused permission has a `PermissionError` as its cause.
+    """
+    from botocore import exceptions as aws  # noqa: PLC0415 - see `connect`
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415 - botocore's own transport
+
+    try:
+        yield
+    except aws.ClientError as error:
+        raise _refused(error, bucket, doing) from _cause(error)
+    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
+        raise StorageError(f"{doing} in bucket {bucket}: no AWS credentials were found; {_CREDENTIALS}") from error
+    except (aws.BotoCoreError, HTTPError) as error:
+        raise StorageError(
+            f"{doing} in bucket {bucket} failed: {type(error).__name__}; check AWS_ENDPOINT_URL, AWS_REGION and the "
+            "network, then try again"
+        ) from error
+
+
+def _refused(error: ClientError, bucket: str, doing: str) -> Exception:
+    code = code_of(error)
+    if code in MISSING:
+        return FileNotFoundError(errno.ENOENT, "is not in the bucket", doing)
+    if code == "NoSuchBucket":
+        return NotFound(f"there is no bucket {bucket}; correct the address (and AWS_ENDPOINT_URL), or create it")
+    if code in _DENIED:
+        return StorageError(
+            f"{doing} in bucket {bucket} is denied ({code}); {_CREDENTIALS} that allows it: the operations guide "
+            "lists the permissions"
+        )
+    return StorageError(f"{doing} in bucket {bucket} failed: {code}; try again later")
+
+
+def _cause(error: ClientError) -> Exception:
+    """What callers ask for who want to know whether it was a permission."""
+    return PermissionError(errno.EACCES, code_of(error)) if code_of(error) in _DENIED else error
+
+
+def code_of(error: ClientError) -> str:
+    """The store's name of an error."""
+    return str(error.response.get("Error", {}).get("Code", "unknown"))

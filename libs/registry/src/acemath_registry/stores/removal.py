@@ -1,0 +1,158 @@
+"""Removing a version from an object store, which has no locks: two writes, each before the other's read.
+
+Who is about to need a version first writes an announcement, then reads its mark. Who removes one first sets its mark
+to *removing*, by compare-and-set, then reads the announcements and everything else that names versions. The store shows
+what was written to every later read, so at least one of the two sees the other, and gives way: the first is told to
+wait, the second sets the mark back. The manifest goes first, so that no reader finds a half.
+
+A mark that was withdrawn is an empty object (not every store deletes conditionally); a collector that was killed while
+it removed is followed by another one an hour later.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import PurePath
+from typing import Any, Final
+
+from acemath_registry.documents import encode
+from acemath_registry.errors import Conflict
+from acemath_registry.manifest import MANIFEST_NAME
+from acemath_registry.stores.conditional import ConditionalChange
+from acemath_registry.stores.port import ANNOUNCEMENTS, Overtaken
+from acemath_registry.stores.s3 import S3Bucket
+from acemath_registry.stores.staging import STALE_STAGING_S
+
+DEAD_AFTER_S: Final = 3600.0
+"""A collector that has been removing one version for longer was killed."""
+_REMOVING: Final = "removing_since"  # Unix time, in a mark
+_TRIES: Final = 8
+
+
+class Removal:
+    """A version that is about to be removed; see `port.Removal`.
+
+    Args:
+        bucket: where it is.
+        version: its folder.
+        mark: the name of its mark.
+        refused: why it can not be removed now.
+    """
+
+    def __init__(self, bucket: S3Bucket, version: PurePath, mark: PurePath, refused: str | None) -> None:
+        self._bucket, self._version, self._mark = bucket, version, mark
+        self.refused, self.gone = refused, False
+
+    def go(self) -> None:
+        """See `port.Removal.go`."""
+        self.gone = True
+        self._bucket.delete(str(self._version / MANIFEST_NAME))
+
+    def clean(self) -> None:
+        """See `port.Removal.clean`; the mark goes last, since it keeps publishers out."""
+        for key, _ in self._bucket.sizes(f"{self._version}/"):
+            self._bucket.delete(key)
+        self._bucket.delete(str(self._mark))
+
+
+@contextmanager
+def removing(bucket: S3Bucket, version: PurePath, mark: PurePath) -> Iterator[Removal]:
+    """See `port.Versions.removing`."""
+    change = ConditionalChange(bucket, str(mark))
+    data = change.read()
+    document = _document(data)
+    refused = _why_not(document, time.time())
+    if refused is None:
+        try:
+            change.write(encode({**document, _REMOVING: time.time()}))
+        except Overtaken:
+            refused = "its mark was changed just now"
+    removal = Removal(bucket, version, mark, refused)
+    try:
+        yield removal
+    finally:
+        if refused is None and not removal.gone:
+            with suppress(Overtaken):
+                change.read()
+                change.write(encode({key: value for key, value in document.items() if key != _REMOVING}))
+
+
+def unmark(bucket: S3Bucket, mark: PurePath) -> bool:
+    """See `port.Versions.unmark`."""
+    for left in reversed(range(_TRIES)):
+        change = ConditionalChange(bucket, str(mark))
+        data = change.read()
+        if data is None:
+            return False
+        _refuse_removed(mark, _document(data))
+        try:
+            change.write(b"")
+        except Overtaken:
+            if not left:
+                raise
+        else:
+            return True
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def announced(bucket: S3Bucket, note: PurePath, data: bytes, marks: Sequence[PurePath]) -> Iterator[None]:
+    """See `port.Versions.announced`."""
+    bucket.put(str(note), data)
+    try:
+        for mark in marks:
+            _refuse_removed(mark, _document(ConditionalChange(bucket, str(mark)).read()))
+        yield
+    finally:
+        bucket.delete(str(note))
+
+
+def sweep(bucket: S3Bucket, root: PurePath) -> None:
+    """End what killed collectors and promoters began: objects without a manifest under a mark, old announcements."""
+    for key, _ in bucket.sizes(f"{root / 'status' / ANNOUNCEMENTS}/"):
+        with suppress(FileNotFoundError):
+            if time.time() - bucket.facts(key).modified_s > STALE_STAGING_S:
+                bucket.delete(key)
+    marks = root / "tombstones"
+    for key, _ in bucket.sizes(f"{marks}/"):
+        name, version = PurePath(key).parent.name, PurePath(key).stem
+        mark, folder = marks / name / f"{version}.json", root / "models" / name / version
+        began = _document(ConditionalChange(bucket, key).read()).get(_REMOVING)
+        if began is not None and time.time() - began > DEAD_AFTER_S and not _is_there(bucket, folder):
+            Removal(bucket, folder, mark, None).clean()
+
+
+def _is_there(bucket: S3Bucket, version: PurePath) -> bool:
+    try:
+        bucket.facts(str(version / MANIFEST_NAME))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _why_not(document: dict[str, Any], now: float) -> str | None:
+    if not document:
+        return "its mark was withdrawn"
+    if now - document.get(_REMOVING, -DEAD_AFTER_S) < DEAD_AFTER_S:
+        return "another collection is removing it"
+    return None
+
+
+def _refuse_removed(mark: PurePath, document: dict[str, Any]) -> None:
+    if _REMOVING in document:
+        raise Conflict(
+            f"{mark.parent.name}@{mark.stem} is being removed (acemath registry gc); publish it again when it is gone",
+            should_retry=False,
+        )
+
+
+def _document(data: bytes | None) -> dict[str, Any]:
+    """What a mark says; nothing where there is none. A damaged one is told by who reads it for its time."""
+    try:
+        document = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,48 @@
+"""Publishers' private folders on a file system: each is held by a lock, and swept when its publisher is dead."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from acemath_registry.durable import exclusive_lock, is_locked, make_directory, remove_tree
+
+STALE_STAGING_S: Final = 24 * 3600.0
+"""Age at which a dead publisher's folder goes: a living one holds its lock, but not every mount shares locks."""
+
+_LOCK: Final = "publisher.lock"
+
+
+def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> None:
+    """Remove what killed publishers left: folders that are old and whose lock nobody holds.
+
+    Raises:
+        OSError: `staging` can not be listed.
+    """
+    for folder in sorted(staging.iterdir()):
+        if _age_s(folder) > stale_after_s and not is_locked(folder / _LOCK):
+            remove_tree(folder)
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0  # its publisher has finished since we listed it
+
+
+@contextmanager
+def staging_folder(staging: Path) -> Iterator[Path]:
+    """A private folder below `staging` for as long as the block runs; no sweep takes it, and nothing is left of it."""
+    folder = staging / uuid.uuid4().hex
+    make_directory(folder, 0o700)
+    try:
+        with exclusive_lock(folder / _LOCK):
+            make_directory(folder / "version", 0o755)
+            yield folder / "version"
+    finally:
+        remove_tree(folder)
