@@ -3,9 +3,10 @@
     python -m bench.reward_deliveries CHECKPOINT --set S2 [--candidates FILE.jsonl[.gz] …] --out FILE.json
 
 Each candidate's score alone, in one piece, by one worker, is the reference. Then each delivery draws some candidates of
-one to three problems, their order, which of them come whole and which in pieces of random lengths, how many workers (of
-one thread each) share them and who gets which, and in which passes they are computed: a pass holds any mixture of whole
-groups and of cells of several live sessions. Every score is compared with its reference, bit for bit.
+one to three problems, their order, which of them come whole and which in pieces of random lengths, how many workers
+share them and who gets which, how many threads share a worker's passes, and in which passes they are computed: a pass
+holds any mixture of whole groups and of cells of several live sessions. Every score is compared with its reference, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -144,11 +145,12 @@ def delivery(draw: random.Random, keys: Sequence[Key], workers: int) -> list[Sha
     return [Share(draw.getrandbits(32), part) for part in parts if part]
 
 
-_worker: list[Worker] = []  # one a process, made by `_start`
+_worker: list[Worker] = []  # made by `_start` in each process: with one thread, two, …
 
 
-def _start(checkpoint: Path, groups: Sequence[PromptGroup]) -> None:
-    _worker.append(Worker(load_engine(checkpoint, place("cpu", "auto", threads=1)), groups))
+def _start(checkpoint: Path, groups: Sequence[PromptGroup], threads: int) -> None:
+    for number in range(1, threads + 1):
+        _worker.append(Worker(load_engine(checkpoint, place("cpu", "auto", threads=number)), groups))
 
 
 def _alone(key: Key) -> float:
@@ -157,7 +159,7 @@ def _alone(key: Key) -> float:
 
 def _deliver(numbered: tuple[int, Share]) -> tuple[int, dict[Key, float], str]:
     number, share = numbered
-    return number, *_worker[0].deliver(share)
+    return number, *_worker[share.seed % len(_worker)].deliver(share)
 
 
 def measure(pool: Pool, keys: Sequence[Key], count: int, workers: int) -> dict[str, Any]:
@@ -217,16 +219,18 @@ def main() -> None:
     parser.add_argument("--per-problem", type=int, default=4)
     parser.add_argument("--longest", type=int, default=100, help="tokens of a candidate; longer ones are left out")
     parser.add_argument("--deliveries", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, default=3, help="processes of one thread")
+    parser.add_argument("--workers", type=int, default=3, help="processes")
+    parser.add_argument("--threads", type=int, default=2, help="most of a process; a share is computed by one or more")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     groups = [_shorter(group, options.longest) for group in read_groups(options)]
     keys = [(number, c) for number, group in enumerate(groups) for c in range(len(group.candidates))]
     began, context = time.monotonic(), multiprocessing.get_context("spawn")
-    with context.Pool(options.workers, partial(_start, options.checkpoint, groups)) as pool:
+    with context.Pool(options.workers, partial(_start, options.checkpoint, groups, options.threads)) as pool:
         found = measure(pool, keys, options.deliveries, options.workers)
     facts = {"checkpoint": options.checkpoint.name, "candidates": len(keys), "problems": len(groups)}
-    facts |= {"from": [*options.set, *(file.name for file in options.candidates)], "workers": options.workers}
+    facts |= {"from": [*options.set, *(file.name for file in options.candidates)]}
+    facts |= {"workers": options.workers, "threads": options.threads}
     result = facts | found | {"seconds": round(time.monotonic() - began, 1), "machine": machine.described()}
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     say(f"{found['scores_with_other_bits']} of {found['scores_compared']} scores have other bits; {options.out}")
