@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from gateway.solver_bench import a_job
 from prometheus_client import CollectorRegistry
 
 from acemath_core.calibration import Calibration
@@ -81,7 +82,7 @@ class Bench:
         )
 
     async def solve(self, **changes: Any) -> Outcome:
-        async with aclosing(self.solver.run(a_job(**changes))) as run:
+        async with aclosing(self.solver.run(adaptive_job(**changes))) as run:
             last = [event async for event in run][-1]
         assert isinstance(last, Outcome)
         return last
@@ -94,22 +95,8 @@ class Bench:
         return self.registry.get_sample_value(f"acemath_gateway_{name}", labels) or 0.0
 
 
-def a_job(**changes: Any) -> SolveJob:
-    job = SolveJob(
-        id="job-1",
-        turns=({"role": "user", "content": "What is 3 * 8?"},),
-        n=16,
-        temperature=0.7,
-        top_p=0.95,
-        max_tokens=64,
-        seed=3,
-        stop=(),
-        selection=Selection.MAJORITY,
-        on_scorer_failure="error",
-        deadline=Deadline.after(changes.pop("seconds", 10.0)),
-        adaptive=True,
-    )
-    return replace(job, **changes)
+def adaptive_job(**changes: Any) -> SolveJob:
+    return a_job(**{"n": 16, "seed": 3, "selection": Selection.MAJORITY, "adaptive": True, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +235,7 @@ async def test_temperature_zero_makes_one_candidate() -> None:
 
 async def test_a_closed_run_leaves_nothing() -> None:
     bench = Bench(policy=ScriptedPolicy(["a b c d e f g h"], token_seconds=0.01))
-    async with aclosing(bench.solver.run(a_job())) as run:
+    async with aclosing(bench.solver.run(adaptive_job())) as run:
         reading = asyncio.ensure_future(anext(run))
         await until(lambda: bench.policy.running > 0)
         reading.cancel()
@@ -258,9 +245,9 @@ async def test_a_closed_run_leaves_nothing() -> None:
 
 
 def test_an_adaptive_job_takes_the_places_of_its_largest_wave() -> None:
-    assert [cost(a_job(n=n)) for n in (1, 4, 8, 16, 64)] == [1, 4, 4, 8, 32]
-    assert cost(a_job(adaptive=False)) == 16
-    assert cost(a_job(temperature=0.0)) == 1
+    assert [cost(adaptive_job(n=n)) for n in (1, 4, 8, 16, 64)] == [1, 4, 4, 8, 32]
+    assert cost(adaptive_job(adaptive=False)) == 16
+    assert cost(adaptive_job(temperature=0.0)) == 1
 
 
 async def test_solve_says_what_was_asked_made_and_why_it_ended() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gateway.solver_bench import a_job
 from prometheus_client import CollectorRegistry
 
 from acemath_core.deadline import Deadline
@@ -51,27 +52,15 @@ class Stack:
         self.control.write_text(json.dumps(faults))
 
     async def solve(self, **changes: Any) -> Outcome:
-        async with aclosing(self.solver.run(a_job(**changes))) as run:
+        async with aclosing(self.solver.run(a_longer_job(**changes))) as run:
             events = [event async for event in run]
         assert isinstance(events[-1], Outcome)
         return events[-1]
 
 
-def a_job(*, seconds: float = 30.0, **changes: Any) -> SolveJob:
-    job = SolveJob(
-        id="job-1",
-        turns=({"role": "user", "content": "What is 3 * 8 - 5?"},),
-        n=6,
-        temperature=0.7,
-        top_p=0.95,
-        max_tokens=512,
-        seed=0,
-        stop=(),
-        selection=Selection.BEST_OF_N,
-        on_scorer_failure="error",
-        deadline=Deadline.after(seconds),
-    )
-    return replace(job, **changes)
+def a_longer_job(**changes: Any) -> SolveJob:
+    turns = ({"role": "user", "content": "What is 3 * 8 - 5?"},)
+    return a_job(**{"turns": turns, "max_tokens": 512, "seconds": 30.0, **changes})
 
 
 @asynccontextmanager
@@ -198,7 +187,7 @@ async def test_a_closed_run_of_many_calls_leaves_nothing(tmp_path: Path, stage: 
         stack.reward.live.blind = True
 
         async def read() -> None:
-            async with aclosing(stack.solver.run(a_job(n=8, early_reject=True))) as run:
+            async with aclosing(stack.solver.run(a_longer_job(n=8, early_reject=True))) as run:
                 async for _ in run:
                     pass
 
@@ -259,7 +248,7 @@ async def test_a_closed_run_leaves_nothing_at_either_service(stack: Stack, stage
         reached = lambda: stack.asked() == 6  # noqa: E731
 
     async def read() -> None:
-        async with aclosing(stack.solver.run(a_job())) as run:
+        async with aclosing(stack.solver.run(a_longer_job())) as run:
             async for _ in run:
                 pass
 

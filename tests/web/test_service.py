@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -20,7 +18,6 @@ from acemath_core.wire import Text, Wire
 from acemath_web.auth import KeySet
 from acemath_web.context import current_request_id
 from acemath_web.health import Readiness
-from acemath_web.logs import JsonFormatter
 from acemath_web.service import create_service
 
 KEY = "k" * 32
@@ -219,14 +216,6 @@ async def test_metrics_count_by_route_template_and_status(client: httpx.AsyncCli
 
 async def test_a_stream_passes_through_whole(client: httpx.AsyncClient) -> None:
     assert (await client.get("/stream")).content == b"ab"
-
-
-def test_a_log_line_is_json_with_its_extras() -> None:
-    record = logging.makeLogRecord(
-        {"name": "a", "levelname": "INFO", "msg": "took %s", "args": ("1 s",), "release": "r1"}
-    )
-    line = json.loads(JsonFormatter().format(record))
-    assert (line["message"], line["release"], line["level"]) == ("took 1 s", "r1", "info")
 
 
 @pytest.mark.parametrize("name", ["x" * 900, "x\n\x1b[2J" * 40, "ü" * 130])
