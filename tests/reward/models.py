@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from acemath_reward.batching import Encoded
 from acemath_reward.ports import (
     CandidateEnded,
     Cell,
@@ -18,6 +19,12 @@ from acemath_reward.ports import (
 )
 
 POISON = -13  # never drawn, never a real id
+
+
+def cost(sequences: Iterable[Encoded]) -> int:
+    """Rows that an engine computes for these together: every prompt once."""
+    given = list(sequences)
+    return sum(len(one.own) for one in given) + sum(map(len, {one.prompt for one in given}))
 
 
 def score_of(prompt: TokenIds, own: TokenIds) -> float:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from reward.models import cost
 
-from acemath_reward.batching import SLACK, Encoded, Offer, choose, cost, group
+from acemath_reward.batching import SLACK, Encoded, Offer, Prompts, choose, group
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=12).map(tuple)
 prompts = st.sampled_from([(), (1,), (1, 2, 3), tuple(range(10))])
@@ -11,7 +12,9 @@ sequences = st.lists(st.builds(Encoded, prompts, ids), min_size=1, max_size=30)
 
 
 def chosen_of(waiting: list[Encoded], budget: int) -> list[int]:
-    return choose([Offer(len(sequence.own), sequence.prompt) for sequence in waiting], budget)
+    prompts = Prompts().of(waiting)
+    offers = [Offer(len(one.own), prompt) for one, prompt in zip(waiting, prompts, strict=True)]
+    return choose(offers, budget)
 
 
 @given(sequences, st.integers(1, 60))
@@ -44,6 +47,17 @@ def test_groups_hold_every_sequence_under_its_prompt(waiting: list[Encoded]) -> 
     }
     assert [rebuilt[i] for i in range(len(waiting))] == waiting
     assert sum(part.tokens for part in groups) == cost(waiting)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=20))
+def test_equal_prompts_are_one_object_as_long_as_somebody_waits_behind_it(drawn: list[list[int]]) -> None:
+    prompts, waiting = Prompts(), [Encoded((*ids,), (1,)) for ids in drawn]
+    found, again = prompts.of(waiting), prompts.of(waiting[::-1])
+    assert [prompt.ids for prompt in found] == [tuple(ids) for ids in drawn]
+    assert all(one is other for one, other in zip(found, again[::-1], strict=True))
+    assert len(set(found)) == len(prompts._known) == len({tuple(ids) for ids in drawn})
+    del found, again
+    assert not prompts._known
 
 
 def test_a_shared_prompt_costs_once() -> None:

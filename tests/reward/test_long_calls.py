@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from reward.engine.drawing import engine_of, ids
-from reward.models import POISON, ArithmeticModel, ArithmeticSession, score_of
+from reward.models import POISON, ArithmeticModel, ArithmeticSession, cost, score_of
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, InternalError, Unavailable
@@ -91,8 +91,10 @@ def expected(sequences: Sequence[Encoded]) -> list[float]:
     ],
 )
 def test_which_calls_are_long(model: ArithmeticModel, sequences: list[Encoded], long: bool) -> None:
-    assert is_long(Engine("m@1", model, PASS), sequences) is long
-    assert not is_long(Engine("m@1", model, 1), sequences), "each candidate by itself: not free of its batch"
+    assert is_long(Engine("m@1", model, PASS), sequences, cost(sequences)) is long
+    assert not is_long(Engine("m@1", model, 1), sequences, cost(sequences)), (
+        "each candidate by itself: not free of its batch"
+    )
 
 
 async def test_the_prompt_is_computed_once(make: Callable[..., Bench], model: ArithmeticModel) -> None:
@@ -216,7 +218,7 @@ async def test_scores_have_the_bits_that_they_have_alone(llama: Path, make: Call
         call(ids(length, length), *(ids(draw.randint(1, 120), 7 * length + i) for i in range(6)))
         for length in (0, 5, 60, 130, 150)
     ]
-    assert sum(is_long(bench.engine, one) for one in calls) >= 3
+    assert sum(is_long(bench.engine, one, cost(one)) for one in calls) >= 3
     found = await asyncio.gather(*(collect(bench.submit(one)) for one in calls))
     alone = [[engine.score([PromptGroup(one.prompt, (one.own,))])[0][0] for one in sequences] for sequences in calls]
     assert found == alone

@@ -18,7 +18,7 @@ from typing import TypeVar
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, Unavailable
 from acemath_reward.admission import Admission, Backlog, QueueLimits
-from acemath_reward.batching import Encoded, choose, cost
+from acemath_reward.batching import Encoded, Prompts, choose
 from acemath_reward.errands import Errand
 from acemath_reward.long_calls import LongCall, LongCalls, is_long
 from acemath_reward.metrics import RewardMetrics
@@ -47,7 +47,7 @@ class Batcher:
         self._metrics, self.pace = metrics, Pace()
         self._admission = Admission(limits, metrics, self.pace)
         self._changed = threading.Condition()
-        self._waiting = Waiting()
+        self._waiting, self._prompts = Waiting(), Prompts()
         self._seats: set[Seat] = set()
         self._long = LongCalls(self.pace)
         self._roused: dict[Seat, None] = {}  # seats of which a cell may be due, in the order in which that began
@@ -87,13 +87,13 @@ class Batcher:
             Unavailable: (`reward_overloaded`) it does not fit now, or would not be done by its deadline; says when to
                 try again; (`draining`) we are stopping.
         """
-        tokens = cost(sequences)
-        self._admission.check_size(tokens, len(sequences))
-        ticket = Ticket(engine, sequences, deadline)
+        ticket = Ticket(engine, sequences, self._prompts.of(sequences), deadline)
+        self._admission.check_size(ticket.tokens, len(sequences))
+        long = is_long(engine, sequences, ticket.tokens)
         with self._changed:
             items = items_of(ticket, time.monotonic(), self.pace)
-            self._admit(tokens, len(sequences), deadline, items[-1].age)
-            self._queue(self._begin_long(ticket, items) if is_long(engine, sequences) else items, ticket)
+            self._admit(ticket.tokens, len(sequences), deadline, items[-1].age)
+            self._waiting.add(self._begin_long(ticket, items) if long else items, ticket)
             self._show()
             self._changed.notify()
         return ticket
@@ -105,9 +105,6 @@ class Batcher:
             gone = self._waiting.forget([ticket]) + self._leave_long(self._long.forget([ticket]))
             self._metrics.candidates.labels("cancelled").inc(gone)
             self._show()
-
-    def _queue(self, items: Sequence[Item], ticket: Ticket) -> None:
-        self._waiting.add(items, ticket, cost(item.sequence for item in items))
 
     def _begin_long(self, ticket: Ticket, items: Sequence[Item]) -> list[Item]:
         seats, rest = self._long.begin(ticket, items)
@@ -262,7 +259,7 @@ class Batcher:
             item.seat.taken(item.due)
         for seat in {item.seat for item in live}:
             if isinstance(seat, LongCall):
-                self._queue(seat.feed(), seat.ticket)
+                self._waiting.add(seat.feed(), seat.ticket)
         self._show()
         return Pass(engine, whole, live)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from acemath_reward.ports import PromptGroup, TokenIds
 
@@ -29,16 +30,34 @@ class Encoded:
         return len(self.prompt) + len(self.own)
 
 
-def cost(sequences: Iterable[Encoded]) -> int:
-    """Rows that the engine computes for these together: every prompt once."""
-    prompts: set[TokenIds] = set()
-    total = 0
-    for sequence in sequences:
-        total += len(sequence.own)
-        if sequence.prompt not in prompts:
-            prompts.add(sequence.prompt)
-            total += len(sequence.prompt)
-    return total
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Prompt:
+    """A prompt that something waits behind; of `Prompts`, equal ids are one object.
+
+    So the queue, which holds a lock for it, compares objects and never ids: of a long prompt they take as long to hash
+    as a candidate takes to be looked at.
+    """
+
+    ids: TokenIds
+
+
+NO_PROMPT = Prompt(())
+
+
+class Prompts:
+    """The prompts of all that waits; used on one thread, and each is forgotten with the last that waits behind it."""
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[TokenIds, Prompt] = WeakValueDictionary()
+
+    def of(self, sequences: Sequence[Encoded]) -> tuple[Prompt, ...]:
+        """The prompt of each; ids that are one object are hashed once."""
+        seen: dict[int, Prompt] = {}
+        for sequence in sequences:
+            if id(sequence.prompt) not in seen:
+                made = Prompt(sequence.prompt)
+                seen[id(sequence.prompt)] = self._known.setdefault(sequence.prompt, made)
+        return tuple(seen[id(sequence.prompt)] for sequence in sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +66,14 @@ class Offer:
 
     Attributes:
         tokens: rows that the engine computes for it, without `prompt`.
-        prompt: ids that a pass computes once for all that share them.
+        prompt: a pass computes its ids once for all that share it.
         chain: what it comes after: what is left out keeps out all that come later under the last key of its chain.
         hurried: it ends a live candidate, so its pass takes no `idle` ones behind it, to be short.
         idle: nobody waits for it yet: a cell of a live candidate that is still being written.
     """
 
     tokens: int
-    prompt: TokenIds = ()
+    prompt: Prompt = NO_PROMPT
     chain: tuple[Hashable, ...] = ()
     hurried: bool = False
     idle: bool = False
@@ -66,7 +85,7 @@ def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
     The oldest is always among them, however long it is; behind it, by age, whatever still fits, so that what is
     passed over comes nearer to being the oldest with every pass and nothing waits for ever.
     """
-    prompts: set[TokenIds] = set()
+    prompts: set[Prompt] = set()
     barred: set[Hashable] = set()
     chosen: list[int] = []
     total, hurry = 0, False
@@ -75,7 +94,7 @@ def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
         if (hurry and offer.idle) or not barred.isdisjoint(offer.chain):
             barred.update(offer.chain[-1:])
             continue
-        added = offer.tokens + (0 if offer.prompt in prompts else len(offer.prompt))
+        added = offer.tokens + (0 if offer.prompt in prompts else len(offer.prompt.ids))
         if chosen and total + added > budget:
             barred.update(offer.chain[-1:])
             continue
@@ -90,7 +109,7 @@ def choose(waiting: Sequence[Offer], budget: int) -> list[int]:
 def _enough_for_all(waiting: Sequence[Offer], budget: int) -> int:
     """The budget, or a little more where that saves a last small pass, which costs far more than its tokens."""
     prompts = {offer.prompt for offer in waiting}
-    everything = sum(offer.tokens for offer in waiting) + sum(map(len, prompts))
+    everything = sum(offer.tokens for offer in waiting) + sum(len(prompt.ids) for prompt in prompts)
     return everything if everything <= budget * (1 + SLACK) else budget
 
 

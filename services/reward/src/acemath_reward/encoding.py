@@ -16,6 +16,7 @@ from acemath_core.wire import ScoreRequest, ScoreUsage, TokenCandidate
 from acemath_prompts import OpenTurn, PromptEncoder, TemplateError
 from acemath_reward.activation import Head
 from acemath_reward.batching import Encoded
+from acemath_reward.ports import TokenIds
 from acemath_reward.rendered import RenderedText
 
 
@@ -124,7 +125,8 @@ def encode_candidates(
     except TemplateError as error:
         message = f"the model's chat template refuses {context_param}: {error}"
         raise InvalidRequest(message, param=context_param) from error
-    return [_split(around.prompt, whole) for whole in found], len(around.prompt)
+    prompts: dict[int, TokenIds] = {}
+    return [_split(around.prompt, whole, prompts) for whole in found], len(around.prompt)
 
 
 def _context(request: ScoreRequest) -> list[ChatMessage]:
@@ -195,10 +197,13 @@ def _checked(param: str, ids: Sequence[int], end: Sequence[int], vocabulary: Voc
     return body
 
 
-def _split(prompt: Sequence[int], whole: Sequence[int]) -> Encoded:
+def _split(prompt: Sequence[int], whole: Sequence[int], known: dict[int, TokenIds]) -> Encoded:
+    """Cut where they part; `known` holds the beginnings by length, so that candidates share theirs as one object."""
     limit = min(len(prompt), len(whole) - 1)  # the candidate keeps at least the row that is scored
     cut = next((i for i in range(limit) if prompt[i] != whole[i]), limit)
-    return Encoded(tuple(whole[:cut]), tuple(whole[cut:]))
+    if cut not in known:
+        known[cut] = tuple(whole[:cut])
+    return Encoded(known[cut], tuple(whole[cut:]))
 
 
 def without_duplicates(sequences: Sequence[Encoded], prompt_tokens: int) -> EncodedCall:

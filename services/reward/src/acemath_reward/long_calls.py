@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from acemath_core.errors import ServiceError
 from acemath_reward.admission import SPREAD
-from acemath_reward.batching import SLACK, Encoded, cost
+from acemath_reward.batching import SLACK, Encoded, Prompt
 from acemath_reward.pace import Pace
-from acemath_reward.ports import DueCell, LiveError, LiveSession, TokenIds
+from acemath_reward.ports import DueCell, LiveError, LiveSession
 from acemath_reward.seats import LiveItem, Outcome, Seat
 from acemath_reward.tickets import Engine, Part, Ticket
 from acemath_reward.waiting import Item
@@ -25,10 +25,10 @@ _AHEAD = 2
 """Passes' worth of candidates that are handed over; only they hold keys and values."""
 
 
-def is_long(engine: Engine, sequences: Sequence[Encoded]) -> bool:
-    """Whether a call takes several passes and is better computed cell by cell."""
+def is_long(engine: Engine, sequences: Sequence[Encoded], tokens: int) -> bool:
+    """Whether a call, of so many tokens in one pass, takes several and is better computed cell by cell."""
     budget = engine.batch_tokens
-    if engine.model.server is not None or budget <= 1 or cost(sequences) <= budget * (1 + SLACK):
+    if engine.model.server is not None or budget <= 1 or tokens <= budget * (1 + SLACK):
         return False
     prompt = max(len(sequence.prompt) for sequence in sequences)
     return prompt > budget // _SHARE or any(sequence.tokens > budget for sequence in sequences)
@@ -135,13 +135,13 @@ class LongCalls:
 
     def begin(self, ticket: Ticket, items: Sequence[Item]) -> tuple[list[LongCall], list[Item]]:
         """A session for each prompt of a call; and the candidates that there was no room for."""
-        prompts: dict[TokenIds, list[Item]] = {}
+        prompts: dict[Prompt, list[Item]] = {}
         for item in items:
-            prompts.setdefault(item.sequence.prompt, []).append(item)
+            prompts.setdefault(item.prompt, []).append(item)
         seats, rest = [], list[Item]()
         for prompt, own in prompts.items():
             try:
-                session = ticket.engine.model.open(prompt)
+                session = ticket.engine.model.open(prompt.ids)
             except LiveError:
                 rest += own
                 continue

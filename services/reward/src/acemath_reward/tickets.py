@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ServiceError
-from acemath_reward.batching import Encoded
+from acemath_reward.batching import Encoded, Prompt
 from acemath_reward.ports import RewardModel
 
 
@@ -41,16 +41,22 @@ class Ticket:
     Args:
         engine: the model that scores them.
         sequences: what to score.
+        prompts: of each of them.
         deadline: what has not begun by then is not begun.
 
     Attributes:
+        tokens: rows that the engine computes for it in one pass: every prompt once.
         cancelled: nobody waits any more.
         queue_seconds: from submission to the first batch; None until then.
         compute_seconds: engine time of the batches that this call had a part in.
     """
 
-    def __init__(self, engine: Engine, sequences: Sequence[Encoded], deadline: Deadline) -> None:
+    def __init__(
+        self, engine: Engine, sequences: Sequence[Encoded], prompts: Sequence[Prompt], deadline: Deadline
+    ) -> None:
         self.engine, self.sequences, self.deadline = engine, tuple(sequences), deadline
+        self.prompts = tuple(prompts)
+        self.tokens = sum(len(own.own) for own in sequences) + sum(len(prompt.ids) for prompt in set(prompts))
         self.cancelled = False
         self.queue_seconds: float | None = None
         self.compute_seconds = 0.0

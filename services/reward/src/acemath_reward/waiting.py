@@ -8,12 +8,12 @@ and since an age never changes and time goes on, nothing waits for ever.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from acemath_reward.admission import SPREAD
-from acemath_reward.batching import Encoded, Offer, cost
+from acemath_reward.batching import Encoded, Offer, Prompt
 from acemath_reward.pace import Pace
 from acemath_reward.tickets import Ticket
 
@@ -39,9 +39,14 @@ class Item:
         """Its ids."""
         return self.ticket.sequences[self.position]
 
+    @property
+    def prompt(self) -> Prompt:
+        """What it waits behind."""
+        return self.ticket.prompts[self.position]
+
     def offer(self) -> Offer:
         """Its part of a pass."""
-        return Offer(len(self.sequence.own), self.sequence.prompt)
+        return Offer(len(self.sequence.own), self.prompt)
 
 
 def items_of(ticket: Ticket, now: float, pace: Pace) -> list[Item]:
@@ -79,12 +84,12 @@ class Waiting:
         """The calls that wait."""
         return list(self._tokens)
 
-    def add(self, items: Iterable[Item], ticket: Ticket, tokens: int) -> None:
-        """Queue items of a call, if there are any; `tokens` is what they cost together."""
+    def add(self, items: Sequence[Item], ticket: Ticket) -> None:
+        """Queue items of a call, if there are any."""
         for item in items:
             insort(self._items, item, key=_age)
-        if tokens:
-            self._tokens[ticket] = self._tokens.get(ticket, 0) + tokens
+        if items:
+            self._tokens[ticket] = self._tokens.get(ticket, 0) + _rows(items)
 
     def tokens_before(self, age: float) -> int:
         """Of what is older than `age`; no less than it is, as a call's prompt counts whole."""
@@ -113,11 +118,17 @@ class Waiting:
             self._recount({item.ticket for item in taken})
 
     def _recount(self, tickets: set[Ticket]) -> None:
-        left: dict[Ticket, list[Encoded]] = {}
+        left: dict[Ticket, list[Item]] = {}
         for item in self._items:
             if item.ticket in tickets:
-                left.setdefault(item.ticket, []).append(item.sequence)
+                left.setdefault(item.ticket, []).append(item)
         for ticket in tickets:
             self._tokens.pop(ticket, None)
             if ticket in left:
-                self._tokens[ticket] = cost(left[ticket])
+                self._tokens[ticket] = _rows(left[ticket])
+
+
+def _rows(items: Sequence[Item]) -> int:
+    """What they cost together."""
+    prompts = {item.prompt for item in items}
+    return sum(len(item.sequence.own) for item in items) + sum(len(prompt.ids) for prompt in prompts)
