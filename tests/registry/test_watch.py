@@ -2,39 +2,30 @@
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from loopback_ports import free_run
-from prometheus_client import CollectorRegistry
 from registry.tiny import METADATA
+from registry.watched import BANDS, ERRORS, SCORES, M
 from typer.testing import CliRunner, Result
 
-from acemath_gateway.metrics import GatewayMetrics
-from acemath_registry import InvalidRequest, ModelRef, Registry, Release, StorageError, VerificationError
+from acemath_registry import ModelRef, Registry, Release, StorageError, VerificationError
 from acemath_registry.audit import AuditEvent
-from acemath_registry.bands import Band, Bands, Measure, Streaks
+from acemath_registry.bands import Bands, Streaks
 from acemath_registry.cli import app
-from acemath_registry.prometheus import NoFigure, Prometheus, count_query, generation_queries, value_query
-from acemath_registry.watch import Figures, Verdict, Watcher
+from acemath_registry.prometheus import count_query, generation_queries, value_query
+from acemath_registry.watch import Verdict, Watcher
 from doubles.figures import ScriptedFigures
 
-M, V = Measure, Verdict
-ERRORS = Band(measure=M.ERROR_RATE, high=0.02)
-SCORES = Band(measure=M.SCORE_MEAN, low=-1.0, high=3.0)
-BANDS = Bands(bands=(ERRORS, SCORES), looks=3)
+V = Verdict
 GOOD, BAD = {M.ERROR_RATE: 0.0, M.SCORE_MEAN: 1.0}, {M.ERROR_RATE: 0.3, M.SCORE_MEAN: 1.0}
 
 
@@ -159,111 +150,6 @@ def test_bands_are_declared_with_their_line_or_not_at_all(registry: Registry, re
     with pytest.raises(StorageError, match="nothing was changed"):
         registry.set_bands("default", Bands(), by="ann")
     assert registry.bands("default") == BANDS
-
-
-# ------------------------------------------------------------------------------------------- what Prometheus is asked
-
-
-def queries(bands: Bands) -> list[str]:
-    return [*generation_queries(bands), *(make(m, bands) for m in Measure for make in (value_query, count_query))]
-
-
-def test_the_queries_name_figures_that_the_gateway_has() -> None:
-    metrics = CollectorRegistry()
-    GatewayMetrics.on(metrics)
-    exported = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.collect()}
-    named = {name for query in queries(BANDS) for name in re.findall(r"acemath_gateway_\w+", query)}
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} <= exported
-
-
-SERIES = {
-    'acemath_gateway_requests_total{outcome="ok",n="a"}': "0+9x10",
-    'acemath_gateway_requests_total{outcome="ok",n="b"}': "0+9x10",
-    'acemath_gateway_requests_total{outcome="degraded",n="a"}': "0+1x10",
-    'acemath_gateway_requests_total{outcome="failed",n="a"}': "0+1x10",
-    'acemath_gateway_requests_total{outcome="refused",n="a"}': "0+50x10",
-    'acemath_gateway_request_duration_seconds_bucket{outcome="ok",le="1"}': "0+5x10",
-    'acemath_gateway_request_duration_seconds_bucket{outcome="ok",le="2"}': "0+10x10",
-    'acemath_gateway_request_duration_seconds_bucket{outcome="ok",le="+Inf"}': "0+10x10",
-    'acemath_gateway_request_duration_seconds_bucket{outcome="cancelled",le="+Inf"}': "0+900x10",
-    'acemath_gateway_score_bucket{le="0"}': "0+10x10",
-    'acemath_gateway_score_bucket{le="1"}': "0+20x10",
-    'acemath_gateway_score_bucket{le="+Inf"}': "0+20x10",
-    "acemath_gateway_score_sum": "0+4x10",
-    "acemath_gateway_score_count": "0+20x10",
-    'acemath_gateway_release_generation{n="a"}': "6 6 7x9",
-    'acemath_gateway_release_generation{n="b"}': "7x11",
-}
-EXPECTED = {
-    value_query(M.ERROR_RATE, BANDS): 0.05,
-    value_query(M.DEGRADED_RATE, BANDS): 0.05,
-    value_query(M.LATENCY_P95_SECONDS, BANDS): 1.9,
-    value_query(M.SCORE_MEAN, BANDS): 0.2,
-    value_query(M.SCORE_MEDIAN, BANDS): 0.0,
-    count_query(M.ERROR_RATE, BANDS): 100.0,
-    count_query(M.LATENCY_P95_SECONDS, BANDS): 95.0,
-    count_query(M.SCORE_MEAN, BANDS): 100.0,
-    generation_queries(BANDS)[0]: 7.0,
-    generation_queries(BANDS)[1]: 7.0,
-    generation_queries(BANDS.model_copy(update={"window_seconds": 600}))[0]: 6.0,
-    count_query(M.ERROR_RATE, BANDS.model_copy(update={"selector": 'n="b"'})): 45.0,
-}
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on this machine")
-def test_the_queries_mean_what_they_say(tmp_path: Path) -> None:
-    """Evaluated by Prometheus' own engine, ten minutes into these series."""
-    asked = [
-        {"expr": f"round({query}, 0.001)", "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": value}]}
-        for query, value in EXPECTED.items()
-    ]
-    series = [{"series": name, "values": values} for name, values in SERIES.items()]
-    cases = {"rule_files": [], "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}]}
-    (tmp_path / "cases.yml").write_text(json.dumps(cases))
-    command = ["promtool", "test", "rules", str(tmp_path / "cases.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real one that scrapes nothing."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("no prometheus on this machine")
-    folder, port = tmp_path_factory.mktemp("prometheus"), free_run()
-    (folder / "prometheus.yml").write_text("")
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with suppress(urllib.error.URLError), urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=2):
-                break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
-
-
-@pytest.mark.parametrize("kind", ["real", "double"])
-def test_a_number_or_none(kind: str, request: pytest.FixtureRequest) -> None:
-    figures: Figures = ScriptedFigures({"vector(1.5)": 1.5})
-    if kind == "real":
-        figures = Prometheus(request.getfixturevalue("prometheus"))
-    assert figures.ask("vector(1.5)") == 1.5
-    for query in ("acemath_gateway_absent", "vector(0) / 0"):
-        with pytest.raises(NoFigure):
-            figures.ask(query)
-
-
-def test_what_is_no_number(prometheus: str) -> None:
-    real = Prometheus(prometheus + "/")
-    two = 'label_replace(vector(1), "a", "1", "", "") or label_replace(vector(1), "a", "2", "", "")'
-    for query, said in (("sum(", "status 400"), (two, "or several"), ("vector(1) / 0", "nothing happened")):
-        with pytest.raises(NoFigure, match=said):
-            real.ask(query)
-    with pytest.raises(NoFigure, match="does not answer"):
-        Prometheus(f"http://127.0.0.1:{free_run()}").ask("vector(1)")
-    with pytest.raises(InvalidRequest, match="no http:// or https:// address"):
-        Prometheus("file:///etc")
 
 
 # --------------------------------------------------------------------------------------------------------- the command
