@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from reward.live_client import Live
 from reward.publishing import promote, publish_reward
 from reward.serving import serve, wait_until_ready
 from starlette.types import ASGIApp
@@ -132,6 +133,22 @@ def test_streaming_gives_each_score_and_then_the_rest(client: httpx.Client) -> N
     assert got[-1][1]["model"] == plain.model
     assert got[-1][1]["usage"] == plain.usage.model_dump()
     assert set(got[-1][1]["timings"]) == set(type(plain.timings).model_fields)
+
+
+def test_a_peek_gives_the_score_of_what_came_before_it_and_changes_nothing(client: httpx.Client) -> None:
+    whole, begun = score(client), score(client, candidates=[text[:9] for text in CANDIDATES])
+    turns = [{"role": "user", "content": PROBLEM}]
+    with Live(str(client.base_url).rstrip("/"), opened=False, key=KEY) as live:
+        live.send(type="open", messages=turns, model=whole.model, deadline=60.0)
+        for index, text in enumerate(CANDIDATES):
+            live.write(index, [text[:5], text[5:9]], end=False)
+            live.send(type="peek", index=index)
+        partials = {frame["index"]: frame for frame in (live.receive() for _ in CANDIDATES)}
+        for index, text in enumerate(CANDIDATES):
+            live.write(index, [text[9:]])
+        scores = live.scores(len(CANDIDATES))
+    assert [partials[item.index] for item in begun.data] == [{"type": "partial", **dict(item)} for item in begun.data]
+    assert [scores[item.index] for item in whole.data] == [{"type": "score", **dict(item)} for item in whole.data]
 
 
 @pytest.mark.parametrize("stream", [False, True])
