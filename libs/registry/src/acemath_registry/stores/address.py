@@ -12,6 +12,7 @@ from acemath_registry.stores.port import Store
 
 SCHEME: Final = "s3://"
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
+_COLLAPSED = re.compile(r"s3:/[^/]")  # what `Path` makes of an address: no directory is meant
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*")
 
 
@@ -27,6 +28,8 @@ def place_of(address: str | PurePath) -> tuple[PurePath, Store]:
         InvalidRequest: an address of another form, or of a store that is not supported.
     """
     if not is_object_address(address):
+        if _COLLAPSED.match(str(address)):
+            raise InvalidRequest(f"{str(address)!r} has lost a slash as a path; write s3://bucket/prefix as a string")
         return Path(address), DISK
     found = _ADDRESS.fullmatch(str(address))
     segments = [] if found is None else [part for part in (found["prefix"] or "").split("/") if part]

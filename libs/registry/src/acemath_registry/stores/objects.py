@@ -143,11 +143,14 @@ class ObjectStore:
     def _mirror(self, version: PurePath, names: Collection[str], scratch: Path) -> Path:
         """Put those of the files that there are below `scratch`; no directory where there is no manifest."""
         directory = scratch / "models" / version.parent.name / version.name
-        if not self.has(version):
+        try:
+            manifest, _ = self.bucket.get(str(version / MANIFEST_NAME), MAX_DOCUMENT_BYTES)
+        except FileNotFoundError:
             return directory
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / MANIFEST_NAME).write_bytes(manifest)
         for name in names:
-            if _is_plain(name):
+            if _is_plain(name) and name != MANIFEST_NAME:
                 with suppress(FileNotFoundError):
                     download_file(self.bucket, str(version / name), directory / name, advance=_unheard)
         return directory
