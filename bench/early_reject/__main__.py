@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     replay = commands.add_parser("replay")
     replay.add_argument("pool", type=Path)
     replay.add_argument("--out", type=Path, required=True)
+    replay.add_argument(
+        "--n", type=int, help="candidates a problem; sets with fewer are left out; default: what all have"
+    )
     replay.add_argument("--orders", type=int, default=10, help="random orders of a problem's candidates")
     replay.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
     replay.set_defaults(run=_replay)
@@ -70,22 +74,27 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _replay(options: argparse.Namespace) -> None:
-    sets = pool.read(options.pool)
+    read = pool.read(options.pool)
+    n = options.n or min(one.n for one in read)
+    sets = [replace(one, n=n) for one in read if one.n >= n]
+    if not sets:
+        raise SystemExit(f"no set of {options.pool} has {n} candidates for each of its problems")
     cuts = sorted({cut for one in sets for found in one.problems for c in found for cut in c.drafts})
     document = {
         "machine": described(),
         "pool": options.pool.name,
         "reward": sets[0].reward,
         "orders": options.orders,
-        "sets": _measured(sets, cuts, options.orders, options.resamples),
+        "sets": _measured(sets, [_temperature(one, read) for one in sets], cuts, options.orders, options.resamples),
     }
     pool.write(document, options.out)
     draw(document, options.out.with_name(options.out.name.removesuffix(".json.gz") + ".svg"))
     print(table(document))
 
 
-def _measured(sets: Sequence[RecordedSet], cuts: Sequence[int], orders: int, resamples: int) -> list[dict[str, Any]]:
-    temperatures = [_temperature(one, sets) for one in sets]
+def _measured(
+    sets: Sequence[RecordedSet], temperatures: Sequence[float], cuts: Sequence[int], orders: int, resamples: int
+) -> list[dict[str, Any]]:
     groups = [*([one] for one in sets), *([list(sets)] if len(sets) > 1 else [])]
     found: list[dict[str, Any]] = [
         {
@@ -99,7 +108,7 @@ def _measured(sets: Sequence[RecordedSet], cuts: Sequence[int], orders: int, res
         }
         for group in groups
     ]
-    made = ways(min(one.n for one in sets), cuts)
+    made = ways(sets[0].n, cuts)
     for selection in SELECTIONS:
         parts = [measure.replay(one, selection, made, orders, at) for one, at in zip(sets, temperatures, strict=True)]
         every = [*parts, *([measure.joined(parts)] if len(parts) > 1 else [])]
@@ -110,7 +119,7 @@ def _measured(sets: Sequence[RecordedSet], cuts: Sequence[int], orders: int, res
 
 
 def _temperature(one: RecordedSet, sets: Sequence[RecordedSet]) -> float:
-    others = [problem for other in sets if other is not one for problem in other.graded]
+    others = [problem for other in sets if other.name != one.name for problem in other.graded]
     return fit_temperature(others) if others else TEMPERATURE
 
 

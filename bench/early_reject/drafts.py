@@ -24,8 +24,8 @@ _FEWEST = 5
 
 
 def described(sets: Sequence[RecordedSet], cut: int, resamples: int) -> dict[str, Any]:
-    """Figures at one T over the problems of these sets, with intervals; a candidate `goes on` that has more than T."""
-    pools = [pool for one in sets for pool in one.problems]
+    """Figures at one T over the first n candidates of each problem; a candidate `goes on` that has more than T."""
+    pools = [pool[: one.n] for one in sets for pool in one.problems]
     clusters = [cluster for one in sets for cluster in one.clusters]
     ask = _Asked(pools, clusters, resamples)
     tokens = sum(c.cost for pool in pools for c in pool)
