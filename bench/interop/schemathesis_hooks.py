@@ -30,6 +30,7 @@ Body = dict[str, Any]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Change a case that is meant to be valid so that it is; others are sent as they are."""
     _keeps_the_key_of_this_run(case)
+    _leaves_time_to_score(case)
     if case.meta is None or case.meta.generation.mode.value != "positive" or not isinstance(case.body, dict):
         return
     body = case.body
@@ -45,6 +46,20 @@ def _keeps_the_key_of_this_run(case: Any) -> None:
     """Its own key is the one that a run with a key of every scope may not revoke."""
     if case.method == "DELETE" and OWN_KEY and (case.path_parameters or {}).get("key_id") == OWN_KEY:
         case.path_parameters["key_id"] = "key-" + "0" * 16
+
+
+def _leaves_time_to_score(case: Any) -> None:
+    """The same of the header of the reward service; a number stays one."""
+    for name, value in list((case.headers or {}).items()):
+        if name.lower() == "x-acemath-deadline-ms" and _is_soon(value):
+            case.headers[name] = str(DEADLINE_SECONDS * 1000)
+
+
+def _is_soon(milliseconds: Any) -> bool:
+    try:
+        return 0 <= float(milliseconds) < DEADLINE_SECONDS * 1000
+    except (TypeError, ValueError):
+        return False
 
 
 def _leaves_time(options: dict[str, Any]) -> None:

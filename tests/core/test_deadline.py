@@ -18,12 +18,12 @@ def test_check_raises_and_names_what_was_not_done() -> None:
         Deadline.after(0).check("scoring")
 
 
-@given(st.floats(allow_nan=False).map(str) | st.integers().map(str) | st.none())
+@given(st.floats(min_value=0, allow_infinity=False).map(str) | st.integers(0, 10**300).map(str) | st.none())
 def test_no_header_can_move_the_deadline_past_the_default(value: str | None) -> None:
     assert Deadline.from_header(value, default_seconds=3).remaining() <= 3
 
 
-@pytest.mark.parametrize("value", ["abc", "", "1 s", "nan", "0x10", "1,5"])
+@pytest.mark.parametrize("value", ["abc", "", "1 s", "nan", "0x10", "1,5", "-1", "-0.5", "inf", "-inf", "1e999"])
 def test_a_header_that_is_no_number_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidRequest, match="number of milliseconds") as refused:
         Deadline.from_header(value, default_seconds=3)

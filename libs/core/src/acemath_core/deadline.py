@@ -32,7 +32,7 @@ class Deadline:
         """The deadline a caller sent in `x-acemath-deadline-ms`, never later than the default.
 
         Raises:
-            InvalidRequest: it is not a number; a caller who meant to wait a second must not wait for minutes.
+            InvalidRequest: it is no number of 0 or more; a caller who meant to wait a second must not wait for minutes.
         """
         if value is None:
             return cls.after(default_seconds)
@@ -40,8 +40,9 @@ class Deadline:
             milliseconds = float(value)
         except ValueError:
             milliseconds = math.nan
-        if math.isnan(milliseconds):
-            raise InvalidRequest(f"{DEADLINE_HEADER} must be a number of milliseconds", param=DEADLINE_HEADER)
+        if not math.isfinite(milliseconds) or milliseconds < 0:
+            message = f"{DEADLINE_HEADER} must be a number of milliseconds, 0 or more; leave it out for none of yours"
+            raise InvalidRequest(message, param=DEADLINE_HEADER)
         return cls.after(min(milliseconds / 1000.0, default_seconds))
 
     def remaining(self) -> float:
