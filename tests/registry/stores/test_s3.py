@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def test_without_credentials_it_says_which_to_set(aws_environment: None, monkeyp
         Registry(f"s3://{BUCKET}/x").channel("default")
 
 
+def test_without_botocore_it_says_what_to_install(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "botocore"] or ["botocore"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    registry = Registry(f"s3://{BUCKET}/x")
+    for use in (registry.exists, lambda: registry.write_status("policy", "a", {}), registry.versions):
+        with pytest.raises(InvalidRequest, match=r"install acemath-registry\[s3\]"):
+            use()
+    with pytest.raises(InvalidRequest, match="install"):
+        store_of(registry).create(registry._layout.channel("default"), b"{}")
+
+
 def test_a_wrong_bucket_and_a_wrong_endpoint(
     aws_environment: None, monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]
 ) -> None:
@@ -76,7 +88,7 @@ def test_a_wrong_bucket_and_a_wrong_endpoint(
         Registry("s3://nobodys-bucket/x").exists()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(s3_module, "ATTEMPTS", 1)
-    with pytest.raises(StorageError, match="EndpointConnectionError; check AWS_ENDPOINT_URL"):
+    with pytest.raises(StorageError, match=r"EndpointConnectionError: .*; check AWS_ENDPOINT_URL"):
         Registry(f"s3://{BUCKET}/x").exists()
 
 

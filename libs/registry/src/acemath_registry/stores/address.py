@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Final
 
 from acemath_registry.errors import InvalidRequest
 from acemath_registry.stores.disk import DISK
 from acemath_registry.stores.port import Store
 
-SCHEME: Final = "s3://"
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _COLLAPSED = re.compile(r"s3:/[^/]")  # what `Path` makes of an address: no directory is meant
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*")
-
-
-def is_object_address(address: str | PurePath) -> bool:
-    """Whether it names a place on an object store; any other scheme counts as well, and is refused by `place_of`."""
-    return "://" in str(address)
 
 
 def place_of(address: str | PurePath) -> tuple[PurePath, Store]:
@@ -27,7 +20,7 @@ def place_of(address: str | PurePath) -> tuple[PurePath, Store]:
     Raises:
         InvalidRequest: an address of another form, or of a store that is not supported.
     """
-    if not is_object_address(address):
+    if "://" not in str(address):
         if _COLLAPSED.match(str(address)):
             raise InvalidRequest(f"{str(address)!r} has lost a slash as a path; write s3://bucket/prefix as a string")
         return Path(address), DISK

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from acemath_core.errors import ServiceError
 from acemath_registry.documents import MAX_DOCUMENT_BYTES
 from acemath_registry.durable import make_directory, read_file, remove_tree
-from acemath_registry.errors import Conflict, InvalidRequest, RejectReason, VerificationError
+from acemath_registry.errors import Conflict, InvalidRequest, RejectReason, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest
 from acemath_registry.progress import Progress, counter
@@ -121,17 +121,20 @@ class ObjectStore:
     def opened(self, version: PurePath, names: Collection[str]) -> Iterator[Path]:
         """See `Versions.opened`: a copy of the files, gone at the end."""
         with _scratch(None) as scratch:
-            yield self._mirror(version, names, scratch)
+            with storage_errors(_downloading(version)):
+                directory = self._mirror(version, names, scratch)
+            yield directory
 
     @contextmanager
     def gathered(self, version: PurePath, scratch: Path | None = None) -> Iterator[Path]:
         """See `Versions.gathered`: a copy of everything, gone at the end."""
         with _scratch(scratch) as here:
-            directory = self._whole(version, here)
-            adapter = _manifest_in(directory).adapter if directory.is_dir() else None
-            if adapter is not None:
-                with suppress(InvalidRequest):  # who reads the version says that its base can be no version
-                    self._whole(version.parent.parent / adapter.base_ref.name / adapter.base_ref.version, here)
+            with storage_errors(_downloading(version)):
+                directory = self._whole(version, here)
+                adapter = _manifest_in(directory).adapter if directory.is_dir() else None
+                if adapter is not None:
+                    with suppress(InvalidRequest):  # who reads the version says that its base can be no version
+                        self._whole(version.parent.parent / adapter.base_ref.name / adapter.base_ref.version, here)
             yield directory
 
     def _whole(self, version: PurePath, scratch: Path) -> Path:
@@ -255,6 +258,10 @@ def _is_plain(name: str) -> bool:
     return PurePath(name).name == name and name not in {"", ".", ".."}
 
 
+def _downloading(version: PurePath) -> str:
+    return f"downloading {version.parent.name}@{version.name}"
+
+
 def _prefix(folder: PurePath) -> str:
     return f"{folder}/" if folder.parts else ""
 
@@ -262,10 +269,11 @@ def _prefix(folder: PurePath) -> str:
 @contextmanager
 def _scratch(folder: Path | None) -> Iterator[Path]:
     """A new private directory, which is gone at the end."""
-    if folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="acemath-registry-"))
-    else:
-        make_directory(folder, 0o700)
+    with storage_errors("making a directory for what is downloaded or uploaded"):
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="acemath-registry-"))
+        else:
+            make_directory(folder, 0o700)
     try:
         yield folder
     finally:

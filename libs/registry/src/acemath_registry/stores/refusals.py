@@ -64,8 +64,8 @@ def s3_errors(bucket: str, doing: str) -> Iterator[None]:
         raise StorageError(f"{doing} in bucket {bucket}: no AWS credentials were found; {_CREDENTIALS}") from error
     except (aws.BotoCoreError, HTTPError) as error:
         raise StorageError(
-            f"{doing} in bucket {bucket} failed: {type(error).__name__}; check AWS_ENDPOINT_URL, AWS_REGION and the "
-            "network, then try again"
+            f"{doing} in bucket {bucket} failed: {type(error).__name__}: {error}; check AWS_ENDPOINT_URL, AWS_REGION, "
+            "AWS_PROFILE and the network, then try again"
         ) from error
 
 
@@ -91,3 +91,10 @@ def _cause(error: ClientError) -> Exception:
 def code_of(error: ClientError) -> str:
     """The store's name of an error."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def refused_as(error: Exception) -> str | None:
+    """The store's name of the error that `error` was raised for; None when it was not the store's."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415 - see `connect`
+
+    return code_of(error.__cause__) if isinstance(error.__cause__, ClientError) else None

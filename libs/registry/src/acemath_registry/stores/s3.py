@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from acemath_registry.errors import InvalidRequest, StorageError
-from acemath_registry.stores.refusals import MISSING, code_of, refusal_of, s3_errors
+from acemath_registry.stores.refusals import MISSING, code_of, refusal_of, refused_as, s3_errors
 
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 30
@@ -171,26 +171,27 @@ class S3Bucket:
         Raises:
             StorageError: it does not.
         """
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see `connect`
-
         if self._obeys:
             return
-        try:
-            self._put(self._probe_key, b"", ABSENT)  # now it is there, whoever wrote it
-            obeyed = not self._put(self._probe_key, b"", ABSENT) and not self._put(self._probe_key, b"", _NOBODYS_TAG)
-        except StorageError as error:
-            if not isinstance(error.__cause__, ClientError) or code_of(error.__cause__) not in _UNKNOWN_CONDITION:
-                raise
-            obeyed = False
-        if not obeyed:
+        self._obeys = self._probe()
+        if not self._obeys:
             raise StorageError(
                 f"the object store of bucket {self.name} does not obey conditional writes (If-None-Match, If-Match), "
                 "without which two writers would overwrite each other; use a store that has them, or a file system"
             )
-        self._obeys = True
+
+    def _probe(self) -> bool:
+        try:
+            self._put(self._probe_key, b"", ABSENT)  # now it is there, whoever wrote it
+            return not self._put(self._probe_key, b"", ABSENT) and not self._put(self._probe_key, b"", _NOBODYS_TAG)
+        except StorageError as error:
+            if refused_as(error) in _UNKNOWN_CONDITION:
+                return False
+            raise
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
+        self.client  # noqa: B018 - says that botocore is missing, before anything else of it is imported
         with s3_errors(self.name, doing):
             yield
 
