@@ -120,7 +120,7 @@ def _copy(origin: _Origin, into: Path, progress: Progress) -> None:
         names = [entry.path for entry in manifest.files]
         store.fetch(origin.version, names, into, counter(progress, "copying", manifest.size))
     else:
-        with store.gathered(origin.version, into.with_name(f"{into.name}-origin")) as source:
+        with store.gathered(origin.version, into.with_name(f"{into.name}-origin"), progress) as source:
             copy_merged(manifest, source, into, counter(progress, "merging", manifest.size))
     for name in sorted(OWN_NAMES):
         if name != SIGNATURE_NAME or (origin.own / name).exists():

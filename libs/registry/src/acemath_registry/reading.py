@@ -63,7 +63,7 @@ def verify_version(
         where = copy
         if where is None:
             with storage_errors(f"reading {ref}"):
-                where = stack.enter_context(layout.store.gathered(layout.version(ref)))
+                where = stack.enter_context(layout.store.gathered(layout.version(ref), progress=progress))
         manifest = check(ref, where, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress)
         if manifest.adapter is None or copy is not None:  # merging has looked at every number
             require_finite(where, [entry.path for entry in manifest.files])

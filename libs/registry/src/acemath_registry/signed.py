@@ -31,7 +31,7 @@ def sign_version(layout: Layout, ref: ModelRef, key: SigningKey, *, by: str, pro
     """
     check_by(by)
     version = layout.version(ref)
-    with layout.store.gathered(version) as directory:
+    with layout.store.gathered(version, progress=progress) as directory:
         data = manifest_bytes(ref, directory)
         with kept(ref, directory), storage_errors(f"signing {ref}"):
             verify_stored(ref, directory, manifest_sha256=sha256_hex(data), progress=progress)

@@ -87,7 +87,7 @@ def publish_adapter(
     publisher = by or acting_user()
     with ExitStack() as stack:  # the base is kept until the version that needs it can be seen
         stack.enter_context(announced(layout, [str(base)], [base]))
-        on = _read_base(base, stack.enter_context(layout.store.gathered(layout.version(base))))
+        on = _read_base(base, stack.enter_context(layout.store.gathered(layout.version(base), progress=progress)))
         stack.enter_context(kept(base, on.directory))
         fill = partial(_fill, source=source, base=on, name=name, kind=kind, metadata=metadata, progress=progress)
         manifest, stored = put(layout, name, fill, signer, progress)

@@ -28,7 +28,7 @@ from acemath_registry.durable import (
 )
 from acemath_registry.errors import storage_errors
 from acemath_registry.manifest import MANIFEST_NAME, Manifest
-from acemath_registry.progress import Progress
+from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.stores.port import Advance
 from acemath_registry.stores.staging import staging_folder, sweep_staging
@@ -116,7 +116,9 @@ class Disk:
         yield Path(version)
 
     @contextmanager
-    def gathered(self, version: PurePath, scratch: Path | None = None) -> Iterator[Path]:
+    def gathered(
+        self, version: PurePath, scratch: Path | None = None, progress: Progress = no_progress
+    ) -> Iterator[Path]:
         """See `Versions.gathered`: the version's own directory, whether or not it is there."""
         yield Path(version)
 

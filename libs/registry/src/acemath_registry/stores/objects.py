@@ -21,7 +21,7 @@ from acemath_registry.durable import make_directory, read_file, remove_tree
 from acemath_registry.errors import Conflict, InvalidRequest, RejectReason, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest
-from acemath_registry.progress import Progress, counter
+from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.stores import log as log_pieces
 from acemath_registry.stores import removal
@@ -126,24 +126,29 @@ class ObjectStore:
             yield directory
 
     @contextmanager
-    def gathered(self, version: PurePath, scratch: Path | None = None) -> Iterator[Path]:
+    def gathered(
+        self, version: PurePath, scratch: Path | None = None, progress: Progress = no_progress
+    ) -> Iterator[Path]:
         """See `Versions.gathered`: a copy of everything, gone at the end."""
         with _scratch(scratch) as here:
             with storage_errors(_downloading(version)):
-                directory = self._whole(version, here)
+                directory = self._whole(version, here, progress)
                 adapter = _manifest_in(directory).adapter if directory.is_dir() else None
                 if adapter is not None:
                     with suppress(InvalidRequest):  # who reads the version says that its base can be no version
-                        self._whole(version.parent.parent / adapter.base_ref.name / adapter.base_ref.version, here)
+                        base = version.parent.parent / adapter.base_ref.name / adapter.base_ref.version
+                        self._whole(base, here, progress)
             yield directory
 
-    def _whole(self, version: PurePath, scratch: Path) -> Path:
+    def _whole(self, version: PurePath, scratch: Path, progress: Progress) -> Path:
         directory = self._mirror(version, OWN_NAMES, scratch)
         if directory.is_dir():
-            self._mirror(version, [entry.path for entry in _manifest_in(directory).stored_files], scratch)
+            files = _manifest_in(directory).stored_files
+            advance = counter(progress, "downloading", sum(entry.size for entry in files))
+            self._mirror(version, [entry.path for entry in files], scratch, advance)
         return directory
 
-    def _mirror(self, version: PurePath, names: Collection[str], scratch: Path) -> Path:
+    def _mirror(self, version: PurePath, names: Collection[str], scratch: Path, advance: Advance | None = None) -> Path:
         """Put those of the files that there are below `scratch`; no directory where there is no manifest."""
         directory = scratch / "models" / version.parent.name / version.name
         try:
@@ -155,7 +160,7 @@ class ObjectStore:
         for name in names:
             if _is_plain(name) and name != MANIFEST_NAME:
                 with suppress(FileNotFoundError):
-                    download_file(self.bucket, str(version / name), directory / name, advance=_unheard)
+                    download_file(self.bucket, str(version / name), directory / name, advance=advance or _unheard)
         return directory
 
     def check_listing(self, manifest: Manifest, version: PurePath) -> None:

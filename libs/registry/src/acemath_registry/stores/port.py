@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from acemath_core.errors import Conflict
 from acemath_registry.manifest import Manifest
-from acemath_registry.progress import Progress
+from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 
 Advance = Callable[[int], None]
@@ -104,11 +104,13 @@ class Versions(Protocol):
     def opened(self, version: PurePath, names: Collection[str]) -> AbstractContextManager[Path]:
         """A directory on this machine, for reading, with those of the small files `names` that the version has."""
 
-    def gathered(self, version: PurePath, scratch: Path | None = None) -> AbstractContextManager[Path]:
+    def gathered(
+        self, version: PurePath, scratch: Path | None = None, progress: Progress = no_progress
+    ) -> AbstractContextManager[Path]:
         """A directory `models/<name>/<version>` on this machine with all files of the version, for reading.
 
         The base of an adapter version lies beside it. What has to be downloaded for it goes into the new directory
-        `scratch`, or where temporary files go, and is gone at the end.
+        `scratch`, or where temporary files go, and is gone at the end; `progress` hears of it.
         """
 
     def check_listing(self, manifest: Manifest, version: PurePath) -> None:
