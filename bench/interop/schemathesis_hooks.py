@@ -30,8 +30,10 @@ Body = dict[str, Any]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Change a case that is meant to be valid so that it is; others are sent as they are."""
     _keeps_the_key_of_this_run(case)
+    if case.meta is None or case.meta.generation.mode.value != "positive":
+        return
     _leaves_time_to_score(case)
-    if case.meta is None or case.meta.generation.mode.value != "positive" or not isinstance(case.body, dict):
+    if not isinstance(case.body, dict):
         return
     body = case.body
     _leaves_time(body)

@@ -66,9 +66,9 @@ def _conversation(index: int, value: object) -> Conversation:
             return _TEXT.validate_python(value)
         except ValidationError:
             raise ValueError(f"element {index} holds a lone surrogate, which is no Unicode text") from None
-    if isinstance(value, list) and all(map(_is_id, value)):
+    if isinstance(value, list) and value and all(map(_is_id, value)):
         return tuple(value)
-    raise ValueError(f"element {index} must be a text, or a list of token ids (whole numbers from 0 on)")
+    raise ValueError(f"element {index} must be a text, or a list of at least one token id (whole numbers from 0 on)")
 
 
 def _is_id(value: object) -> bool:
