@@ -45,9 +45,8 @@ def _panel(axes: Any, rows: Rows) -> None:
         if row["n"] in _NAMED:
             _name(axes, row, str(row["n"]))
     adaptive = _of(rows, "adaptive")
-    _line(axes, adaptive, color="tab:blue", marker="d", label="adaptive 16, at a confidence")
-    for row in adaptive:
-        _name(axes, row, str(row["confidence"]))
+    _line(axes, adaptive, color="tab:blue", marker="d", label="adaptive, from its lowest confidence")
+    _name(axes, adaptive[0], str(adaptive[0]["confidence"]))
     sizes = sorted({row["n"] for row in _of(rows, "reject")}, reverse=True)
     for keep, colour in _COLOURS.items():
         for n, marker in zip(sizes, _MARKERS, strict=False):
