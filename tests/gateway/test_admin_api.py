@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 from registry.tiny import METADATA, write_checkpoint
 
-from acemath_registry import CanaryGate, Gates, Registry, releases
+from acemath_registry import CanaryGate, Gates, Registry
+from acemath_registry.stores import disk
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 
 ADMIN = "a" * 40
@@ -207,7 +208,7 @@ async def test_a_registry_that_cannot_be_written_is_said_to_be(registry, monkeyp
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(releases, "exclusive_lock", refuse)
+    monkeypatch.setattr(disk, "exclusive_lock", refuse)
     async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
         refused = await http.post("/admin/v1/releases/default", json={"release": release}, headers=AS_ADMIN)
     assert refused.status_code == 409 and refused.json()["error"]["code"] == "registry_read_only"
