@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from registry.tiny import METADATA, write_checkpoint
 
-from acemath_registry import CanaryGate, Gates, Registry
+from acemath_registry import CanaryGate, Gates, Registry, Release
 from acemath_registry.stores import disk
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 
@@ -178,7 +178,7 @@ async def test_a_channel_is_promoted_by_compare_and_set_and_rolled_back(registry
 async def test_a_rollback_points_at_the_release_before(registry):
     on_disk, first = registry
     one = on_disk.release(first)
-    second = releases.Release(policy=one.policy, reward=one.reward.model_copy(update={"manifest_sha256": "0" * 64}))
+    second = Release(policy=one.policy, reward=one.reward.model_copy(update={"manifest_sha256": "0" * 64}))
     path = on_disk.root / "releases" / f"{second.id}.json"
     path.write_bytes(second.encoded())
     channel = on_disk.root / "channels" / "default.json"
