@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from registry.adapters.tiny import publish_base, publish_on, write_adapter
 from registry.damage import with_manifest
+from registry.stores.conftest import App, Faults, refuse
 from registry.tiny import METADATA
 
 from acemath_core.errors import ServiceError
@@ -109,6 +110,21 @@ def test_announcements_of_the_dead_go(world: World, monkeypatch: pytest.MonkeyPa
     assert world.collect().action is Action.UNMARK
     monkeypatch.setattr(removal, "STALE_STAGING_S", -10.0)
     assert world.collect().action is Action.MARK and world.registry.statuses("promoting") == {}
+
+
+def test_a_promotion_took_place_although_its_announcement_cannot_be_taken_back(
+    world: World, faults: Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    def deny(app: App, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] != "DELETE":
+            return None
+        return refuse("403 Forbidden", "AccessDenied")(app, environ, start_response)
+
+    faults.rule = deny
+    world.promote()
+    assert "stays until a collection sweeps it" in caplog.text
+    assert [entry.event.value for entry in world.registry.log() if entry.what == "other"] == ["promote"]
+    assert world.registry.channel("other").release == world.release
 
 
 @contextmanager

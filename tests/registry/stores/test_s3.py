@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 from registry.keys import write_key
-from registry.stores.conftest import BUCKET, App, Faults, refuse
+from registry.stores.conftest import BUCKET, App, Faults, Rule, refuse
 from registry.tiny import METADATA
 
 from acemath_core.errors import ServiceError
@@ -143,6 +144,44 @@ def test_an_answer_that_was_lost_is_no_lost_race(registry: Registry, faults: Fau
     lost.clear()
     layout.store.append(layout.audit, layout.audit_lock, b"line\n")
     assert len(lost) == 1 and layout.store.tail(layout.audit, 100) == [b"line"]
+
+
+def without_answers(path: PurePath, *, heads: bool) -> Rule:
+    """PUTs of this document are obeyed and answered by 500, every time; HEADs too, where `heads`."""
+
+    def rule(app: App, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | None:
+        method = environ["REQUEST_METHOD"]
+        if not environ["PATH_INFO"].endswith(str(path)) or method not in {"PUT", "HEAD"} or (method, heads) == (
+            "HEAD", False
+        ):  # fmt: skip
+            return None
+        if method == "PUT":
+            list(app(environ, lambda status, headers, exc_info=None: None))
+        return refuse("500 Internal Server Error", "InternalError")(app, environ, start_response)
+
+    return rule
+
+
+def test_a_write_without_any_answer_is_looked_for(registry: Registry, faults: Faults) -> None:
+    layout = registry._layout
+    path = layout.channel("default")
+    store_of(registry).bucket.require_conditions()
+    faults.rule = without_answers(path, heads=False)
+    with quick_retries():
+        assert layout.store.create(path, b"0")
+    faults.rule = None
+    layout.store.remove(path)
+    faults.rule = without_answers(path, heads=True)
+    with quick_retries(), pytest.raises(StorageError, match="it may have taken place; read it"):
+        layout.store.create(path, b"0")
+
+
+@contextmanager
+def quick_retries() -> Iterator[None]:
+    """No wait between two attempts of a request."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0)
+        yield
 
 
 def test_a_publisher_that_ends_at_any_request_leaves_nothing_that_is_seen(

@@ -21,6 +21,8 @@ _DENIED: Final = frozenset(
         "InvalidToken", "AccountProblem", "AllAccessDisabled",
     }
 )  # fmt: skip
+_BROKEN: Final = 500
+_NOT_IMPLEMENTED: Final = 501
 _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
 
 
@@ -42,6 +44,17 @@ def refusal_of(request: Callable[[], object]) -> Refusal | None:
             raise
         return Refusal(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0)
     return None
+
+
+def may_be_done(error: Exception) -> bool:
+    """Whether the store may have obeyed a request that ended so: it was sent, and nobody heard what became of it."""
+    from botocore import exceptions as aws  # noqa: PLC0415 - see `connect`
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415 - botocore's own transport
+
+    if isinstance(error, aws.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= _BROKEN and status != _NOT_IMPLEMENTED
+    return isinstance(error, aws.HTTPClientError | HTTPError)
 
 
 @contextmanager

@@ -12,12 +12,14 @@ it removed is followed by another one an hour later.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any, Final
 
+from acemath_core.errors import ServiceError
 from acemath_registry.documents import encode
 from acemath_registry.errors import Conflict
 from acemath_registry.manifest import MANIFEST_NAME
@@ -26,6 +28,7 @@ from acemath_registry.stores.port import ANNOUNCEMENTS, Overtaken
 from acemath_registry.stores.s3 import S3Bucket
 from acemath_registry.stores.staging import STALE_STAGING_S
 
+_log = logging.getLogger(__name__)
 DEAD_AFTER_S: Final = 3600.0
 """A collector that has been removing one version for longer was killed."""
 _REMOVING: Final = "removing_since"  # Unix time, in a mark
@@ -107,7 +110,15 @@ def announced(bucket: S3Bucket, note: PurePath, data: bytes, marks: Sequence[Pur
             _refuse_removed(mark, _document(ConditionalChange(bucket, str(mark)).read()))
         yield
     finally:
+        _take_back(bucket, note)
+
+
+def _take_back(bucket: S3Bucket, note: PurePath) -> None:
+    """What was done under the announcement is done: one that stays only keeps versions, until the sweep."""
+    try:
         bucket.delete(str(note))
+    except (ServiceError, OSError) as error:
+        _log.warning("%s stays until a collection sweeps it, a day from now: %s", note, error)
 
 
 def sweep(bucket: S3Bucket, root: PurePath) -> None:

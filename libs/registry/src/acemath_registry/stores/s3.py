@@ -13,13 +13,14 @@ import hashlib
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from acemath_core.errors import ServiceError
 from acemath_registry.errors import InvalidRequest, StorageError
-from acemath_registry.stores.refusals import MISSING, code_of, refusal_of, refused_as, s3_errors
+from acemath_registry.stores.refusals import MISSING, code_of, may_be_done, refusal_of, refused_as, s3_errors
 
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 30
@@ -115,11 +116,26 @@ class S3Bucket:
         metadata = {"writing": writing} | ({} if sha256 is None else {"sha256": sha256})
         options = dict(condition(only_if), ContentMD5=md5_of(data), Metadata=metadata)
         with self._errors(f"writing {key}"):
-            refused = refusal_of(lambda: self.client.put_object(Bucket=self.name, Key=key, Body=data, **options))
+            try:
+                refused = refusal_of(lambda: self.client.put_object(Bucket=self.name, Key=key, Body=data, **options))
+            except Exception as error:
+                if only_if is None or not may_be_done(error):
+                    raise
+                return self._was_done(key, writing, error)
             if refused is None:
                 return True
             # Of a request that was repeated the first may have been obeyed, and its answer lost.
             return refused.repeated and self._metadata(key).get("writing") == writing
+
+    def _was_done(self, key: str, writing: str, error: Exception) -> bool:
+        """A conditional request without an answer: True when it was obeyed; raises `StorageError` else."""
+        with suppress(ServiceError), self._errors(f"looking at {key}"):
+            if self._metadata(key).get("writing") == writing:
+                return True
+        raise StorageError(
+            f"writing {key} in bucket {self.name} had no answer ({type(error).__name__}): it may have taken place; "
+            "read it, then decide"
+        ) from error
 
     def _metadata(self, key: str) -> Mapping[str, str]:
         try:
