@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
+from acemath_gateway.adapters.attempts import SharedPatience
 from acemath_gateway.adapters.candidate_calls import CandidateCalls
 from acemath_gateway.adapters.http import CallFailed
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
+from acemath_gateway.adapters.replica_turns import Turns
 from acemath_gateway.metrics import CallResult
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, Sampling, TokensGenerated
 from doubles.fake_vllm_call import SCRIPT
@@ -172,6 +174,38 @@ async def test_a_call_that_waits_for_its_turn_is_not_silent_while_others_are_wri
         rig.upstream.replicas._turn = 1  # the slow one is first
         events = await ask(rig, url, other)
     assert sorted(finished(events)) == [0, 1, 2] and rig.calls("timeout") == 0
+
+
+async def test_a_replica_that_has_done_its_calls_has_all_its_time_for_those_that_come_later(rig: Rig) -> None:
+    """One call breaks at the first and ends at the second; when the first dies, its others come there long after."""
+    calls, dead = iter(range(3)), asyncio.Event()
+
+    async def dying(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if next(calls) > 0:
+            await dead.wait()
+
+    rig.policy = VllmPolicy(rig.upstream, between_tokens_seconds=0.2)
+    other = fake()
+    async with RawServer(dying).serving() as first, served(other.app()) as second:
+        rig.upstream.replicas._turn = 1  # the dying one is first
+        asked = asyncio.create_task(ask(rig, first, second))
+        await until(lambda: other.finished["stop"] == 1)
+        await asyncio.sleep(0.3)  # silence is what this is about
+        dead.set()
+        assert sorted(finished(await asked)) == [0, 1, 2]
+    assert rig.calls("timeout") == 0 and not rig.upstream.replicas.is_open(second)
+
+
+async def test_a_replica_that_answered_after_a_fault_is_at_fault_again_when_it_fails(rig: Rig) -> None:
+    turns = Turns(rig.upstream, ["http://a"], Deadline.after(9), lambda others: SharedPatience(Deadline.after(9), 9, 9))
+    turn = turns.of(0, CallFailed(CallResult.BROKEN, "broke"))
+    assert turn is not None
+    for _ in range(3):
+        turn.shun(hung=False)
+    turn.answered()
+    assert not rig.upstream.replicas.is_open("http://a")
+    turn.shun(hung=False)
+    assert rig.upstream.replicas.is_open("http://a")
 
 
 async def test_when_none_says_anything_any_more_all_are_given_up(rig: Rig) -> None:

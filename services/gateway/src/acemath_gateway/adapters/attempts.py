@@ -104,6 +104,10 @@ class Patience:
         """Start to wait for the next ones."""
         self._until = Deadline.after(self._between)
 
+    def last_as_long_as(self, other: Patience) -> None:
+        """Do not give up before another one would that hears nothing from now on."""
+        self._until = max(self._until, other._until, key=lambda deadline: deadline.at)
+
     def give_up(self) -> Deadline:
         """When to stop waiting."""
         return min(self.deadline, self._until, key=lambda deadline: deadline.at)

@@ -29,10 +29,15 @@ class Turn:
     _shunned: bool = False
 
     def shun(self, *, hung: bool) -> None:
-        """Ask this replica last for a while: once, however many of the request's calls found it at fault."""
+        """Ask this replica last for a while: once until it answers, however many calls found it at fault."""
         if not self._shunned:
             self._shunned = True
             self.upstream.replicas.shun(self.endpoint, hung=hung)
+
+    def answered(self) -> None:
+        """Note that something came of a call: what goes wrong after that is a fault of its own."""
+        self._shunned = False
+        self.upstream.replicas.answered(self.endpoint)
 
 
 class Turns:
@@ -67,6 +72,9 @@ class Turns:
             return None
         if attempt not in self._known:
             self._known[attempt] = self._begin(attempt)
+        elif (turn := self._known[attempt]) is not None:
+            # The calls before may have ended long ago: their silence since then is not this one's.
+            turn.patience.last_as_long_as(self._wait(attempt))
         if attempt and self._known[attempt]:
             self._upstream.metrics.upstream_retries.labels(self._upstream.role).inc()
         return self._known[attempt]
@@ -75,7 +83,11 @@ class Turns:
         if attempt and not self._upstream.may_retry():
             return None
         endpoint = self._ordered[attempt % len(self._ordered)]
-        return Turn(self._upstream, endpoint, self._patience(len(self._ordered) - attempt - 1))
+        return Turn(self._upstream, endpoint, self._wait(attempt))
+
+    def _wait(self, attempt: int) -> Patience:
+        """How long a call that is made now may hear nothing."""
+        return self._patience(len(self._ordered) - attempt - 1)
 
     def _may_help(self, failure: CallFailed) -> bool:
         """Whether asking once more after this failure makes sense."""

@@ -61,7 +61,7 @@ class Call:
                     async for chunk in chunks:
                         for event in self._take(chunk):
                             if not self.begun:
-                                self._upstream.replicas.answered(self._turn.endpoint)
+                                self._turn.answered()
                             self.begun = self._turn.begun = True
                             self._patience.tokens_came()
                             yield event
@@ -69,7 +69,7 @@ class Call:
             self._upstream.replicas.well(self._turn.endpoint)
         except InvalidRequest:
             result = CallResult.REFUSED
-            self._upstream.replicas.answered(self._turn.endpoint)
+            self._turn.answered()
             raise
         except CallFailed as error:
             result = error.result
