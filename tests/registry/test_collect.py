@@ -157,6 +157,27 @@ def test_a_mark_goes_when_somebody_names_or_publishes_it_again(world: World) -> 
     assert actions(world.collect(), named, published) == [A.KEEP, A.WAIT]
 
 
+@pytest.mark.parametrize("apply", [False, True])
+def test_what_is_published_meanwhile_is_the_next_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch, apply: bool
+) -> None:
+    listed, reads = [world.publish("a"), world.reward], list[ModelRef]()
+    look, read = collecting.list_versions, collecting._manifest
+
+    def publish_then(layout: Layout) -> list[ModelRef]:
+        found = look(layout)
+        world.publish("b")
+        return found
+
+    def count_reads(layout: Layout, ref: ModelRef) -> object:
+        reads.append(ref)
+        return read(layout, ref)
+
+    monkeypatch.setattr(collecting, "list_versions", publish_then)
+    monkeypatch.setattr(collecting, "_manifest", count_reads)
+    assert list(world.collect(apply=apply)) == listed == reads, "each manifest is read once"
+
+
 def test_what_is_being_read_stays(world: World, tmp_path: Path) -> None:
     ref = world.publish("a")
     world.collect()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from acemath_registry.collect import Action, Retention, Verdict
 from acemath_registry.documents import encode
 from acemath_registry.stores import removal
 from acemath_registry.stores.objects import ObjectStore
+from acemath_registry.stores.s3 import S3Bucket
 
 NOW = Retention(newest=0, age_s=0.0, grace_s=0.0)
 Make = Callable[..., Path]
@@ -105,6 +108,59 @@ def test_a_collector_that_was_killed_is_followed_by_another(world: World, monkey
     assert world.publish() == world.lost and world.registry.verify(world.lost).ref == world.lost
 
 
+def test_a_collector_that_was_killed_before_it_removed_keeps_nobody_out(world: World) -> None:
+    def leave(seconds_ago: float) -> None:
+        document = {"at": 0.0, "by": "gc", "why": "nobody names it", "removing_since": time.time() - seconds_ago}
+        world.store.replace(world.paths[1], encode(document))
+
+    leave(1.0)
+    with pytest.raises(Conflict, match="run gc again in an hour"):
+        world.promote()
+    world.registry.write_status("policy", "a", {"slots": [{"version": str(world.lost)}]})
+    verdict = world.collect()
+    assert verdict.action is Action.WAIT and "run gc again in an hour" in verdict.why
+    leave(removal.DEAD_AFTER_S + 60)
+    assert world.collect().action is Action.UNMARK
+    leave(removal.DEAD_AFTER_S + 60)
+    world.promote()
+    assert world.registry.channel("other").release == world.release
+
+
+def test_of_two_that_follow_a_killed_collector_one_cleans(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.store.removing(*world.paths) as going:
+        going.go()
+    document = json.loads(world.store.read(world.paths[1])) | {"removing_since": 0.0}
+    world.store.replace(world.paths[1], encode(document))
+    look = removal._is_there
+
+    def other_comes(bucket: S3Bucket, version: PurePath) -> bool:
+        world.store.replace(world.paths[1], encode(document | {"removing_since": time.time()}))
+        return look(bucket, version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "_is_there", other_comes)
+        removal.sweep(world.store.bucket, world.registry._layout.root)
+    assert world.store.bucket.has_any(f"{world.paths[0]}/"), "it is the other's"
+    world.store.replace(world.paths[1], encode(document))
+    removal.sweep(world.store.bucket, world.registry._layout.root)
+    assert not world.store.bucket.has_any(f"{world.paths[0]}/")
+
+
+def test_who_took_too_long_removes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal.Removal, "go", an_hour_late(removal.Removal.go))
+    verdict = world.collect()
+    assert verdict.action is Action.WAIT and "took too long" in verdict.why
+    assert world.lost in world.registry.versions()
+
+
+def an_hour_late(go: Callable[[removal.Removal], None]) -> Callable[[removal.Removal], None]:
+    def late(self: removal.Removal) -> None:
+        self._began -= removal.DEAD_AFTER_S
+        go(self)
+
+    return late
+
+
 def test_announcements_of_the_dead_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.registry.write_status("promoting", "dead", {"names": [world.release], "at": 0.0})
     assert world.collect().action is Action.UNMARK
@@ -173,7 +229,7 @@ def test_whoever_comes_in_between_at_any_request(world: World, first: str) -> No
     (inner,) = actions.values()
     number, seen, outcomes = 1, [1], set[bool]()
     while number <= seen[0]:
-        with at_request(world, number, inner) as seen, suppress(Conflict, NotFound, KeyError):  # it may give way
+        with at_request(world, number, inner) as seen, suppress(Conflict, NotFound):  # it may give way
             outer()
         whole_or_unnamed(world)
         outcomes.add(world.lost in world.registry.versions())

@@ -18,7 +18,7 @@ from acemath_core.errors import ServiceError
 from acemath_registry import audit
 from acemath_registry.audit import AuditEvent
 from acemath_registry.documents import decode, encode
-from acemath_registry.errors import RejectReason, VerificationError, storage_errors
+from acemath_registry.errors import Conflict, RejectReason, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest
@@ -84,16 +84,18 @@ def collect(
     """
     with storage_errors("collecting unused versions"):
         if not apply:
-            return [_Collection(layout, retention, by, now).verdict(ref) for ref in list_versions(layout)]
+            planned = _Collection(layout, retention, by, now)
+            return [planned.verdict(ref) for ref in planned.refs]
         with layout.store.alone(layout.tombstones / ".lock"):
             collection = _Collection(layout, retention, by, now)
-            return [collection.act(collection.verdict(ref)) for ref in list_versions(layout)]
+            return [collection.act(collection.verdict(ref)) for ref in collection.refs]
 
 
 def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> None:
     """Take a mark away, if there is one.
 
     Raises:
+        Conflict: the version is being removed.
         OSError: it can not be removed.
     """
     if layout.store.unmark(layout.tombstone(ref)):
@@ -101,10 +103,17 @@ def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> N
 
 
 class _Collection:
+    """What one look found; a version that is published after it is the next collection's.
+
+    Attributes:
+        refs: the versions, sorted by name and step.
+    """
+
     def __init__(self, layout: Layout, retention: Retention, by: str, now: Callable[[], float]) -> None:
         self._layout, self._retention, self._by, self._now = layout, retention, by, now
         self._named = named_versions(layout, retention.history)
-        self._manifests = {ref: _manifest(layout, ref) for ref in list_versions(layout)}
+        self.refs = list_versions(layout)
+        self._manifests = {ref: _manifest(layout, ref) for ref in self.refs}
         self._newest = self._newest_of_each()
 
     def _newest_of_each(self) -> frozenset[ModelRef]:
@@ -145,6 +154,12 @@ class _Collection:
         return None
 
     def act(self, verdict: Verdict) -> Verdict:
+        try:
+            return self._act(verdict)
+        except Conflict as error:  # where there are no locks: somebody else is at work on it
+            return replace(verdict, action=Action.WAIT, why=error.message, done=True)
+
+    def _act(self, verdict: Verdict) -> Verdict:
         ref = verdict.ref
         if verdict.action is Action.MARK:
             mark = encode({"at": self._now(), "by": self._by, "why": verdict.why})

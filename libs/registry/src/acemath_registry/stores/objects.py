@@ -237,7 +237,7 @@ class ObjectStore:
 
     @contextmanager
     def alone(self, lock: PurePath) -> Iterator[None]:
-        """See `Versions.alone`: two may run, since each mark changes by compare-and-set; what killed ones left goes."""
+        """See `Versions.alone`: two may run, since who removes makes the mark its own; killed ones are followed."""
         removal.sweep(self.bucket, lock.parent.parent)
         yield
 

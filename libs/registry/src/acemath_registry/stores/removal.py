@@ -5,8 +5,9 @@ to *removing*, by compare-and-set, then reads the announcements and everything e
 what was written to every later read, so at least one of the two sees the other, and gives way: the first is told to
 wait, the second sets the mark back. The manifest goes first, so that no reader finds a half.
 
-A mark that was withdrawn is an empty object (not every store deletes conditionally); a collector that was killed while
-it removed is followed by another one an hour later.
+A mark that was withdrawn is an empty object (not every store deletes conditionally). A collector that was killed is
+followed an hour later: what it had begun to take away goes by the next one, which first makes the mark its own; and
+where the manifest still lies there, its mark counts as any other.
 """
 
 from __future__ import annotations
@@ -47,10 +48,16 @@ class Removal:
 
     def __init__(self, bucket: S3Bucket, version: PurePath, mark: PurePath, refused: str | None) -> None:
         self._bucket, self._version, self._mark = bucket, version, mark
-        self.refused, self.gone = refused, False
+        self._began, self.refused, self.gone = time.monotonic(), refused, False
 
     def go(self) -> None:
-        """See `port.Removal.go`."""
+        """See `port.Removal.go`.
+
+        Raises:
+            Conflict: it took so long to look for who needs the version that others may take this one for dead.
+        """
+        if time.monotonic() - self._began > DEAD_AFTER_S / 2:
+            raise Conflict(f"{self._version.parent.name}@{self._version.name}: it took too long; run gc again")
         self.gone = True
         self._bucket.delete(str(self._version / MANIFEST_NAME))
 
@@ -90,7 +97,7 @@ def unmark(bucket: S3Bucket, mark: PurePath) -> bool:
         data = change.read()
         if data is None:
             return False
-        _refuse_removed(mark, _document(data))
+        _refuse_removed(bucket, mark, _document(data))
         try:
             change.write(b"")
         except Overtaken:
@@ -107,7 +114,7 @@ def announced(bucket: S3Bucket, note: PurePath, data: bytes, marks: Sequence[Pur
     bucket.put(str(note), data)
     try:
         for mark in marks:
-            _refuse_removed(mark, _document(ConditionalChange(bucket, str(mark)).read()))
+            _refuse_removed(bucket, mark, _document(ConditionalChange(bucket, str(mark)).read()))
         yield
     finally:
         _take_back(bucket, note)
@@ -127,13 +134,18 @@ def sweep(bucket: S3Bucket, root: PurePath) -> None:
         with suppress(FileNotFoundError):
             if time.time() - bucket.facts(key).modified_s > STALE_STAGING_S:
                 bucket.delete(key)
-    marks = root / "tombstones"
-    for key, _ in bucket.sizes(f"{marks}/"):
-        name, version = PurePath(key).parent.name, PurePath(key).stem
-        mark, folder = marks / name / f"{version}.json", root / "models" / name / version
-        began = _document(ConditionalChange(bucket, key).read()).get(_REMOVING)
-        if began is not None and time.time() - began > DEAD_AFTER_S and not _is_there(bucket, folder):
-            Removal(bucket, folder, mark, None).clean()
+    for key, _ in bucket.sizes(f"{root / 'tombstones'}/"):
+        _follow_killed(bucket, PurePath(key))
+
+
+def _follow_killed(bucket: S3Bucket, mark: PurePath) -> None:
+    """End a removal whose collector was killed; of two who would, one makes the mark its own."""
+    change = ConditionalChange(bucket, str(mark))
+    document = _document(change.read())
+    if _was_killed(document) and not _is_there(bucket, _version_of(mark)):
+        with suppress(Overtaken):
+            change.write(encode({**document, _REMOVING: time.time()}))
+            Removal(bucket, _version_of(mark), mark, None).clean()
 
 
 def _is_there(bucket: S3Bucket, version: PurePath) -> bool:
@@ -144,6 +156,15 @@ def _is_there(bucket: S3Bucket, version: PurePath) -> bool:
     return True
 
 
+def _version_of(mark: PurePath) -> PurePath:
+    """The folder of the version that a mark `tombstones/<name>/<version>.json` is of."""
+    return mark.parent.parent.parent / "models" / mark.parent.name / mark.stem
+
+
+def _was_killed(document: dict[str, Any]) -> bool:
+    return _REMOVING in document and time.time() - document[_REMOVING] > DEAD_AFTER_S
+
+
 def _why_not(document: dict[str, Any], now: float) -> str | None:
     if not document:
         return "its mark was withdrawn"
@@ -152,12 +173,14 @@ def _why_not(document: dict[str, Any], now: float) -> str | None:
     return None
 
 
-def _refuse_removed(mark: PurePath, document: dict[str, Any]) -> None:
-    if _REMOVING in document:
-        raise Conflict(
-            f"{mark.parent.name}@{mark.stem} is being removed (acemath registry gc); publish it again when it is gone",
-            should_retry=False,
-        )
+def _refuse_removed(bucket: S3Bucket, mark: PurePath, document: dict[str, Any]) -> None:
+    if _REMOVING not in document or (_was_killed(document) and _is_there(bucket, _version_of(mark))):
+        return
+    raise Conflict(
+        f"{mark.parent.name}@{mark.stem} is being removed (acemath registry gc); publish it again when it is gone; "
+        "if that gc was killed, run gc again in an hour",
+        should_retry=False,
+    )
 
 
 def _document(data: bytes | None) -> dict[str, Any]:
