@@ -21,7 +21,6 @@ from acemath_gateway.app import Backends, create_app
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.readiness import ReadyState
-from acemath_gateway.rejection import RejectRules
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared
 from acemath_gateway.solver import Solver
@@ -89,7 +88,7 @@ class GatewayOnDoubles:
             releases=self.release,
             encoders=BytePrompts(max_length=200_000),
             metrics=metrics,
-            rejection=RejectRules(settings.early_reject_after_tokens, settings.early_reject_keep),
+            rejection=settings.reject_rules(),
         )
         if self.redis_url is None:
             yield Backends(

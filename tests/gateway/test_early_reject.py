@@ -253,7 +253,13 @@ async def test_a_chat_gets_its_choices_and_is_told() -> None:
 NEVER = [
     ({"selection": "majority"}, {"selection": "majority"}, {}),
     ({"n": 1}, {}, {"best_of": 1}),
+    ({"temperature": 0}, {}, {"temperature": 0}),
+    ({"max_tokens": 4}, {}, {"max_completion_tokens": 4}),
+    ({"n": 9}, {}, {"best_of": 9}),
+    ({"n": 16, "adaptive": True}, {"adaptive": True}, {"best_of": 16}),
+    ({"n": 1}, {"adaptive": True}, {"best_of": 5, "n": 4}),
 ]
+MOST = {"early_reject_keep": 0.9}  # so that all of nine are kept
 
 
 @pytest.mark.parametrize(("solve", "options", "chat"), NEVER)
@@ -261,12 +267,12 @@ async def test_where_nobody_could_be_stopped_it_is_refused(
     solve: dict[str, Any], options: dict[str, Any], chat: dict[str, Any]
 ) -> None:
     talk = {"model": "acemath", "messages": [{"role": "user", "content": PROBLEM}]}
-    async with gateway_client(gateway()) as http:
+    async with gateway_client(gateway(**MOST)) as http:
         replies = [
             await http.post("/v1/solve", json={"problem": PROBLEM, "early_reject": True} | solve),
             await http.post("/v1/chat/completions", json=talk | chat | {"acemath": {"early_reject": True} | options}),
         ]
-        choices = {"n": 4, "best_of": 4, "acemath": {"early_reject": True}}
+        choices = {"n": 16, "best_of": 16, "acemath": {"early_reject": True}}
         replies.append(await http.post("/v1/chat/completions", json=talk | choices))
     assert [reply.status_code for reply in replies] == [400] * 3
     params = [reply.json()["error"]["param"] for reply in replies]

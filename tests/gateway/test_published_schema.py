@@ -21,6 +21,7 @@ SOLVE_TAKEN = [
     {"n": 3.0, "seed": 1e3},
     {"early_reject": True, "n": 2},
     {"early_reject": False, "n": 1, "selection": "majority"},
+    {"early_reject": True, "n": 4, "adaptive": True, "temperature": 0.1, "max_tokens": 33},
 ]
 SOLVE_REFUSED = [
     {"problem": ""},
@@ -32,6 +33,8 @@ SOLVE_REFUSED = [
     {"extra": 1},
     {"early_reject": True, "selection": "majority"},
     {"early_reject": True, "n": 1},
+    {"early_reject": True, "temperature": 0},
+    {"early_reject": True, "max_tokens": 32},
 ]
 CHAT_TAKEN = [
     {"messages": [PARTS]},
@@ -89,6 +92,20 @@ async def test_what_is_taken_fits_the_schema_and_what_is_refused_does_not(path):
         for fields in refused:
             assert (await http.post(path, json=least | fields)).status_code in (400, 404), fields
             assert not schema.is_valid(least | fields), fields
+
+
+async def test_rules_by_which_nobody_is_stopped_are_in_the_schema_of_the_gateway_that_has_them():
+    settings = {"early_reject_keep": 0.9, "early_reject_after_tokens": 1024}
+    bodies = [{}, {"n": 16}, {"n": 16, "max_tokens": 1100}, {"n": 9, "max_tokens": 1100}, {"max_tokens": 1100}]
+    bodies.append({"n": 16, "max_tokens": 1100, "adaptive": True})
+    async with gateway_client(GatewayOnDoubles(settings=settings)) as http:
+        schema = _schema(await _published(http), SOLVE)
+        taken = []
+        for fields in bodies:
+            body = {"problem": PROBLEM, "early_reject": True} | fields
+            taken.append((await http.post(SOLVE, json=body)).status_code == 200)
+            assert schema.is_valid(body) is taken[-1], fields
+    assert taken == [False, False, True, False, False, False]
 
 
 async def test_odd_texts_fit_the_schema_too():

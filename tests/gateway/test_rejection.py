@@ -39,6 +39,24 @@ def test_how_many_are_kept(keep: float, n: int, kept: int) -> None:
     assert RejectRules(keep=keep).kept(n) == kept
 
 
+@pytest.mark.parametrize(
+    ("keep", "waves", "at_least", "may"),
+    [
+        (0.5, [2], 1, True),
+        (0.5, [1], 1, False),
+        (0.9, [9], 1, False),
+        (0.9, [10], 1, True),
+        (0.9, [4, 4, 8], 1, False),
+        (0.5, [8], 7, True),
+        (0.5, [8], 8, False),
+        (0.5, [4, 1], 4, False),
+        (0.5, [4, 4], 4, True),  # the second wave, when all of the first ended
+    ],
+)
+def test_whether_any_could_be_stopped(keep: float, waves: list[int], at_least: int, may: bool) -> None:
+    assert RejectRules(keep=keep, at_least=at_least).may_stop(waves) is may
+
+
 def test_the_worst_half_is_stopped_and_ties_go_by_index() -> None:
     rules = RejectRules(keep=0.5)
     assert hopeless(rules, {0: 0.1, 1: 0.4, 2: 0.3, 3: 0.2}, {0, 1, 2, 3}) == [0, 3]

@@ -211,4 +211,5 @@ def _limits(settings: GatewaySettings) -> Limits:
         default_deadline_seconds=settings.default_deadline_seconds,
         max_deadline_seconds=settings.max_deadline_seconds,
         live_scoring=settings.live_scoring,
+        rejection=settings.reject_rules(),
     )

@@ -168,7 +168,8 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
 
     Raises:
         NotFound: (`model_not_found`) another model.
-        InvalidRequest: what one field says contradicts another, or the conversation does not end in a user's turn.
+        InvalidRequest: what one field says contradicts another, the conversation does not end in a user's turn, or
+            `early_reject` where there is nothing to stop.
     """
     if request.model != MODEL:
         raise NotFound(
@@ -177,10 +178,7 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
             code=ErrorCode.MODEL_NOT_FOUND,
         )
     _check_together(request)
-    if request.acemath.early_reject:
-        choices = request.n or 1
-        limits.check_early_reject(request.acemath.selection, best_of(request), choices, "acemath.early_reject")
-    return SolveJob(
+    job = SolveJob(
         id=request_id,
         turns=_turns(request.messages, limits),
         n=best_of(request),
@@ -197,6 +195,8 @@ def chat_job(request: ChatRequest, request_id: str, limits: Limits) -> SolveJob:
         early_reject=request.acemath.early_reject,
         at_least=request.n or 1,
     )
+    limits.check_early_reject(job, "acemath.early_reject")
+    return job
 
 
 def best_of(request: ChatRequest) -> int:

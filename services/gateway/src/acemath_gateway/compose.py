@@ -21,7 +21,6 @@ from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch
 from acemath_gateway.ports import ScorerPort
 from acemath_gateway.prompts import RegistryEncoders
-from acemath_gateway.rejection import RejectRules
 from acemath_gateway.releases import ReleaseTracker
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared, running
@@ -72,7 +71,7 @@ async def open_backends(
             metrics=metrics,
             calibration=settings.calibration(),
             confidence=settings.adaptive_confidence,
-            rejection=RejectRules(settings.early_reject_after_tokens, settings.early_reject_keep),
+            rejection=settings.reject_rules(),
             traces=await stack.enter_async_context(_traces(settings)),
         )
         yield Backends(

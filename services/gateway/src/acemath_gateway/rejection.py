@@ -19,9 +19,10 @@ selections lose the votes of those that were stopped; `majority` asks for no sco
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 AFTER_TOKENS = 32
 """Tokens of each candidate of a wave before any is judged."""
@@ -50,6 +51,14 @@ class RejectRules:
         """How many of so many candidates are kept."""
         share = math.ceil(self.keep * candidates - _ROUNDING)
         return min(candidates, max(1, self.at_least, share))
+
+    def may_stop(self, waves: Sequence[int]) -> bool:
+        """Whether any candidate of waves of these sizes could be stopped, where all of the waves before have ended."""
+        starts = itertools.accumulate(waves, initial=0)
+        return any(
+            replace(self, at_least=self.at_least - start).kept(size) < size
+            for start, size in zip(starts, waves, strict=False)
+        )
 
 
 def hopeless(rules: RejectRules, scores: Mapping[int, float], unfinished: Collection[int]) -> list[int]:

@@ -16,7 +16,7 @@ from pydantic_settings import NoDecode
 from acemath_core.calibration import Calibration, read_calibration
 from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
 from acemath_gateway.jobqueue.settings import JobSettings
-from acemath_gateway.rejection import AFTER_TOKENS, KEEP
+from acemath_gateway.rejection import AFTER_TOKENS, KEEP, RejectRules
 from acemath_gateway.stopping import CONFIDENCE
 
 Urls = Annotated[tuple[str, ...], NoDecode]
@@ -198,6 +198,10 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
             SettingsError: the file cannot be read or is none.
         """
         return None if self.calibration_file is None else read_calibration(self.calibration_file)
+
+    def reject_rules(self) -> RejectRules:
+        """Which candidates `early_reject` stops."""
+        return RejectRules(self.early_reject_after_tokens, self.early_reject_keep)
 
     @classmethod
     def checked_from_env(cls) -> Self:

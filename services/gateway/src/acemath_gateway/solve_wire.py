@@ -24,6 +24,7 @@ from acemath_core.wire import (
     Wire,
 )
 from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, Outcome, SolvedItem, SolveJob
+from acemath_gateway.rejection import RejectRules
 
 
 class CandidateFinishedEvent(Wire):
@@ -62,12 +63,14 @@ class Limits(Wire):
         default_deadline_seconds: when the caller names none.
         max_deadline_seconds: the largest a caller may ask for.
         live_scoring: whether candidates are scored while they are written, as `early_reject` needs it.
+        rejection: which candidates `early_reject` stops.
     """
 
     max_problem_chars: int
     default_deadline_seconds: float
     max_deadline_seconds: float
     live_scoring: bool = True
+    rejection: RejectRules = RejectRules()
 
     def check_text(self, chars: int, param: str) -> None:
         """Raise `InvalidRequest` when the caller's text is too long."""
@@ -84,17 +87,31 @@ class Limits(Wire):
             raise InvalidRequest(f"{param}: at most {self.max_deadline_seconds:g} seconds are given", param=param)
         return Deadline.after(seconds)
 
-    def check_early_reject(self, selection: Selection, n: int, at_least: int, param: str) -> None:
-        """Raise `InvalidRequest` when no candidate could ever be stopped by its partial score; `param` asks for it."""
+    def check_early_reject(self, job: SolveJob, param: str) -> None:
+        """Raise `InvalidRequest` when `param` asks for early rejection that could never stop a candidate."""
+        said = self._why_none_is_stopped(job) if job.early_reject else None
+        if said is not None:
+            raise InvalidRequest(f"{param}: {said}, or leave it out", param=param)
+
+    def _why_none_is_stopped(self, job: SolveJob) -> str | None:
+        after, waves = self.rejection.after_tokens, job.waves
         if not self.live_scoring:
-            said = "this gateway scores whole candidates only (LIVE_SCORING=false)"
-        elif selection is Selection.MAJORITY:
-            said = "a majority does not go by scores; choose another selection"
-        elif at_least >= n:
-            said = f"{at_least} of {n} candidates are wanted in the end, so that none could be stopped; make more"
-        else:
-            return
-        raise InvalidRequest(f"{param}: {said}, or leave it out", param=param)
+            return "this gateway scores whole candidates only (LIVE_SCORING=false)"
+        if job.selection is Selection.MAJORITY:
+            return "a majority does not go by scores; choose another selection"
+        if job.temperature == 0:
+            return "temperature 0 makes one candidate; send a higher one"
+        if job.max_tokens <= after:
+            return f"candidates are judged at {after} tokens, and max_tokens ends them by then; send more than {after}"
+        if job.at_least >= job.n:
+            return (
+                f"{job.at_least} of {job.n} candidates are wanted in the end, so that none could be stopped; make more"
+            )
+        if not replace(self.rejection, at_least=job.at_least).may_stop(waves):
+            sizes = ", ".join(map(str, waves))
+            keep = f"{self.rejection.keep:g} is kept (EARLY_REJECT_KEEP), and {job.at_least} in any case"
+            return f"of waves of {sizes} candidates none could be stopped where {keep}; make more"
+        return None
 
 
 def checked_problem(problem: str, limits: Limits) -> str:
@@ -112,10 +129,8 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         InvalidRequest: a blank or too long problem, a deadline beyond the limit, or `early_reject` where there is
             nothing to stop.
     """
-    if request.early_reject:
-        limits.check_early_reject(request.selection, request.n, 1, "early_reject")
     asked = request.deadline_seconds if "deadline_seconds" in request.model_fields_set else None
-    return SolveJob(
+    job = SolveJob(
         id=request_id,
         turns=({"role": "user", "content": checked_problem(request.problem, limits)},),
         n=request.n,
@@ -131,6 +146,8 @@ def job_of(request: SolveRequest, request_id: str, limits: Limits) -> SolveJob:
         early_reject=request.early_reject,
         priority=request.priority,
     )
+    limits.check_early_reject(job, "early_reject")
+    return job
 
 
 def batch_job_of(request: SolveRequest, request_id: str, limits: Limits) -> tuple[SolveJob, float]:

@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from acemath_core.jobs import Job
-from acemath_core.wire import ErrorBody, SolveRequest
+from acemath_core.wire import MAX_CANDIDATES, ErrorBody, SolveRequest
 from acemath_gateway.chat_wire import MODEL, NEUTRAL, NEUTRAL_IN_MESSAGE, ChatRequest
 from acemath_gateway.solve_wire import Limits
+from acemath_gateway.stopping import wave_sizes
 
 _KEY = {
     "name": "Idempotency-Key",
@@ -35,7 +36,7 @@ def solve_schema(limits: Limits) -> dict[str, Any]:
     _limit_deadline(fields["deadline_seconds"], limits)
     fields["deadline_seconds"]["default"] = limits.default_deadline_seconds
     _limit_early_reject(schema, limits)
-    schema["allOf"].append(_not_together(early_reject=True, n=1))
+    schema["allOf"] += _nothing_to_stop(limits)
     return schema
 
 
@@ -74,10 +75,40 @@ def _limit_deadline(field: dict[str, Any], limits: Limits) -> None:
 def _limit_early_reject(schema: dict[str, Any], limits: Limits) -> None:
     """Say where no candidate can be stopped by its score; such a body is refused."""
     field = schema["properties"]["early_reject"]
-    field["description"] = "only where more candidates are made than are wanted in the end"
+    field["description"] = (
+        "refused where no candidate could be stopped: temperature 0, the selection majority, "
+        f"max_tokens of {limits.rejection.after_tokens} or less, as many candidates wanted in the end as are made, "
+        f"or waves of which {limits.rejection.keep:g}, rounded up, is all"
+    )
     if not limits.live_scoring:
         field["enum"] = [False]
     schema["allOf"] = [_not_together(early_reject=True, selection="majority")]
+
+
+def _nothing_to_stop(limits: Limits) -> list[dict[str, Any]]:
+    """Bodies of `/v1/solve` that are refused, since they make no candidate that could be stopped."""
+    counts = range(1, MAX_CANDIDATES + 1)
+    whole = [n for n in counts if not limits.rejection.may_stop([n])]
+    in_waves = [n for n in counts if not limits.rejection.may_stop(wave_sizes(n))]
+    return [
+        _not_together(early_reject=True, temperature=0),
+        _not_with_early_reject(max_tokens={"type": "integer", "maximum": limits.rejection.after_tokens}),
+        _not_with_early_reject(n={"enum": whole}),
+        _not_with_early_reject(n={"enum": in_waves}, adaptive={"const": True}),
+    ]
+
+
+def _not_with_early_reject(**fields: dict[str, Any]) -> dict[str, Any]:
+    """Not with values that fit these schemas, also where a field is left out and its default fits."""
+    given = [name for name, schema in fields.items() if not _fits(SolveRequest.model_fields[name].default, schema)]
+    fields["early_reject"] = {"const": True}
+    return {"not": {"properties": fields, "required": ["early_reject", *given]}}
+
+
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    if "maximum" in schema:
+        return bool(value <= schema["maximum"])
+    return value in schema.get("enum", [schema.get("const")])
 
 
 def _not_together(**values: object) -> dict[str, Any]:
