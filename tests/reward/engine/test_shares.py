@@ -46,6 +46,14 @@ def test_no_share_is_much_larger_than_its_part(lengths: list[int], threads: int)
     assert all(load <= 2 * sum(loads) / (FINER * threads) + largest_span for load in loads)
 
 
+@given(LENGTHS, st.integers(2, 6), st.integers(1, 12))
+def test_there_are_no_more_shares_than_there_is_memory_for(lengths: list[int], threads: int, most: int) -> None:
+    runs = runs_of(lengths)
+    shares = shared(runs, threads, most)
+    assert len(shares) <= most
+    assert sum(map(work, shares)) == work(runs)
+
+
 def test_one_thread_keeps_the_order() -> None:
     runs = runs_of([100, 5, 70])
     assert shared(runs, 1) == [runs]

@@ -20,6 +20,9 @@ from acemath_reward.engine.device import Placement
 from acemath_reward.engine.packing import Run, Span
 from acemath_reward.engine.shares import shared
 
+SHARED_BYTES = 2**29
+"""Of keys and values that all shares of a pass may copy together: behind very long prompts fewer threads attend."""
+
 
 class Attention(Protocol):
     """Attention of all cells of a pass, layer after layer in the same buffers.
@@ -112,7 +115,7 @@ class CellAttention:
         group = config.heads // config.kv_heads
         self.query = fresh.new_empty(config.kv_heads, rows, group, config.head_dim)
         self._out = fresh.new_zeros(rows, group, config.kv_heads, config.head_dim)  # fillers stay zero
-        self._shares = [self._share(share) for share in shared(runs, crew.threads)]
+        self._shares = [self._share(share) for share in shared(runs, crew.threads, self._most_shares(runs))]
 
     def __call__(self, layer: int) -> Tensor:
         """`[rows, group * kv_heads * head_dim]` for the queries and fresh keys there are now.
@@ -130,6 +133,10 @@ class CellAttention:
             for call in calls:
                 found = F.scaled_dot_product_attention(call.query, call.keys, call.values, attn_mask=call.mask)
                 call.out.copy_(found)
+
+    def _most_shares(self, runs: Sequence[Run]) -> int:
+        longest = max((run.keys for run in runs), default=0)
+        return max(1, SHARED_BYTES // max(1, longest * self._fresh[:1].nbytes))
 
     def _share(self, runs: Sequence[Run]) -> _Share:
         longest = max(run.keys for run in runs)

@@ -41,7 +41,8 @@ class Budget:
 
     def _give_back(self, account: Account, track: Track) -> None:
         with self._lock:
-            track.closed, track.kept, track.length = True, (), 0
+            track.closed = True  # first: the engine's thread reads the rest without the lock (`packing`)
+            track.kept, track.length = (), 0
             self._add(account, track, -track.reserved)
 
     def _keep(self, track: Track, store: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 A library that divides one product among threads chooses another kernel for it, and the bits change with the number of
 threads; its team also waits at the end of every operator. Here a product is always one thread's, so a score has the
-same bits from any number of threads, and threads meet three times a layer. Who is late takes fewer pieces: a core that
+same bits from any number of threads, and threads meet twice a layer. Who is late takes fewer pieces: a core that
 something else keeps busy costs one piece's time, not the pass's.
 """
 
@@ -37,7 +37,7 @@ class Crew:
         """Call `work` on every piece, in any order; all are done when it returns.
 
         Raises:
-            BaseException: what a piece raised first; the others are done nevertheless.
+            BaseException: what a piece raised first; nobody is at work any more then.
         """
         if self.threads == 1 or len(pieces) < 2:
             for piece in pieces:

@@ -154,6 +154,7 @@ class RewardEngine:
         fresh = self._embedding.new_empty(len(places), 2, config.kv_heads, config.head_dim)
         attention = self._attend(batch.runs, len(places), fresh)
         x = self._decode(self._tiles(self._embedding[batch.ids.to(places.device)], places), fresh, attention, kept)
+        del attention  # its buffers serve again for what is asked
         return self._ask(torch.cat(x), places, fresh, batch.asked) if batch.asked else []
 
     def _decode(self, tiles: list[Tile], fresh: Tensor, attention: Attention, kept: _Kept) -> list[Tensor]:

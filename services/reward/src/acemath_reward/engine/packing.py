@@ -99,14 +99,11 @@ def pack(cells: Sequence[GridCell], tiling: Tiling, *, trim: bool) -> Packed | N
     Raises:
         ValueError: a cell that is not the next of its track, or a candidate behind an incomplete prompt.
     """
-    tracks: dict[Track, list[int]] = {}
-    for index, cell in enumerate(cells):
-        if not cell.track.gone:
-            tracks.setdefault(cell.track, []).append(index)
+    tracks, there = _wanted(cells)
     if not tracks:
         return None
     place, total = _places(tracks, cells)
-    runs = tuple(_run(track, [cells[i] for i in indexes], place) for track, indexes in tracks.items())
+    runs = tuple(_run(track, [cells[i] for i in indexes], place, there) for track, indexes in tracks.items())
     order = [i for indexes in tracks.values() for i in indexes]
     filler = tiling.filled(total) - total
     ids = [token for i in order for token in cells[i].ids]
@@ -121,6 +118,30 @@ def pack(cells: Sequence[GridCell], tiling: Tiling, *, trim: bool) -> Packed | N
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What is kept of a track, read once: it may be freed by another thread at any time."""
+
+    kept: tuple[Tensor, ...]
+    length: int
+
+
+def _wanted(cells: Sequence[GridCell]) -> tuple[dict[Track, list[int]], dict[Track, _Computed]]:
+    """The cells of each track that somebody wants, and what is there of those tracks and their prompts.
+
+    What is there is read before it is asked whether anybody wants it: who frees a track says so first (`Budget`).
+    """
+    tracks: dict[Track, list[int]] = {}
+    there: dict[Track, _Computed] = {}
+    for index, cell in enumerate(cells):
+        for track in (cell.track, cell.track.parent):
+            if track is not None and track not in there:
+                there[track] = _Computed(track.kept, track.length)
+        if not cell.track.gone:
+            tracks.setdefault(cell.track, []).append(index)
+    return tracks, there
+
+
 def _places(tracks: dict[Track, list[int]], cells: Sequence[GridCell]) -> tuple[dict[Track, slice], int]:
     """Rows of each track, and how many there are."""
     place: dict[Track, slice] = {}
@@ -131,26 +152,28 @@ def _places(tracks: dict[Track, list[int]], cells: Sequence[GridCell]) -> tuple[
     return place, start
 
 
-def _run(track: Track, cells: Sequence[GridCell], place: dict[Track, slice]) -> Run:
-    before, rows = _of_prompt(track.parent, place)
-    own = place[track]
-    spans, done = [], track.length
+def _run(track: Track, cells: Sequence[GridCell], place: dict[Track, slice], there: dict[Track, _Computed]) -> Run:
+    before, rows = _of_prompt(track.parent, place, there)
+    own, known = place[track], there[track]
+    spans, done = [], known.length
     for cell in cells:
         if cell.start != done:
             raise ValueError(f"a cell at token {cell.start} does not follow the {done} tokens that are computed")
-        first = own.start + cell.start - track.length
+        first = own.start + cell.start - known.length
         spans.append(Span(slice(first, first + cell.tokens), track.first + cell.start + cell.tokens))
         done += cell.tokens
-    return Run(track, before + track.kept, (*rows, own), tuple(spans))
+    return Run(track, before + known.kept, (*rows, own), tuple(spans))
 
 
-def _of_prompt(prompt: Track | None, place: dict[Track, slice]) -> tuple[tuple[Tensor, ...], tuple[slice, ...]]:
+def _of_prompt(
+    prompt: Track | None, place: dict[Track, slice], there: dict[Track, _Computed]
+) -> tuple[tuple[Tensor, ...], tuple[slice, ...]]:
     if prompt is None:
         return (), ()
     rows = (place[prompt],) if prompt in place else ()
-    if prompt.length + sum(part.stop - part.start for part in rows) != prompt.total:
+    if there[prompt].length + sum(part.stop - part.start for part in rows) != prompt.total:
         raise ValueError("a candidate's cell without all of its prompt")
-    return prompt.kept, rows
+    return there[prompt].kept, rows
 
 
 def _asked(runs: Sequence[Run], scored: Sequence[bool], total: int, tiling: Tiling, trim: bool) -> Asked:

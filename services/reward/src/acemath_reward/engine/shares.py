@@ -11,16 +11,22 @@ FINER = 2
 """Shares for each thread: one that is held up leaves the rest of its work to the others."""
 
 
-def shared(runs: Sequence[Run], threads: int) -> list[list[Run]]:
+def shared(runs: Sequence[Run], threads: int, most: int | None = None) -> list[list[Run]]:
     """The runs in shares of about the same work, the largest first; a long run's spans may go to several.
 
     Longest processing time first (Graham 1969): each piece goes to the share that has least.
+
+    Args:
+        runs: of the pass.
+        threads: that take the shares.
+        most: shares that there is memory for; None for any number.
     """
-    if threads == 1 or not runs:
+    count = FINER * threads if most is None else min(FINER * threads, most)
+    if threads == 1 or count == 1 or not runs:
         return [list(runs)] if runs else []
-    limit = sum(map(_work, runs)) / (FINER * threads)
+    limit = sum(map(_work, runs)) / count
     pieces = sorted((piece for run in runs for piece in _pieces(run, limit)), key=_work, reverse=True)
-    shares: list[list[Run]] = [[] for _ in range(FINER * threads)]
+    shares: list[list[Run]] = [[] for _ in range(count)]
     loads = [0] * len(shares)
     for piece in pieces:
         least = loads.index(min(loads))
