@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from acemath_gateway.jobqueue.intake import Intake
 from acemath_gateway.jobs import CandidateDone, CandidateRejected, Outcome, SolveEvent
 from acemath_gateway.keys.quotas import Bill
 from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.ports import PolicyEvent, Sampling, TokensGenerated
 from acemath_gateway.rejection import RejectRules
 from acemath_gateway.solve_wire import Limits
 from acemath_gateway.solver import Solver
@@ -103,6 +105,27 @@ async def test_what_was_stopped_is_paid_for_and_counted() -> None:
     results = {kind: bench.metric("candidates_total", result=kind) for kind in ("scored", "rejected", "cancelled")}
     assert results == {"scored": 4, "rejected": 4, "cancelled": 0}
     assert bench.metric("generated_tokens_total") == outcome.completion_tokens
+
+
+class Late(ScriptedPolicy):
+    """Two tokens of each stopped candidate were on their way."""
+
+    async def _recite(self, sampling: Sampling, stopped: set[int]) -> AsyncIterator[PolicyEvent]:
+        async with aclosing(super()._recite(sampling, stopped)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event
+        for index in sorted(stopped):
+            yield TokensGenerated(index, "late", (1, 2))
+
+
+async def test_tokens_of_a_stopped_candidate_that_were_on_their_way_are_paid_for_and_not_scored() -> None:
+    bench, bill = Bench(policy=Late(WORTHS, token_seconds=0.003)), Bill()
+    events = await bench.events()
+    for event in events:
+        bill.see(event)
+    told = sum(event.completion_tokens for event in events if isinstance(event, CandidateRejected))
+    assert bill.tokens == 4 * 12 + told + 4 * 2 == bench.metric("generated_tokens_total")
+    assert not [text for text in bench.scorer.told.values() if "late" in text]
 
 
 @settings(max_examples=60, deadline=None)

@@ -260,7 +260,7 @@ async def test_what_comes_of_each_call_comes_of_all(plans: list[tuple[int, str]]
     nothing = all(plan == (0, "breaks") for plan in plans)
     try:
         async for event in calls.events():
-            assert not heard or event.index not in stops
+            assert not heard or event.index not in stops or isinstance(event, TokensGenerated)
             heard.append(event)
             for index in stops & set(range(len(plans))):
                 calls.stop(index)
@@ -276,6 +276,28 @@ async def test_what_comes_of_each_call_comes_of_all(plans: list[tuple[int, str]]
         assert [event.text for event in mine if isinstance(event, TokensGenerated)] == [str(i) for i in range(pieces)]
         ended = [event.reason for event in mine if isinstance(event, CandidateFailed)]
         assert ended == (["abort"] if end == "ends" else [] if pieces else ["broken"])
+
+
+@pytest.mark.parametrize("pieces", [3, 400], ids=["ended", "waiting for room"])
+async def test_what_was_generated_of_a_stopped_candidate_is_still_told_and_its_end_is_not(pieces: int) -> None:
+    made = [0, 0]
+
+    async def one(index: int) -> AsyncIterator[PolicyEvent]:
+        for step in range(pieces):
+            made[index] += 1
+            yield TokensGenerated(0, "", (step,))
+        yield CandidateFinished(0, "", (), None)  # type: ignore[arg-type]
+
+    calls = CandidateCalls(one, 2, Gone)  # type: ignore[arg-type]
+    async with aclosing(calls.events()) as events:
+        heard = [await anext(events)]
+        await settled()
+        calls.stop(1)
+        heard += [event async for event in events]
+    await calls.close()
+    tokens = [sum(e.index == index and isinstance(e, TokensGenerated) for e in heard) for index in range(2)]
+    assert tokens == made and made[0] == pieces
+    assert [event.index for event in heard if isinstance(event, CandidateFinished)] == [0]
 
 
 async def test_a_reader_that_is_slow_holds_up_the_calls_and_not_the_memory() -> None:

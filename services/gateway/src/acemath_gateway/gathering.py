@@ -168,7 +168,8 @@ class Gathering:
 
     def _take(self, event: PolicyEvent) -> None:
         if isinstance(event, TokensGenerated):
-            self.session.piece(event.index, event.text)
+            if not self.board.has_ended(event.index):  # of one that was stopped they only cost
+                self.session.piece(event.index, event.text)
         else:
             self.trace.ended(event)
         done = None if self.board.left_over(event, self.cutoff) else self.board.take(event)

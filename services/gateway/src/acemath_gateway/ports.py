@@ -75,7 +75,7 @@ class Candidates(Protocol):
         ...
 
     def stop(self, index: int) -> None:
-        """End candidate `index`: from now on there is no event of it, and it is generated no further."""
+        """End candidate `index`, which is generated no further: what was may still come, its end does not."""
         ...
 
 

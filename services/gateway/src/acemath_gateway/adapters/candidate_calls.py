@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from acemath_gateway.adapters.http import CallFailed
 from acemath_gateway.metrics import CallResult
-from acemath_gateway.ports import CandidateFailed, PolicyEvent
+from acemath_gateway.ports import CandidateFailed, PolicyEvent, TokensGenerated
 
-_ROOM = 256  # events that wait to be read; a call with more to say waits
+_ROOM = 256  # events that wait to be read; a call with more to say waits with one in its hands
 
 
 class CandidateCalls:
@@ -58,7 +58,7 @@ class CandidateCalls:
                 begun = True
                 event = self._came.popleft()
                 self._room.release()
-                if event.index not in self._stopped:
+                if event.index not in self._stopped or isinstance(event, TokensGenerated):
                     yield event
             self._raise_failure_of_all(begun)
             while begun and self._lost:
@@ -78,9 +78,9 @@ class CandidateCalls:
         try:
             async with aclosing(self._one(index)) as events:
                 async for event in events:
-                    await self._room.acquire()
                     self._came.append(replace(event, index=index))
                     self._some.set()
+                    await self._room.acquire()  # after it, so that no token is lost of a call that is stopped here
         except CallFailed as failure:
             if failure.result is CallResult.MISMATCH:
                 raise
