@@ -60,13 +60,16 @@ def test_loopback(host: str, verdict: bool) -> None:
 
 
 def test_vllm_inherits_paths_but_no_switch_and_no_setting_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_API_KEY", "ACEMATH_GATEWAY__X"):
+    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_API_KEY", "ACEMATH_GATEWAY__X",
+                 "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):  # fmt: skip
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     inherited = inherited_environment()
     assert inherited["CUDA_VISIBLE_DEVICES"] == "3"
     assert "PATH" in inherited
-    assert not [name for name in inherited if name.startswith(("ACEMATH_", "VLLM_SERVER", "VLLM_ALLOW", "VLLM_API"))]
+    assert not [
+        name for name in inherited if name.startswith(("ACEMATH_", "AWS_", "VLLM_SERVER", "VLLM_ALLOW", "VLLM_API"))
+    ]
 
 
 def test_a_wrong_setting_ends_the_start_with_status_2_and_one_line() -> None:

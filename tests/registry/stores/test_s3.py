@@ -71,6 +71,33 @@ def test_without_credentials_it_says_which_to_set(aws_environment: None, monkeyp
         Registry(f"s3://{BUCKET}/x").channel("default")
 
 
+def test_credentials_that_come_later_count(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(f"s3://{BUCKET}/x")
+    with monkeypatch.context() as without:
+        without.delenv("AWS_ACCESS_KEY_ID")
+        without.delenv("AWS_SECRET_ACCESS_KEY")
+        with pytest.raises(StorageError, match="no AWS credentials"):
+            registry.channel("default")
+    with pytest.raises(NotFound):
+        registry.channel("default")
+
+
+@pytest.mark.parametrize("endpoint", ["minio:9000", "minio", "https://", "ftp://minio"])
+def test_an_endpoint_that_is_no_address(aws_environment: None, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(InvalidRequest, match=r"AWS_ENDPOINT_URL .* needs http:// or https://"):
+        Registry(f"s3://{BUCKET}/x").exists()
+
+
+def test_an_endpoint_with_a_password_is_refused_and_not_shown(
+    aws_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://ann:s3cret@127.0.0.1:1")
+    with pytest.raises(InvalidRequest, match="AWS_ENDPOINT_URL") as caught:
+        Registry(f"s3://{BUCKET}/x").exists()
+    assert "s3cret" not in str(caught.value) and "ann" not in str(caught.value)
+
+
 def test_without_botocore_it_says_what_to_install(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "botocore"] or ["botocore"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -346,5 +373,5 @@ def test_a_download_that_breaks_off_goes_on(registry: Registry, faults: Faults, 
 
 
 def test_a_bucket_is_connected_to_only_when_it_is_asked(aws: str) -> None:
-    assert "_client" not in vars(store_of(Registry(f"s3://{BUCKET}/x")).bucket)
-    assert "_client" not in vars(S3Bucket(BUCKET, "x"))
+    assert store_of(Registry(f"s3://{BUCKET}/x")).bucket._client is None
+    assert S3Bucket(BUCKET, "x")._client is None

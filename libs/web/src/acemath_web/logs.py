@@ -41,3 +41,5 @@ def configure_logging(level: str) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every URL at INFO
+    for name in ("botocore", "urllib3"):  # at DEBUG they log credentials and signed requests
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

@@ -49,13 +49,14 @@ OWNED_FLAGS = frozenset(
 
 _NOT_PASSED_ON = (
     "ACEMATH_",
+    "AWS_",  # credentials of the registry's bucket
     "VLLM_SERVER_DEV_MODE",
     "VLLM_ALLOW_",
     "VLLM_API_KEY",
     "VLLM_PLUGINS",
     "VLLM_DEBUG_",  # one of them logs every answer
 )
-"""Variables that vLLM must not inherit: our settings, and switches that open what must stay shut."""
+"""Variables that vLLM must not inherit: our settings and credentials, and switches that open what must stay shut."""
 
 # A thread of GNU OpenMP spins while it waits for its team, by default for milliseconds. A token of a small model has a
 # hundred waits, each shorter than falling asleep, so not to spin costs a third of the speed; but where another process

@@ -26,6 +26,10 @@ _NOT_IMPLEMENTED: Final = 501
 _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
 
 
+class NoCredentials(StorageError):
+    """None were found where AWS tools look for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A condition did not hold; `repeated` when the request was sent more than once."""
@@ -74,7 +78,7 @@ def s3_errors(bucket: str, doing: str) -> Iterator[None]:
     except aws.ClientError as error:
         raise _refused(error, bucket, doing) from _cause(error)
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError) as error:
-        raise StorageError(f"{doing} in bucket {bucket}: no AWS credentials were found; {_CREDENTIALS}") from error
+        raise NoCredentials(f"{doing} in bucket {bucket}: no AWS credentials were found; {_CREDENTIALS}") from error
     except (aws.BotoCoreError, HTTPError) as error:
         raise StorageError(
             f"{doing} in bucket {bucket} failed: {type(error).__name__}: {error}; check AWS_ENDPOINT_URL, AWS_REGION, "

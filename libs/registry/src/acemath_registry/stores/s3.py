@@ -15,12 +15,20 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
 
 from acemath_core.errors import ServiceError
 from acemath_registry.errors import InvalidRequest, StorageError
-from acemath_registry.stores.refusals import MISSING, code_of, may_be_done, refusal_of, refused_as, s3_errors
+from acemath_registry.stores.refusals import (
+    MISSING,
+    NoCredentials,
+    code_of,
+    may_be_done,
+    refusal_of,
+    refused_as,
+    s3_errors,
+)
 
 CONNECT_TIMEOUT_S: Final = 5
 READ_TIMEOUT_S: Final = 30
@@ -31,6 +39,7 @@ ABSENT: Final = "*"
 """As a condition: only if there is no such object."""
 
 _UNKNOWN_CONDITION: Final = frozenset({"NotImplemented", "501", "InvalidArgument", "InvalidRequest"})
+_NO_ENDPOINT: Final = "AWS_ENDPOINT_URL is no address of a store: it needs http:// or https:// before the host"
 _NOBODYS_TAG: Final = '"00000000000000000000000000000000"'
 
 
@@ -62,16 +71,15 @@ class S3Bucket:
     def __init__(self, name: str, probe_key: str) -> None:
         self.name, self._probe_key = name, probe_key
         self._connecting, self._obeys = threading.Lock(), False
+        self._client: Any = None
 
     @property
     def client(self) -> Any:
         """The connection, made at the first call."""
         with self._connecting:
+            if self._client is None:
+                self._client = connect(self.name)
             return self._client
-
-    @cached_property
-    def _client(self) -> Any:
-        return connect(self.name)
 
     def get(self, key: str, limit_bytes: int) -> tuple[bytes, str]:
         """An object's bytes and tag.
@@ -208,15 +216,19 @@ class S3Bucket:
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
         self.client  # noqa: B018 - says that botocore is missing, before anything else of it is imported
-        with s3_errors(self.name, doing):
-            yield
+        try:
+            with s3_errors(self.name, doing):
+                yield
+        except NoCredentials:
+            self._client = None  # it would never look for them again
+            raise
 
 
 def connect(bucket: str) -> Any:
     """A connection to the store that the environment names; `bucket` is for messages.
 
     Raises:
-        InvalidRequest: botocore is not installed.
+        InvalidRequest: botocore is not installed, or the endpoint is no address, or has credentials in it.
         StorageError: the settings can not be used.
     """
     try:
@@ -231,7 +243,23 @@ def connect(bucket: str) -> Any:
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
     )  # fmt: skip
     with s3_errors(bucket, "connecting"):
-        return Session().create_client("s3", config=config)
+        try:
+            client = Session().create_client("s3", config=config)
+        except ValueError as error:  # as it says it, the address may have a password in it
+            raise InvalidRequest(_NO_ENDPOINT) from error
+    _check_endpoint(urlsplit(client.meta.endpoint_url))
+    return client
+
+
+def _check_endpoint(endpoint: SplitResult) -> None:
+    """Refuse an address, wherever it was found, that cannot be one, or that no message may show."""
+    if endpoint.scheme not in {"http", "https"}:
+        raise InvalidRequest(_NO_ENDPOINT)
+    if "@" in endpoint.netloc:
+        raise InvalidRequest(
+            "AWS_ENDPOINT_URL has a user or a password in it, which messages would show; give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
 
 
 def condition(only_if: str | None) -> dict[str, str]:
