@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from acemath_gateway.adapters.transport import AiohttpTransport
+from acemath_gateway.compose import _upstreams
+from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.settings import GatewaySettings
 from doubles.servers import RawServer, chunked, settled, until, unused_url
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -247,3 +252,14 @@ async def test_a_reader_that_is_slow_slows_the_server_down() -> None:
         first = sent
         while sent < first + 50:
             await anext(pieces)
+
+
+@pytest.mark.parametrize(("shared", "local", "connections"), [(64, 64, 512), (512, 64, 576), (64, 2000, 2064)])
+async def test_every_candidate_may_have_a_connection_and_services_are_still_polled(
+    shared: int, local: int, connections: int
+) -> None:
+    limits = {"max_sequences_in_flight": shared, "local_max_sequences": local}
+    settings = GatewaySettings(registry_root=Path("/nonexistent"), instance="test", **limits)
+    policy, _ = _upstreams(settings, GatewayMetrics.on(CollectorRegistry()))
+    assert isinstance(policy._transport, AiohttpTransport)
+    assert policy._transport._max_connections == connections

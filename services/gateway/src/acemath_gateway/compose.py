@@ -8,7 +8,7 @@ from importlib import import_module
 
 from acemath_answers import AnswerJudge
 from acemath_gateway.adapters.addresses import DnsAddresses
-from acemath_gateway.adapters.http import Upstream
+from acemath_gateway.adapters.http import MAX_CONNECTIONS, Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.reward_http import HttpScorer
 from acemath_gateway.adapters.reward_live import LiveScorer
@@ -27,6 +27,9 @@ from acemath_gateway.shared import open_shared, running
 from acemath_gateway.solver import Solver
 from acemath_gateway.tracing import NoTraces, Traces
 from acemath_registry import Registry, configured_keys
+
+_POLLS = 64
+"""Connections to the policy beside a connection for every candidate (`early_reject`): services are polled with them."""
 
 
 @asynccontextmanager
@@ -107,6 +110,8 @@ def _traces(settings: GatewaySettings) -> AbstractAsyncContextManager[Traces]:
 
 def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:
     key = settings.internal_key()
-    policy, reward = Upstream("policy", key=key, metrics=metrics), Upstream("reward", key=key, metrics=metrics)
+    connections = max(MAX_CONNECTIONS, _POLLS + max(settings.max_sequences_in_flight, settings.local_max_sequences))
+    policy = Upstream("policy", key=key, metrics=metrics, max_connections=connections)
+    reward = Upstream("reward", key=key, metrics=metrics)
     reward.host_names = policy.host_names  # reward services are polled through the one and scored with by the other
     return policy, reward

@@ -31,6 +31,8 @@ Role = Literal["policy", "reward"]
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
+MAX_CONNECTIONS = 512
+"""Open connections to services of one kind, where no more is said."""
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
@@ -75,7 +77,7 @@ class Upstream:
         *,
         key: SecretStr | None,
         metrics: GatewayMetrics,
-        max_connections: int = 512,
+        max_connections: int = MAX_CONNECTIONS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.role, self.metrics = role, metrics
