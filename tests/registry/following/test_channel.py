@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from registry.tiny import METADATA
 
-from acemath_registry import ModelKind, ModelRef, Registry
-from acemath_registry.following import ChannelFollower
+from acemath_registry import ModelKind, ModelRef, Registry, StorageError
+from acemath_registry.following import ChannelFollower, StatusFile, StatusLeases
 
 
 class Follower:
@@ -54,3 +56,44 @@ async def test_what_was_known_stays_through_trouble(registry: Registry, policy: 
     assert await follower.channel.read() == known, "generations only grow"
     pointer.write_text(whole + " ")
     assert await follower.channel.read() == known and follower.channel.problem is None
+
+
+class Hanging:
+    """Calls that come back when they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go, self.calls = threading.Event(), 0
+
+    def __call__(self, *given: object) -> None:
+        self.calls += 1
+        assert self.let_go.wait(60)
+        raise StorageError("it hung")
+
+
+async def test_a_registry_that_hangs_holds_one_thread_and_no_round(
+    registry: Registry, policy: ModelRef, reward: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acemath_registry.following.slow.ANSWER_SECONDS", 0.05)
+    follower, failed = Follower(registry), list[str]()
+    registry.promote("default", registry.create_release(policy, reward).id, expected_generation=None, by="test")
+    leases = StatusLeases(registry, 30)
+    status = StatusFile(registry, "policy", "0", lambda: failed.append("status"))
+    hanging = {name: Hanging() for name in ("channel_mark", "statuses", "write_status")}
+    with monkeypatch.context() as patch:
+        for name, hang in hanging.items():
+            patch.setattr(registry, name, hang)
+        for look in (1, 2):
+            assert await follower.channel.read() is None and follower.errors == look
+            usage = await leases.usage()
+            assert usage.unknown is not None and "does not answer" in usage.unknown
+            await status.write({"look": look})
+        assert failed == ["status"] * 2 and "does not answer" in str(follower.channel.problem)
+        assert [hang.calls for hang in hanging.values()] == [1, 1, 1], "the open call is kept"
+    for hang in hanging.values():
+        hang.let_go.set()
+    monkeypatch.setattr("acemath_registry.following.slow.ANSWER_SECONDS", 30.0)
+    found = await follower.channel.read()
+    assert found is not None and found.generation == 1 and follower.channel.problem is None
+    assert (await leases.usage()).unknown == "no gateway has written a record"
+    await status.write({"look": 3})
+    assert registry.read_status("policy", "0")["look"] == 3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from acemath_core.wire import SlotState
-from acemath_registry import Registry, ReleaseMember
+from acemath_registry import DiskFull, Registry, ReleaseMember, StorageError
 from acemath_registry.following import FollowedVersion, Lifting, Patience
 
 S = SlotState
@@ -27,7 +27,7 @@ class Lift(Lifting[FollowedVersion]):
     def __init__(self, script: list[Exception | None], versions: list[FollowedVersion], registry: Registry) -> None:
         self.script, self.rejected, self.phases, self.freed = script, 0, list[str](), 0
         super().__init__(
-            Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy,)),
+            Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy, StorageError)),
             versions,
             registry=registry,
             replica="policy/0",
@@ -62,11 +62,25 @@ def version(state: S = S.VERIFYING) -> FollowedVersion:
         ([Busy("no port"), Busy("no port"), Busy("no port"), None], None, S.READY, None, 0),
         ([Busy("a"), Busy("b"), Busy("c"), None], S.ACTIVE, S.REJECTED, "c", 1),
         ([Busy("a"), Busy("b"), Busy("c"), None], S.STAGING, S.READY, None, 0),
+        ([StorageError("s3")] * 5 + [None], S.ACTIVE, S.READY, None, 0),
+        ([StorageError("s3"), Busy("a"), StorageError("s3"), Busy("b"), Busy("c"), None], S.ACTIVE, S.REJECTED, "c", 1),
+        ([DiskFull("full")] * 3 + [None], S.ACTIVE, S.REJECTED, "full", 1),
         ([Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
         ([Busy("a"), Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
         ([KeyError("x"), None], None, S.REJECTED, "KeyError; see the log", 1),
     ],
-    ids=["good", "tried for ever alone", "given up beside another", "one that comes", "bad", "bad later", "a bug"],
+    ids=[
+        "good",
+        "tried for ever alone",
+        "given up beside another",
+        "one that comes",
+        "a registry that is away",
+        "that is away, and a bad one",
+        "a full disk",
+        "bad",
+        "bad later",
+        "a bug",
+    ],
 )
 async def test_tried_again_or_given_up(
     registry: Registry, script: list[Exception | None], other: S | None, state: S, reason: str | None, left: int
@@ -81,6 +95,10 @@ async def test_tried_again_or_given_up(
     noted = [(entry.by, entry.what, entry.why) for entry in registry.log()]
     assert noted == ([("policy/0", str(versions[0].ref), reason)] if state is S.REJECTED else [])
     assert lift.freed >= 1 and versions[0].leaving is (state is S.REJECTED)
+
+
+async def test_the_longest_wait_is_a_wait_however_many_failed(registry: Registry) -> None:
+    await Lift([], [], registry)._wait(5000)
 
 
 def test_the_same_state_with_another_reason_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:

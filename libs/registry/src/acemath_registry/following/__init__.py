@@ -7,6 +7,7 @@ lifting.py   a version's way to ready, or to rejected
 leases.py    whether a gateway may still use an older one
 places.py    which version goes when the wanted one finds no place
 status.py    this replica's own record
+slow.py      a registry that does not answer
 spares.py    private copies that nothing uses any more
 """
 

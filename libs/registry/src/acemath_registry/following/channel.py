@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from acemath_core.errors import ServiceError
+from acemath_registry.following.slow import SlowCalls
 from acemath_registry.manifest import ModelKind
 from acemath_registry.registry import Registry
 from acemath_registry.releases import ReleaseMember
@@ -57,16 +57,18 @@ class ChannelFollower:
     ) -> None:
         self._registry, self._channel, self._kind = registry, channel, kind
         self._on_generation, self._on_error = on_generation, on_error
+        self._calls = SlowCalls()
         self._seen: Hashable | None = None
         self.desired: Desired | None = None
         self.problem: str | None = None
 
     async def read(self) -> Desired | None:
-        """What should be active; None before the first promotion."""
+        """What should be active, as far as is known within two seconds; None before the first promotion."""
         try:
-            await asyncio.to_thread(self._look)
+            await self._calls.result(self._look)
         except ServiceError as error:
             self._on_error()
+            self._seen = None  # the next look that succeeds says what holds now
             if error.message != self.problem:
                 _log.warning("channel %s: %s", self._channel, error.message)
             self.problem = error.message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from acemath_core.errors import Conflict, InvalidRequest, ServiceError
 from acemath_registry.audit import AuditEvent
 from acemath_registry.errors import VerificationError
+from acemath_registry.following.slow import SlowCalls
 from acemath_registry.registry import Registry
 from acemath_registry.releases import ReleaseMember
 
@@ -107,14 +107,21 @@ class StatusLeases:
     def __init__(self, registry: Registry, max_age_seconds: float, now: Callable[[], float] = time.time) -> None:
         self._registry, self._max_age, self._now = registry, max_age_seconds, now
         self._members: dict[str, tuple[ReleaseMember, ReleaseMember]] = {}
+        self._calls = SlowCalls()
 
     async def holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
         """See `Leases.holder`."""
-        return await asyncio.to_thread(self._holder, member, generation, releases)
+        try:
+            return await self._calls.result(lambda: self._holder(member, generation, releases))
+        except ServiceError as error:
+            return _unreadable(error)
 
     async def usage(self) -> Usage:
         """See `Leases.usage`; a record that names no release although it has a generation is unknown."""
-        return await asyncio.to_thread(self._usage)
+        try:
+            return await self._calls.result(self._usage)
+        except ServiceError as error:
+            return Usage(_unreadable(error))
 
     def _holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
         try:
@@ -146,7 +153,7 @@ class StatusLeases:
         try:
             found = self._registry.statuses("gateway")
         except ServiceError as error:
-            raise _Unknown(f"the gateways' records cannot be read: {error.message}") from error
+            raise _Unknown(_unreadable(error)) from error
         if not found:
             raise _Unknown("no gateway has written a record")
         return [self._record(name, document) for name, document in found.items()]
@@ -177,6 +184,10 @@ class StatusLeases:
             self._members.clear()
         self._members[release] = (found.policy, found.reward)
         return self._members[release]
+
+
+def _unreadable(error: ServiceError) -> str:
+    return f"the gateways' records cannot be read: {error.message}"
 
 
 def forget_gateway(

@@ -14,11 +14,13 @@ from typing import Generic, TypeVar
 
 from acemath_core.wire import SlotState
 from acemath_registry.audit import AuditEvent
+from acemath_registry.errors import DiskFull, StorageError
 from acemath_registry.following.version import SERVING, FollowedVersion
 from acemath_registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 V = TypeVar("V", bound=FollowedVersion)
+_MOST_DOUBLINGS = 30  # a float of 2 to the 1,024th is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Patience:
         attempts: failed ones in a row after which it is rejected, if another version serves; else it is tried for ever.
         backoff_max_seconds: longest wait between two.
         bad: errors that say the version itself is bad: it is rejected at once.
-        transient: errors that may go away.
+        transient: errors that may go away; a `StorageError` says nothing of the version and is no failed attempt,
+            unless this machine's disk is full.
     """
 
     attempts: int
@@ -80,27 +83,32 @@ class Lifting(abc.ABC, Generic[V]):
         return any(other.state in SERVING for other in self._versions if other is not version)
 
     async def _bring_up(self, version: V) -> None:
+        away = 0  # attempts in which the registry could not be read
         while True:
             try:
                 await self._let_go(version)
-                if version.failures:
-                    await asyncio.sleep(min(2.0 ** (version.failures - 1), self._patience.backoff_max_seconds))
+                await self._wait(version.failures + away)
                 await self._attempt(version)
                 return
             except self._patience.bad as error:
                 await self._reject(version, str(error))
                 return
             except self._patience.transient as error:
-                version.failures += 1
+                outage = isinstance(error, StorageError) and not isinstance(error, DiskFull)
+                away, version.failures = away + outage, version.failures + (not outage)
                 version.move(version.state, str(error))
-                _log.warning("%s: attempt %d failed: %s", version.ref, version.failures, error)
-                if version.failures >= self._patience.attempts and self._dispensable(version):
+                _log.warning("%s: attempt %d failed: %s", version.ref, version.failures + away, error)
+                if not outage and version.failures >= self._patience.attempts and self._dispensable(version):
                     await self._reject(version, str(error))
                     return
             except Exception as error:
                 _log.exception("%s: bringing it up failed", version.ref)
                 await self._reject(version, f"{type(error).__name__}; see the log")
                 return
+
+    async def _wait(self, failed: int) -> None:
+        if failed:
+            await asyncio.sleep(min(2.0 ** min(failed - 1, _MOST_DOUBLINGS), self._patience.backoff_max_seconds))
 
     async def _reject(self, version: V, reason: str) -> None:
         await self._let_go(version)
