@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,34 @@ async def test_the_status_file_says_what_is_leased_and_goes_with_its_gateway(tmp
     await store.withdraw()
     await store.withdraw()
     assert not path.exists()
+
+
+async def test_a_write_that_is_under_way_does_not_land_after_the_record_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(tmp_path)
+    store, path = StatusFileLeases(registry, instance="g-0"), tmp_path / "status/gateway/g-0.json"
+    begun, go_on, write = threading.Event(), threading.Event(), registry.write_status
+
+    def slow(*given: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write(*given)
+
+    monkeypatch.setattr(registry, "write_status", slow)
+    writing = asyncio.create_task(store.assert_leases(3, A.release, {}))
+    await asyncio.to_thread(begun.wait, 60)
+    writing.cancel()
+    await asyncio.wait({writing})
+    with monkeypatch.context() as patch:
+        patch.setattr("acemath_gateway.adapters.status_file._PATIENCE_SECONDS", 0.01)
+        await store.withdraw()
+    assert "forget-gateway g-0" in caplog.text, "it has a deadline"
+    withdrawing = asyncio.create_task(store.withdraw())
+    await asyncio.sleep(0)
+    go_on.set()
+    await withdrawing
+    assert not path.exists() and writing.cancelled()
 
 
 async def test_a_registry_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

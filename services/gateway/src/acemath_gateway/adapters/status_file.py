@@ -17,6 +17,8 @@ from acemath_core.errors import ServiceError
 from acemath_registry import NotFound, Registry
 
 _log = logging.getLogger(__name__)
+_PATIENCE_SECONDS = 5.0  # for one change; a thread cannot be stopped
+_SILENT = "the registry does not answer; check its mount, or the object store"
 
 
 class StatusFileLeases:
@@ -29,6 +31,7 @@ class StatusFileLeases:
 
     def __init__(self, registry: Registry, *, instance: str) -> None:
         self._registry, self._instance = registry, instance
+        self._changing: asyncio.Task[None] | None = None
         self._failing = False
 
     async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
@@ -37,19 +40,40 @@ class StatusFileLeases:
         await self._try(lambda: self._registry.write_status("gateway", self._instance, document))
 
     async def withdraw(self) -> None:
-        """Take the record away: this gateway has ended and holds nothing."""
-        await self._try(self._remove)
+        """Take the record away, after a write that is still under way: this gateway has ended and holds nothing."""
+        if not await self._try(self._remove):
+            _log.warning("the lease record may stay; if it does: acemath registry forget-gateway %s", self._instance)
 
     def _remove(self) -> None:
         with suppress(NotFound):  # it never wrote one
             self._registry.remove_status("gateway", self._instance)
 
-    async def _try(self, change: Callable[[], None]) -> None:
+    async def _try(self, change: Callable[[], None]) -> bool:
+        problem = await self._problem(change)
+        if problem is not None and not self._failing:
+            _log.warning("leases cannot be written to the registry: %s", problem)
+        self._failing = problem is not None
+        return problem is None
+
+    async def _problem(self, change: Callable[[], None]) -> str | None:
+        """Why a change failed; it begins when the one before it has ended, or else the older could land last."""
+        if not await self._ended():
+            return _SILENT
+        self._changing = asyncio.create_task(asyncio.to_thread(change), name="write leases")
+        if not await self._ended():
+            return _SILENT
         try:
-            await asyncio.to_thread(change)
+            self._changing.result()
         except (ServiceError, OSError) as error:
-            if not self._failing:
-                _log.warning("leases cannot be written to the registry: %s", error)
-            self._failing = True
-        else:
-            self._failing = False
+            return str(error)
+        return None
+
+    async def _ended(self) -> bool:
+        """Whether the last change ends in time; who is cancelled meanwhile leaves it to go on."""
+        if self._changing is None:
+            return True
+        done, _ = await asyncio.wait({self._changing}, timeout=_PATIENCE_SECONDS)
+        for ended in done:
+            if not ended.cancelled():
+                ended.exception()  # one that nobody waited for has nobody to tell
+        return bool(done)
