@@ -27,8 +27,10 @@ from acemath_registry import (
     PublishMetadata,
     Registry,
     RejectReason,
+    StorageError,
     VerificationError,
 )
+from acemath_registry.stores import Disk
 from acemath_registry.stores.staging import STALE_STAGING_S, sweep_staging
 
 
@@ -188,6 +190,17 @@ def test_a_full_disk(registry: Registry, make_checkpoint: Callable[..., Path], m
     with pytest.raises(DiskFull):
         registry.publish(make_checkpoint(), name="pol", kind="policy", metadata=METADATA)
     assert staging(registry) == []
+
+
+def test_a_registry_that_cannot_be_listed(
+    registry: Registry, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(disk: Disk, folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Disk, "folders", refuse)
+    with pytest.raises(StorageError, match="publishing pol failed: Permission denied"):
+        registry.publish(make_checkpoint(), name="pol", kind="policy", metadata=METADATA)
 
 
 def test_the_sweep_takes_the_dead_and_old_only(registry: Registry, policy: ModelRef) -> None:

@@ -73,11 +73,13 @@ def publish(
         NotFound: `source` is not a directory.
         VerificationError: `source` holds what a version may not hold, or is not of this kind.
         Conflict: the version exists but is damaged.
-        StorageError: the file system refused (DiskFull: no space); nothing is left behind.
+        StorageError: the place refused (DiskFull: no space). On a file system nothing is left behind; in a bucket there
+            may be objects without a manifest, which are no version and which the next attempt goes on from.
     """
     require_source(source, name, holds=CONFIG_NAME)
     publisher = by or acting_user()
-    stored = _already_published(layout, source, name, metadata.step, progress)
+    with storage_errors(f"publishing {name}"):
+        stored = _already_published(layout, source, name, metadata.step, progress)
     if stored is not None and wanted_again(layout, stored.ref, publisher):
         check_kind(stored.architecture, stored.kind, kind)
         warn_about_difference(stored, metadata)
