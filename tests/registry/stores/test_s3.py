@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -125,6 +126,13 @@ def test_a_denied_request_names_the_permission(registry: Registry, faults: Fault
     with pytest.raises(StorageError, match="is denied") as caught:
         registry.write_status("policy", "a", {})
     assert isinstance(caught.value.__cause__, PermissionError)
+
+
+def test_a_store_that_refuses_is_asked_once(registry: Registry, faults: Faults) -> None:
+    faults.rule = refuse("403 Forbidden", "403")
+    with pytest.raises(StorageError, match="is denied"):
+        registry.channel_mark("default")
+    assert [method for method, _ in faults.seen] == ["HEAD"]
 
 
 def without_conditions(app: App, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | None:
@@ -255,6 +263,84 @@ def test_what_another_publisher_left_is_told_and_goes_when_it_is_old(
     assert registry.versions() == []
     monkeypatch.setattr("acemath_registry.stores.objects.STALE_STAGING_S", -10.0)
     assert publish(registry, source) == ref and registry.verify(ref).ref == ref
+
+
+def test_what_killed_processes_left_on_this_machine_goes_a_day_later(
+    registry: Registry, make_checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    source = make_checkpoint()
+    own = tmp_path / f"acemath-registry-{os.getuid()}"
+    own.mkdir(0o755)
+    own.chmod(0o755)
+    with pytest.raises(StorageError, match="remove it, or set TMPDIR"):
+        publish(registry, source)
+    own.chmod(0o700)
+    for name, age_s in (("old", 25 * 3600), ("young", 3600)):
+        (own / name / "version").mkdir(parents=True)
+        os.utime(own / name, (time.time() - age_s,) * 2)
+    ref = publish(registry, source)
+    registry.verify(ref)
+    assert [path.name for path in own.iterdir()] == ["young"]
+    assert not list(tmp_path.glob("acemath-registry-*/*/version/*"))
+
+
+def test_a_file_that_is_there_is_not_sent_again(registry: Registry, faults: Faults, make_checkpoint: Make) -> None:
+    source = make_checkpoint()
+    ref = publish(registry, source)
+    manifest = str(registry._layout.version(ref) / "manifest.json")
+    store_of(registry).bucket.delete(manifest)  # as if the publisher had been killed before it
+    faults.seen.clear()
+    heard = list[tuple[str, int, int]]()
+    assert publish(registry, source, progress=lambda *step: heard.append(step)) == ref
+    assert [path for method, path in faults.seen if method == "PUT" and "/models/pol/" in path] == [
+        f"/{BUCKET}/{manifest}"
+    ]
+    assert [done == total for phase, done, total in heard if phase == "uploading"][-1]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_object_that_lost_its_digest_is_hashed(registry: Registry, make_checkpoint: Make, damaged: bool) -> None:
+    source = make_checkpoint()
+    ref = publish(registry, source)
+    bucket, key = store_of(registry).bucket, str(registry._layout.version(ref) / "model.safetensors")
+    data = bytearray(bucket.get(key, 1 << 20)[0])
+    data[-1] ^= damaged
+    bucket.put(key, bytes(data))
+    assert bucket.facts(key).sha256 is None
+    if damaged:
+        with pytest.raises(Conflict, match="is already there but damaged"):
+            publish(registry, source)
+    else:
+        assert publish(registry, source) == ref
+
+
+def undecided(times: int, method: str) -> Rule:
+    """The first conditional requests find another one under way."""
+    left = [times]
+
+    def rule(app: App, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] != method or "HTTP_IF_NONE_MATCH" not in environ or not left[0]:
+            return None
+        left[0] -= 1
+        return refuse("409 Conflict", "ConditionalRequestConflict")(app, environ, start_response)
+
+    return rule
+
+
+def test_a_request_that_is_not_decided_is_made_again(
+    registry: Registry, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acemath_registry.stores.refusals._UNDECIDED_PAUSE_S", 0.0)
+    bucket, key = store_of(registry).bucket, f"team/{tmp_path.name}"
+    bucket.require_conditions()
+    faults.rule = undecided(2, "PUT")
+    assert bucket.put(f"{key}/small", b"0", only_if="*")
+    (tmp_path / "large").write_bytes(data := os.urandom(5 * 1024 * 1024 + 3))
+    faults.rule, heard, five = undecided(1, "POST"), list[int](), 5 * 1024 * 1024
+    assert upload_file(bucket, tmp_path / "large", f"{key}/l", sha256="0" * 64, advance=heard.append, part_bytes=five)
+    assert sum(heard) == len(data) == bucket.facts(f"{key}/l").size
+    assert not bucket.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
 
 
 @pytest.mark.parametrize(

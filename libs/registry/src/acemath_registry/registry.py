@@ -255,7 +255,11 @@ class Registry:
         return releases.read_channel(self._layout, name)
 
     def channel_mark(self, name: str) -> Hashable | None:
-        """Another value after each change of a channel; cheap to ask for. None when it can not be told."""
+        """Another value after each change of a channel; cheap to ask for. None when it can not be told.
+
+        Raises:
+            StorageError: a store does not answer, or refuses.
+        """
         return self._layout.store.mark(self._layout.channel(name))
 
     def write_status(self, service: str, instance: str, document: dict[str, Any]) -> None:

@@ -9,15 +9,14 @@ of tensors, signatures, merging) is downloaded into a private directory first.
 from __future__ import annotations
 
 import errno
-import tempfile
+import hashlib
 import time
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePath
 
-from acemath_core.errors import ServiceError
 from acemath_registry.documents import MAX_DOCUMENT_BYTES
-from acemath_registry.durable import make_directory, read_file, remove_tree
+from acemath_registry.durable import read_file
 from acemath_registry.errors import Conflict, InvalidRequest, RejectReason, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest, decode_manifest
@@ -27,7 +26,8 @@ from acemath_registry.stores import log as log_pieces
 from acemath_registry.stores import removal
 from acemath_registry.stores.conditional import ConditionalChange
 from acemath_registry.stores.port import Advance, Overtaken
-from acemath_registry.stores.s3 import ABSENT, S3Bucket
+from acemath_registry.stores.s3 import ABSENT, ObjectFacts, S3Bucket
+from acemath_registry.stores.scratch import checkpoint_scratch, private
 from acemath_registry.stores.staging import STALE_STAGING_S
 from acemath_registry.stores.transfer import download_file, upload_file
 from acemath_registry.verify import check_names, check_sizes, read_manifest
@@ -85,11 +85,11 @@ class ObjectStore:
         return sorted(self.bucket.children(_prefix(folder))[1])
 
     def mark(self, path: PurePath) -> Hashable | None:
-        """See `Documents.mark`."""
+        """See `Documents.mark`; a store that does not answer is not asked for the document, too."""
         try:
             return self.bucket.facts(str(path)).tag
-        except (OSError, ServiceError):
-            return None  # who asks for the document is told what is wrong
+        except FileNotFoundError:
+            return None
 
     def append(self, log: PurePath, lock: PurePath, line: bytes) -> None:
         """See `Documents.append`."""
@@ -120,9 +120,9 @@ class ObjectStore:
     @contextmanager
     def opened(self, version: PurePath, names: Collection[str]) -> Iterator[Path]:
         """See `Versions.opened`: a copy of the files, gone at the end."""
-        with _scratch(None) as scratch:
+        with private() as here:
             with storage_errors(_downloading(version)):
-                directory = self._mirror(version, names, scratch)
+                directory = self._mirror(version, names, here)
             yield directory
 
     @contextmanager
@@ -130,7 +130,7 @@ class ObjectStore:
         self, version: PurePath, scratch: Path | None = None, progress: Progress = no_progress
     ) -> Iterator[Path]:
         """See `Versions.gathered`: a copy of everything, gone at the end."""
-        with _scratch(scratch) as here:
+        with checkpoint_scratch() if scratch is None else private(scratch) as here:
             with storage_errors(_downloading(version)):
                 directory = self._whole(version, here, progress)
                 adapter = _manifest_in(directory).adapter if directory.is_dir() else None
@@ -140,17 +140,17 @@ class ObjectStore:
                         self._whole(base, here, progress)
             yield directory
 
-    def _whole(self, version: PurePath, scratch: Path, progress: Progress) -> Path:
-        directory = self._mirror(version, OWN_NAMES, scratch)
+    def _whole(self, version: PurePath, into: Path, progress: Progress) -> Path:
+        directory = self._mirror(version, OWN_NAMES, into)
         if directory.is_dir():
             files = _manifest_in(directory).stored_files
             advance = counter(progress, "downloading", sum(entry.size for entry in files))
-            self._mirror(version, [entry.path for entry in files], scratch, advance)
+            self._mirror(version, [entry.path for entry in files], into, advance)
         return directory
 
-    def _mirror(self, version: PurePath, names: Collection[str], scratch: Path, advance: Advance | None = None) -> Path:
-        """Put those of the files that there are below `scratch`; no directory where there is no manifest."""
-        directory = scratch / "models" / version.parent.name / version.name
+    def _mirror(self, version: PurePath, names: Collection[str], into: Path, advance: Advance | None = None) -> Path:
+        """Put those of the files that there are below `into`; no directory where there is no manifest."""
+        directory = into / "models" / version.parent.name / version.name
         try:
             manifest, _ = self.bucket.get(str(version / MANIFEST_NAME), MAX_DOCUMENT_BYTES)
         except FileNotFoundError:
@@ -179,9 +179,8 @@ class ObjectStore:
     @contextmanager
     def staging(self, folder: PurePath) -> Iterator[Path]:
         """See `Versions.staging`: on this machine's disk for temporary files (`TMPDIR`)."""
-        with _scratch(None) as scratch:
-            (scratch / "version").mkdir()
-            yield scratch / "version"
+        with checkpoint_scratch() as here:
+            yield here
 
     def install(self, staged: Path, version: PurePath, progress: Progress) -> bool:
         """See `Versions.install`: files, then the manifest, which makes them a version, then its signature."""
@@ -199,10 +198,14 @@ class ObjectStore:
         return True
 
     def _upload(self, path: Path, key: str, entry: FileEntry, advance: Advance) -> None:
-        if upload_file(self.bucket, path, key, sha256=entry.sha256, advance=advance):
-            return
-        there = self.bucket.facts(key)
-        if (there.size, there.sha256) == (entry.size, entry.sha256):
+        try:
+            there = self.bucket.facts(key)  # else gigabytes would be sent before their last request is refused
+            advance(entry.size)
+        except FileNotFoundError:
+            if upload_file(self.bucket, path, key, sha256=entry.sha256, advance=advance):
+                return
+            there = self.bucket.facts(key)
+        if self._is_that(key, there, entry):
             return  # another publisher of the same, or one that was killed
         if time.time() - there.modified_s > STALE_STAGING_S:
             self.bucket.delete(key)
@@ -227,9 +230,18 @@ class ObjectStore:
         except FileNotFoundError as error:
             said = "is in the manifest but not in the bucket"
             raise VerificationError(RejectReason.FILE_MISSING, said, file=entry.path) from error
-        if (found.size, found.sha256) != (entry.size, entry.sha256):
+        if not self._is_that(key, found, entry):
             said = "is not what the manifest says"
             raise VerificationError(RejectReason.CHECKSUM_MISMATCH, said, file=entry.path)
+
+    def _is_that(self, key: str, found: ObjectFacts, entry: FileEntry) -> bool:
+        """Whether an object is a file, by the digest beside it; one that lost it (a copy of a bucket) is downloaded."""
+        if found.size != entry.size or found.sha256 is not None:
+            return (found.size, found.sha256) == (entry.size, entry.sha256)
+        with checkpoint_scratch() as here, storage_errors(f"reading {key}"):
+            download_file(self.bucket, key, here / "file", advance=_unheard)
+            with (here / "file").open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
 
     def attach(self, version: PurePath, name: str, data: bytes, staging: PurePath) -> None:
         """See `Versions.attach`."""
@@ -269,20 +281,6 @@ def _downloading(version: PurePath) -> str:
 
 def _prefix(folder: PurePath) -> str:
     return f"{folder}/" if folder.parts else ""
-
-
-@contextmanager
-def _scratch(folder: Path | None) -> Iterator[Path]:
-    """A new private directory, which is gone at the end."""
-    with storage_errors("making a directory for what is downloaded or uploaded"):
-        if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="acemath-registry-"))
-        else:
-            make_directory(folder, 0o700)
-    try:
-        yield folder
-    finally:
-        remove_tree(folder)
 
 
 def _unheard(chunk_bytes: int) -> None:

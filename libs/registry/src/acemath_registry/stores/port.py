@@ -80,7 +80,7 @@ class Documents(Protocol):
         """The folders right in the folder, sorted; none where there is none."""
 
     def mark(self, path: PurePath) -> Hashable | None:
-        """Another value after each change of the document; None when it can not be told."""
+        """Another value after each change of the document; None when there is none, or it can not be told."""
 
     def append(self, log: PurePath, lock: PurePath, line: bytes) -> None:
         """Append a line, which ends in a newline, to a log, durable before return; concurrent lines all stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
-_OVERTAKEN: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_UNDECIDED: Final = frozenset({"ConditionalRequestConflict", "409"})
+_OVERTAKEN: Final = frozenset({"PreconditionFailed", "412"}) | _UNDECIDED
 _DENIED: Final = frozenset(
     {
         "AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
         "InvalidToken", "AccountProblem", "AllAccessDisabled",
     }
 )  # fmt: skip
+_UNDECIDED_TRIES: Final = 5
+_UNDECIDED_PAUSE_S: Final = 0.1
 _BROKEN: Final = 500
 _NOT_IMPLEMENTED: Final = 501
 _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
@@ -32,9 +36,15 @@ class NoCredentials(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A condition did not hold; `repeated` when the request was sent more than once."""
+    """A condition did not hold.
+
+    Attributes:
+        repeated: the request was sent more than once.
+        undecided: another request on the object was under way: the same one may be obeyed in a moment.
+    """
 
     repeated: bool
+    undecided: bool
 
 
 def refusal_of(request: Callable[[], object]) -> Refusal | None:
@@ -46,8 +56,19 @@ def refusal_of(request: Callable[[], object]) -> Refusal | None:
     except ClientError as error:
         if code_of(error) not in _OVERTAKEN | MISSING:  # If-Match where nothing is: missing
             raise
-        return Refusal(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0)
+        repeated = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        return Refusal(repeated, undecided=code_of(error) in _UNDECIDED)
     return None
+
+
+def decided(request: Callable[[], object]) -> Refusal | None:
+    """As `refusal_of`; made again for a moment while the store does not decide, since another request is under way."""
+    for left in reversed(range(_UNDECIDED_TRIES)):
+        refused = refusal_of(request)
+        if refused is None or not refused.undecided or not left:
+            return refused
+        threading.Event().wait(_UNDECIDED_PAUSE_S)
+    raise AssertionError("unreachable")
 
 
 def may_be_done(error: Exception) -> bool:
@@ -56,7 +77,7 @@ def may_be_done(error: Exception) -> bool:
     from urllib3.exceptions import HTTPError  # noqa: PLC0415 - botocore's own transport
 
     if isinstance(error, aws.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return status >= _BROKEN and status != _NOT_IMPLEMENTED
     return isinstance(error, aws.HTTPClientError | HTTPError)
 

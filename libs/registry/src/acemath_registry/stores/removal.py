@@ -48,7 +48,7 @@ class Removal:
 
     def __init__(self, bucket: S3Bucket, version: PurePath, mark: PurePath, refused: str | None) -> None:
         self._bucket, self._version, self._mark = bucket, version, mark
-        self._began, self.refused, self.gone = time.monotonic(), refused, False
+        self._began, self.refused, self.gone = time.time(), refused, False
 
     def go(self) -> None:
         """See `port.Removal.go`.
@@ -56,7 +56,7 @@ class Removal:
         Raises:
             Conflict: it took so long to look for who needs the version that others may take this one for dead.
         """
-        if time.monotonic() - self._began > DEAD_AFTER_S / 2:
+        if time.time() - self._began > DEAD_AFTER_S / 2:  # the clock that others compare with the mark
             raise Conflict(f"{self._version.parent.name}@{self._version.name}: it took too long; run gc again")
         self.gone = True
         self._bucket.delete(str(self._version / MANIFEST_NAME))
@@ -74,10 +74,11 @@ def removing(bucket: S3Bucket, version: PurePath, mark: PurePath) -> Iterator[Re
     change = ConditionalChange(bucket, str(mark))
     data = change.read()
     document = _document(data)
-    refused = _why_not(document, time.time())
+    since = time.time()
+    refused = _why_not(document, since)
     if refused is None:
         try:
-            change.write(encode({**document, _REMOVING: time.time()}))
+            change.write(encode({**document, _REMOVING: since}))
         except Overtaken:
             refused = "its mark was changed just now"
     removal = Removal(bucket, version, mark, refused)
@@ -86,8 +87,8 @@ def removing(bucket: S3Bucket, version: PurePath, mark: PurePath) -> Iterator[Re
     finally:
         if refused is None and not removal.gone:
             with suppress(Overtaken):
-                change.read()
-                change.write(encode({key: value for key, value in document.items() if key != _REMOVING}))
+                if _document(change.read()).get(_REMOVING) == since:  # else somebody took it for dead
+                    change.write(encode({key: value for key, value in document.items() if key != _REMOVING}))
 
 
 def unmark(bucket: S3Bucket, mark: PurePath) -> bool:

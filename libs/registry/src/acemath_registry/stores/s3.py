@@ -24,8 +24,8 @@ from acemath_registry.stores.refusals import (
     MISSING,
     NoCredentials,
     code_of,
+    decided,
     may_be_done,
-    refusal_of,
     refused_as,
     s3_errors,
 )
@@ -125,7 +125,7 @@ class S3Bucket:
         options = dict(condition(only_if), ContentMD5=md5_of(data), Metadata=metadata)
         with self._errors(f"writing {key}"):
             try:
-                refused = refusal_of(lambda: self.client.put_object(Bucket=self.name, Key=key, Body=data, **options))
+                refused = decided(lambda: self.client.put_object(Bucket=self.name, Key=key, Body=data, **options))
             except Exception as error:
                 if only_if is None or not may_be_done(error):
                     raise

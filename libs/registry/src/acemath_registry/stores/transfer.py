@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from acemath_registry.durable import create_file, finish_file, open_regular
 from acemath_registry.errors import StorageError
 from acemath_registry.stores.port import Advance
-from acemath_registry.stores.refusals import refusal_of, s3_errors
+from acemath_registry.stores.refusals import Refusal, refusal_of, s3_errors
 from acemath_registry.stores.s3 import (
     ABSENT,
     ATTEMPTS,
@@ -47,7 +47,7 @@ def upload_file(
     try:
         size = os.fstat(descriptor).st_size
         if size > part_bytes:
-            return _Upload(bucket, key, descriptor, advance).run(parts_of(size, part_bytes, _MOST_PARTS), sha256)
+            return _in_parts(bucket, key, descriptor, advance, parts_of(size, part_bytes, _MOST_PARTS), sha256)
         written = bucket.put(key, os.pread(descriptor, size, 0), only_if=ABSENT, sha256=sha256)
         advance(size)
         return written
@@ -73,13 +73,28 @@ def download_file(bucket: S3Bucket, key: str, path: Path, *, advance: Advance, p
         os.close(descriptor)
 
 
+def _in_parts(
+    bucket: S3Bucket, key: str, descriptor: int, advance: Advance, parts: Sequence[tuple[int, int]], sha256: str
+) -> bool:
+    for left in reversed(range(ATTEMPTS)):
+        refused = _Upload(bucket, key, descriptor, advance).run(parts, sha256)
+        if refused is None or not refused.undecided or not left:
+            return refused is None
+        advance = _unheard  # the store ends an upload whose last request it did not decide: all parts are sent again
+    raise AssertionError("unreachable")
+
+
+def _unheard(chunk_bytes: int) -> None:
+    """Bytes that were counted before."""
+
+
 class _Upload:
     def __init__(self, bucket: S3Bucket, key: str, descriptor: int, advance: Advance) -> None:
         self._bucket, self._key, self._descriptor = bucket, key, descriptor
         self._advance = _one_at_a_time(advance)
         self._address = {"Bucket": bucket.name, "Key": key}
 
-    def run(self, parts: Iterable[tuple[int, int]], sha256: str) -> bool:
+    def run(self, parts: Iterable[tuple[int, int]], sha256: str) -> Refusal | None:
         client = self._bucket.client
         with s3_errors(self._bucket.name, f"writing {self._key}"):
             begun = client.create_multipart_upload(**self._address, Metadata={"sha256": sha256})
@@ -88,13 +103,13 @@ class _Upload:
                 tags = _at_once(self._part, [(number, *part) for number, part in enumerate(parts, 1)])
                 listed = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
                 options = dict(self._address, MultipartUpload={"Parts": listed}, **condition(ABSENT))
-                written = refusal_of(lambda: client.complete_multipart_upload(**options)) is None
+                refused = refusal_of(lambda: client.complete_multipart_upload(**options))
             except BaseException:
                 self._abort()
                 raise
-        if not written:
+        if refused is not None:
             self._abort()
-        return written
+        return refused
 
     def _part(self, part: tuple[int, int, int]) -> str:
         number, offset, length = part
