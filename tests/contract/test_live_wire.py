@@ -90,6 +90,25 @@ async def test_what_is_too_long_fails_alone(service: Service, chars: int) -> Non
     assert found[1]["type"] == "score"
 
 
+async def test_a_dropped_candidate_has_no_score_and_what_comes_of_it_is_ignored(service: Service) -> None:
+    async with service.connected() as socket:
+        for index in range(2):
+            await say(socket, "piece", index, "it is \\boxed{7}")
+        await say(socket, "drop", 0)
+        await say(socket, "piece", 0, " or so")
+        await say(socket, "end", 0)
+        await say(socket, "end", 1)
+        said = await hear(socket)
+        assert (said["type"], said["index"]) == ("score", 1)
+
+
+async def test_a_drop_of_what_never_began_is_the_end(service: Service) -> None:
+    async with service.connected() as socket:
+        await say(socket, "drop", 3)
+        said = await hear(socket)
+        assert (said["type"], said["index"], said["code"]) == ("error", None, "invalid_request")
+
+
 BAD_OPENINGS = {
     "model_not_served": {"type": "open", "messages": TURNS, "model": "no@s1-000000000000", "deadline": SECONDS},
     "invalid_request": {"type": "end", "index": 0},

@@ -102,7 +102,21 @@ async def test_a_peek_that_nobody_waits_for_any_more_costs_no_score(subject: Sub
         assert await session.score(0, TEXTS[0]) == whole
 
 
+async def test_a_candidate_that_is_dropped_has_no_partial_score_and_the_others_have_theirs(subject: Subject) -> None:
+    whole = await subject.whole(TEXTS[1])
+    async with subject.session() as session:
+        for index, text in enumerate(TEXTS):
+            session.piece(index, text[:9])
+        assert None not in await asyncio.gather(session.peek(0), session.peek(1))
+        for index in (0, 0, 2):  # again, and one that never began
+            session.drop(index)
+        assert await session.peek(0) is None
+        session.piece(1, TEXTS[1][9:])
+        assert await session.score(1, TEXTS[1]) == whole
+
+
 async def test_posts_know_no_partial_scores(upstream: Upstream) -> None:
     async with HttpScorer(upstream).session(TARGET, CONTEXT, Deadline.after(60)) as session:
         session.piece(0, TEXTS[0])
         assert await session.peek(0) is None
+        session.drop(0)

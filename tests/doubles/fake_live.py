@@ -45,6 +45,7 @@ class LiveRecord:
     pieces: int = 0
     ended: list[int] = field(default_factory=list)
     peeked: dict[int, str] = field(default_factory=dict)
+    dropped: list[int] = field(default_factory=list)
     scored: int = 0
     closed: bool = False
 
@@ -93,7 +94,13 @@ class FakeLive:
                 await websocket.close(1011)
                 return
             index = frame["index"]
-            if frame["type"] == "end":
+            if index in record.dropped:
+                continue  # whatever comes of it, as of one that failed
+            if frame["type"] == "drop":
+                if index not in record.texts:
+                    raise InvalidRequest(f"candidate {index} has no pieces", param="index")
+                record.dropped.append(index)
+            elif frame["type"] == "end":
                 record.ended.append(index)
                 scoring.add(asyncio.create_task(self._score(websocket, record, index)))
             elif frame["type"] == "peek":

@@ -2,6 +2,7 @@
 
     ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null}
     ->  {"type": "piece", "index": 0, "text": "…"}    ->  {"type": "end", "index": 0}
+    ->  {"type": "drop", "index": 0}
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
 
 As little of RFC 6455 as a client can do with, read by hand: a library takes several times as long for a frame, and
@@ -80,6 +81,7 @@ class LiveConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unread = bytearray()
         self._texts: dict[int, str] = {}
+        self._dropped: set[int] = set()
         self._opened = self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,6 +121,11 @@ class LiveConnection(asyncio.Protocol):
 
     def _heard(self, frame: dict[str, Any]) -> bytes:
         kind = frame.get("type")
+        if self._opened and frame.get("index") in self._dropped:
+            return b""
+        if self._opened and kind == "drop" and self._texts.pop(frame["index"], None) is not None:
+            self._dropped.add(frame["index"])
+            return b""
         if self._opened and kind == "piece":
             index = frame["index"]
             self._texts[index] = self._texts.get(index, "") + frame["text"]

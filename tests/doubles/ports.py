@@ -175,6 +175,7 @@ class ScriptedScorer:
         told: the pieces of the last session's candidates, joined.
         blind: it gives no partial scores; it never gets to it.
         peeked: candidates of which one was asked for.
+        dropped: candidates that are not wanted any more.
         running: scores being made now.
         cancelled: calls that were cancelled.
     """
@@ -195,6 +196,7 @@ class ScriptedScorer:
     told: dict[int, str] = field(default_factory=dict)
     blind: bool = False
     peeked: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
 
     @asynccontextmanager
     async def session(
@@ -242,9 +244,10 @@ class ScriptedSession:
     deadline: Deadline
     told: dict[int, str] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)
 
     def piece(self, index: int, text: str) -> None:
-        assert index not in self.asked, "a piece of a complete candidate"
+        assert index not in self.asked | self.gone, "a piece of a complete candidate, or of one that was dropped"
         self.told[index] = self.told.get(index, "") + text
 
     async def peek(self, index: int) -> float | None:
@@ -253,10 +256,14 @@ class ScriptedSession:
             await asyncio.sleep(3600)
         await asyncio.sleep(self.scorer.seconds)
         text = self.told.get(index)
-        return None if text is None or index in self.asked else self.scorer.rule(text)
+        return None if text is None or index in self.asked | self.gone else self.scorer.rule(text)
+
+    def drop(self, index: int) -> None:
+        self.gone.add(index)
+        self.scorer.dropped.append(index)
 
     async def score(self, index: int, candidate: str) -> float:
-        assert index not in self.asked and candidate.startswith(self.told.get(index, ""))
+        assert index not in self.asked | self.gone and candidate.startswith(self.told.get(index, ""))
         self.asked.add(index)
         return await self.scorer.score(self.release, self.context, candidate, self.deadline)
 

@@ -86,7 +86,7 @@ async def test_the_worse_half_is_stopped_and_the_winner_is_the_same(selection: S
     assert (outcome.n_requested, outcome.n_generated, outcome.n_scored, outcome.n_rejected) == (8, 4, 4, 4)
     assert (outcome.degraded_reason, whole.n_rejected) == (None, 0)
     assert (bench.policy.apart, bench.policy.stopped) == (1, [0, 1, 2, 3])
-    assert bench.scorer.peeked == list(range(8))
+    assert (bench.scorer.peeked, bench.scorer.dropped) == (list(range(8)), [0, 1, 2, 3])
 
 
 async def test_what_was_stopped_is_paid_for_and_counted() -> None:

@@ -108,3 +108,35 @@ async def test_a_partial_score_that_comes_too_late_is_nobodys_and_no_fault(rig: 
         assert await session.score(0, TEXTS[0]) == SCORES[0]
         assert await session.score(2, TEXTS[2]) == SCORES[2]
     assert rig.calls("broken") == 0
+
+
+async def test_the_service_is_told_who_is_not_wanted_any_more(rig: Rig, reward: FakeReward) -> None:
+    async with served(reward.app) as url, rig.session(url) as session:
+        for index, text in enumerate(TEXTS):
+            session.piece(index, text[:9])
+        session.drop(0)
+        session.piece(0, TEXTS[0][9:])
+        assert await session.peek(0) is None
+        assert await asyncio.gather(*(session.score(i, TEXTS[i]) for i in (1, 2))) == SCORES[1:]
+        (record,) = reward.live.sessions
+    assert (record.dropped, record.texts[0]) == ([0], TEXTS[0][:9])
+    assert reward.requests == [] and rig.calls("broken") == 0
+
+
+async def test_who_waits_for_a_partial_score_of_what_is_dropped_gets_none(rig: Rig, reward: FakeReward) -> None:
+    reward.live.blind = True
+    async with served(reward.app) as url, rig.session(url) as session:
+        session.piece(0, TEXTS[0][:9])
+        peek = asyncio.create_task(session.peek(0))
+        await until(lambda: bool(reward.live.sessions) and bool(reward.live.sessions[0].peeked))
+        session.drop(0)
+        assert await peek is None
+
+
+async def test_what_the_service_never_heard_of_is_not_dropped_there(rig: Rig, reward: FakeReward) -> None:
+    async with served(reward.app) as url, rig.session(url) as session:
+        session.piece(0, "x" * 20_000)  # finds no room
+        session.drop(0)
+        session.drop(1)
+        assert await session.score(2, TEXTS[2]) == SCORES[2]
+    assert reward.live.sessions[0].dropped == [] and rig.calls("broken") == 0

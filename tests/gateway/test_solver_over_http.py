@@ -163,6 +163,7 @@ async def test_hopeless_candidates_end_at_the_server_and_the_winner_is_the_same(
         assert stack.vllm.finished == {"stop": 8 + 4, "length": 0, "abort": 4}
         assert [sorted(record.peeked) for record in stack.reward.live.sessions] == [[], list(range(8))]
         assert [sorted(record.ended) for record in stack.reward.live.sessions] == [list(range(8)), [4, 5, 6, 7]]
+        assert [sorted(record.dropped) for record in stack.reward.live.sessions] == [[], [0, 1, 2, 3]]
         assert stack.metric("upstream_calls_total", role="policy", result="cancelled") == 4
         assert stack.reward.posted == 0
     whole, rejected = outcomes

@@ -61,7 +61,7 @@ def test_the_frames_of_the_websocket_are_there(document: dict[str, Any]) -> None
         frames = [schemas[name] for name in names]
         kinds[side] = {frame["properties"]["type"]["const"] for frame in frames}
         assert all(frame["description"] and frame["additionalProperties"] is False for frame in frames)
-    assert kinds == {"client": {"open", "piece", "peek", "end"}, "server": {"score", "partial", "error"}}
+    assert kinds == {"client": {"open", "piece", "peek", "drop", "end"}, "server": {"score", "partial", "error"}}
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_the_frames_of_the_documentation_are_frames() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reward-api.md").read_text("utf-8")
     frames = [read_frame(line) for line in re.findall(r"^→ (\{.*?\})(?:  .*)?$", page, re.MULTILINE)]
-    assert [type(frame).__name__ for frame in frames] == ["Open", "Piece", "Piece", "Peek", "End"]
+    assert [type(frame).__name__ for frame in frames] == ["Open", "Piece", "Piece", "Piece", "Peek", "Drop", "End"]
 
 
 def dumped(part: Any) -> str:

@@ -153,6 +153,7 @@ class Gathering:
 
         def reject(index: int, partial_score: float) -> None:
             candidates.stop(index - start)
+            self.session.drop(index)
             self.board.reject(index, partial_score)
             self.trace.rejected(index, partial_score)
 

@@ -119,6 +119,10 @@ class ScoringSession(Protocol):
         """
         ...
 
+    def drop(self, index: int) -> None:
+        """Candidate `index` was stopped: no more is said or asked of it. Never waits and never fails."""
+        ...
+
     async def score(self, index: int, candidate: str) -> float:
         """The raw score of candidate `index`, which is complete; asked for once.
 

@@ -72,6 +72,11 @@ def peek_frame(index: int) -> str:
     return _json(type="peek", index=index)
 
 
+def drop_frame(index: int) -> str:
+    """A candidate is not wanted any more."""
+    return _json(type="drop", index=index)
+
+
 def read_frame(message: str | bytes) -> Frame:
     """The frame in a message; raises `CallFailed` when it is none."""
     try:

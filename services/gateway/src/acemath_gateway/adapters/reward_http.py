@@ -198,6 +198,9 @@ class HttpSession:
         """None: nothing was sent yet."""
         return None
 
+    def drop(self, index: int) -> None:
+        """Nothing: nothing was sent."""
+
     async def score(self, index: int, candidate: str) -> float:
         """See `ScoringSession`; of candidates that went together, the last one to be cancelled takes the call along."""
         wanted = Wanted(candidate)

@@ -32,6 +32,7 @@ from acemath_gateway.adapters.live_socket import exchange
 from acemath_gateway.adapters.live_wire import (
     PartialFrame,
     ScoreFrame,
+    drop_frame,
     end_frame,
     failure,
     open_frame,
@@ -99,6 +100,10 @@ class LiveSession:
     async def peek(self, index: int) -> float | None:
         """See `ScoringSession`."""
         return await self._link.peek(index)
+
+    def drop(self, index: int) -> None:
+        """See `ScoringSession`; the service frees what the candidate holds."""
+        self._link.drop(index)
 
     async def score(self, index: int, candidate: str) -> float:
         """See `ScoringSession`."""
@@ -179,6 +184,16 @@ class _Link:
         candidate.peeks = 1
         candidate.partial = asyncio.get_running_loop().create_future()
         return await candidate.partial
+
+    def drop(self, index: int) -> None:
+        """Say so to the service, where it knows the candidate; what finds no room is freed with the connection."""
+        candidate = self._of(index)
+        known = bool(candidate.sent) and not candidate.answer.done()
+        candidate.answer.cancel()
+        candidate.peeked(None)
+        candidate.sent.clear()
+        if known:
+            self._outbox.put(drop_frame(index))
 
     async def score(self, index: int, whole: str, give_up: Deadline) -> float:
         """The score of a complete candidate.

@@ -76,6 +76,13 @@ class Peek(_Frame):
     index: Annotated[int, Field(ge=0)]
 
 
+class Drop(_Frame):
+    """A candidate is not wanted any more: it has no score, and what it holds is freed. What comes of it is ignored."""
+
+    type: Literal["drop"]
+    index: Annotated[int, Field(ge=0)]
+
+
 class Score(_Frame):
     """A candidate's score, as in `POST /v1/score`."""
 
@@ -105,7 +112,7 @@ class Error(_Frame):
     retry_after: float | None = None
 
 
-ClientFrame = Open | Piece | End | Peek
+ClientFrame = Open | Piece | End | Peek | Drop
 ServerFrame = Score | Partial | Error
 _FRAMES: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(discriminator="type")])
 

@@ -6,12 +6,15 @@ The client opens, hands candidates over in pieces, ends each, and closes when it
     ->  {"type": "piece", "index": 0, "text": "…"}    or    {"type": "piece", "index": 0, "token_ids": […]}
     ->  {"type": "peek", "index": 0}
     <-  {"type": "partial", "index": 0, "score": …, "tokens": …}
+    ->  {"type": "drop", "index": 0}
     ->  {"type": "end", "index": 0}
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
     <-  {"type": "error", "index": 0 | null, "code": "…", "message": "…", "param": … | null, "retry_after": … | null}
 
 A peek asks what a candidate were worth if it ended there: the score of what came of it before. One at a time for each
 candidate; one that is not answered when its candidate ends is dropped. It changes nothing of the candidate itself.
+
+A drop gives one candidate up, and nothing more is sent of it but what was on its way.
 
 An error with an index is one candidate's, which is given up, and the others go on. Without one it is the last frame,
 and the connection is closed: 1008 for what the client did, or did not do in time, 1001 when the service stops, 1013
@@ -30,7 +33,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, InvalidRequest, ServiceError
-from acemath_reward.live.frames import Open, Partial, Peek, Piece, ServerFrame, read_frame
+from acemath_reward.live.frames import Drop, End, Open, Partial, Peek, Piece, ServerFrame, read_frame
 from acemath_reward.live.service import LiveService
 from acemath_reward.live.session import LiveScoring, error_frame
 from acemath_reward.metrics import RewardMetrics
@@ -130,10 +133,7 @@ class _Exchange:
             frame = read_frame(text)
             if isinstance(frame, Open):
                 raise InvalidRequest("a connection is opened once", param="type")
-            if isinstance(frame, Piece):
-                await scoring.piece(frame)
-            else:
-                await (scoring.peek(frame) if isinstance(frame, Peek) else scoring.end(frame))
+            await _taken(scoring, frame)
 
     async def _next(self, scoring: LiveScoring, deadline: Deadline) -> str | None:
         """The next message; None when it is time to look at the clock again."""
@@ -191,3 +191,15 @@ class _Exchange:
                 await self._websocket.send_text(frame.model_dump_json())
         except TimeoutError:
             raise WebSocketDisconnect(1006) from None
+
+
+async def _taken(scoring: LiveScoring, frame: Piece | End | Peek | Drop) -> None:
+    match frame:
+        case Piece():
+            await scoring.piece(frame)
+        case Peek():
+            await scoring.peek(frame)
+        case End():
+            await scoring.end(frame)
+        case Drop():
+            scoring.drop(frame)

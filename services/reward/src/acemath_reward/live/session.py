@@ -21,7 +21,7 @@ from acemath_core.errors import (
     Unavailable,
 )
 from acemath_reward.batcher import Batcher
-from acemath_reward.live.frames import End, Error, Partial, Peek, Piece, Score, ServerFrame
+from acemath_reward.live.frames import Drop, End, Error, Partial, Peek, Piece, Score, ServerFrame
 from acemath_reward.live.growing import GrowingCandidate, LiveContext
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import LiveBudgetExceeded, LiveError, SequenceTooLong
@@ -91,7 +91,7 @@ class LiveScoring:
         self._peeked: dict[int, tuple[int, float]] = {}  # without a partial score: their tokens, and since when
         self._untold: set[int] = set()  # with one that is not on its way to the client yet
         self._ended: set[int] = set()
-        self._failed: set[int] = set()
+        self._failed: set[int] = set()  # or dropped
         self._seats: dict[int, Seat] = {}
         self._bytes = 0
         self.active = time.monotonic()
@@ -166,6 +166,15 @@ class LiveScoring:
             self._peeked[peek.index] = ending.tokens, self.active
             self._batcher.peek(self._seat(ending.cut), peek.index, ending.ids)
 
+    def drop(self, drop: Drop) -> None:
+        """Give a candidate up that nobody wants any more. Raises `InvalidRequest` for one that never began."""
+        self.active = time.monotonic()
+        index = drop.index
+        if index in self._growing or index in self._owed:
+            self._give_up(index, "dropped", "cancelled")
+        elif index not in self._ended and index not in self._failed:
+            raise InvalidRequest(f"candidate {index} has no pieces", param="index")
+
     def told(self, index: int) -> None:
         """The candidate's partial score is on its way; so no more than one of them ever waits for a slow reader."""
         self._untold.discard(index)
@@ -226,7 +235,8 @@ class LiveScoring:
         if index is None:
             self._send(outcome if isinstance(outcome, ServiceError) else InternalError("a score of no candidate"))
         elif isinstance(outcome, ServiceError):
-            self._fail(index, outcome)
+            if index not in self._failed:  # nor dropped, while the pass was under way
+                self._fail(index, outcome)
         elif isinstance(outcome, Peeked):
             self._hear_partial(index, outcome.score)
         elif index in self._owed:
@@ -251,15 +261,19 @@ class LiveScoring:
             self._metrics.live_peeks.labels(result).inc()
 
     def _fail(self, index: int, error: ServiceError) -> None:
-        """Give one candidate up; the others go on."""
-        self._forget_peek(index, "failed")
+        """Give one candidate up and say why; the others go on."""
+        self._give_up(index, "failed", "failed")
+        self._send(error_frame(error, index))
+
+    def _give_up(self, index: int, peek: str, candidate: str) -> None:
+        """Free what a candidate holds; these words are what became of its peek, if there is one, and of itself."""
+        self._forget_peek(index, peek)
         self._growing.pop(index, None)
         self._owed.pop(index, None)
         self._failed.add(index)
         for seat in self._seats.values():
             self._batcher.drop(seat, index)
-        self._metrics.candidates.labels("failed").inc()
-        self._send(error_frame(error, index))
+        self._metrics.candidates.labels(candidate).inc()
 
     def _refusal(self, error: LiveError, param: str) -> ServiceError:
         if isinstance(error, SequenceTooLong):
