@@ -6,10 +6,13 @@ weights.py    safetensors to tensors, names and shapes checked
 cells.py      the schedule: sequences in cells of a fixed number of tokens
 live.py       candidates that are still being written; budget.py the bytes that they may hold
 packing.py    cells to one packed pass
+tiling.py     how the rows of a pass are cut into products, tried at load
 linear.py     linear maps on tiles of a fixed number of rows, prepacked
-layers.py     norm, rotary embedding
-attention.py  one call for each cell
+elementwise.py  what lies between products; compiled.py, kernels.py and lanes.py the same in machine code
+attention.py  one call for each cell; shares.py divides them among threads; varlen.py all in one call, on GPUs
 layer.py      a decoder layer, and the last one, which computes only what is asked
 head.py       a last row to a score
+crew.py       threads that share the tiles and cells of a pass
+peak.py       what matrix products alone would allow
 model.py      the forward pass
 """
