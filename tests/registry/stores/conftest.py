@@ -9,15 +9,28 @@ from typing import Any
 
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
+from registry.tiny import METADATA
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from acemath_registry import Registry
+from acemath_registry import ModelRef, Registry
 from acemath_registry.layout import Layout
 from acemath_registry.stores import place_of, s3
+from acemath_registry.stores.objects import ObjectStore
 
 BUCKET = "models"
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Make = Callable[..., Path]
 Rule = Callable[[App, dict[str, Any], Callable[..., Any]], Iterable[bytes] | None]
+
+
+def store_of(registry: Registry) -> ObjectStore:
+    store = registry._layout.store
+    assert isinstance(store, ObjectStore)
+    return store
+
+
+def publish(registry: Registry, source: Path, **options: Any) -> ModelRef:
+    return registry.publish(source, name="pol", kind="policy", metadata=METADATA, **options)
 
 
 class Faults:
