@@ -42,7 +42,8 @@ def exported() -> set[str]:
     PolicyMetrics(registry), RewardMetrics(registry)
     for service in ("gateway", "policy", "reward"):
         HttpMetrics(service, registry)
-    return {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
+    endings = {"counter": ("_total",), "histogram": ("", "_sum", "_count", "_bucket")}
+    return {family.name + end for family in registry.collect() for end in endings.get(family.type, ("",))}
 
 
 def test_rules_and_guides_name_figures_that_exist():
