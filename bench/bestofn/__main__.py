@@ -43,9 +43,9 @@ class Stack:
 
     Attributes:
         gateway: URL.
-        vllm: URL of the server that serves the policy.
+        vllm: URL of a stock server of the same checkpoint, for those who talk to vLLM themselves.
         reward: URL.
-        model: the policy's name@version.
+        model: what that server calls it.
         key: of our services.
     """
 
@@ -57,11 +57,10 @@ class Stack:
 
     @classmethod
     def at(cls, options: argparse.Namespace) -> Stack:
-        """The running one; its policy server is the one that the agent calls active."""
+        """The running one. The agent's own servers answer only what the gateway asks them, so others need another."""
+        models = httpx.get(f"{options.vllm}/v1/models", trust_env=False).raise_for_status().json()["data"]
         key = options.key_file.read_text().strip()
-        slots = httpx.get(f"{options.policy}/v1/slots", headers={"authorization": f"Bearer {key}"}, trust_env=False)
-        active = next(slot for slot in slots.raise_for_status().json()["slots"] if slot["state"] == "active")
-        return cls(options.gateway, active["endpoint"], options.reward, active["version"], key)
+        return cls(options.gateway, options.vllm, options.reward, models[0]["id"], key)
 
 
 def read_problems(files: list[Path], count: int) -> list[dict[str, str]]:
@@ -108,7 +107,8 @@ def ask(python: Path, task: dict[str, Any]) -> list[dict[str, Any]]:
         done = subprocess.run(
             [str(python), str(LEGS), file.name], stdout=subprocess.PIPE, timeout=STEP_SECONDS, check=False
         )
-    return [json.loads(line) for line in done.stdout.decode().splitlines()]
+    lines = done.stdout.decode().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]  # some libraries print as they work
 
 
 def summed(lines: list[dict[str, Any]], problems: list[dict[str, str]], judge: AnswerJudge) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def main() -> None:
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--key-file", type=Path, required=True)
     run.add_argument("--gateway", default="http://127.0.0.1:8080")
-    run.add_argument("--policy", default="http://127.0.0.1:8100", help="of the agent")
+    run.add_argument("--vllm", required=True, help="URL of a stock vLLM server of the same policy")
     run.add_argument("--reward", default="http://127.0.0.1:8200")
     run.add_argument("--its-hub", type=Path, help="python of an environment with its_hub")
     run.add_argument("--optillm", type=Path, help="python of an environment with optillm")
