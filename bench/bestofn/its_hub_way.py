@@ -29,7 +29,7 @@ class Reward(AbstractOutcomeRewardModel):  # type: ignore[misc]
 
     def score(self, messages: Any, **_: Any) -> Any:
         """Never asked for: `BestOfN.ainfer` scores asynchronously."""
-        raise NotImplementedError("only asked asynchronously")
+        raise RuntimeError("this reward model is asked by ascore, on the event loop of its connections")
 
     async def ascore(self, messages: Any, orchestrator: Any = None, **_: Any) -> list[float]:
         """Of conversations that differ in their last turn."""

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from reward.live_world import Service, services
 from reward.publishing import publish_reward
 from reward.replica import Exports, Replica, make_exports
 from reward.tiny import write_checkpoint
@@ -73,3 +74,15 @@ async def replica(world: World, exports: Exports) -> Replica:
     await made.until(made.first, S.ACTIVE)
     made.bits = await made.scores()
     return made
+
+
+@pytest.fixture
+def start(tmp_path: Path, registry: Registry, llama: Path) -> Iterator[Callable[..., Service]]:
+    """Starts the service over a model of microseconds."""
+    with services(tmp_path, registry, llama) as start_service:
+        yield start_service
+
+
+@pytest.fixture
+def service(start: Callable[..., Service]) -> Service:
+    return start()

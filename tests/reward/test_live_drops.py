@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from reward.live_client import Live
-from reward.live_world import Service, services
+from reward.live_world import Service
 from reward.serving import wait_for
 from reward.test_live_peeks import TEXT, peeks, posted, write
-
-from acemath_registry import Registry
-
-
-@pytest.fixture
-def start(tmp_path: Path, registry: Registry, llama: Path) -> Iterator[Callable[..., Service]]:
-    with services(tmp_path, registry, llama) as start_service:
-        yield start_service
-
-
-@pytest.fixture
-def service(start: Callable[..., Service]) -> Service:
-    return start()
 
 
 def cancelled(service: Service) -> float:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from reward.live_client import MESSAGES, Live
-from reward.live_world import Service, services
+from reward.live_world import Service
 from reward.serving import wait_for
 
-from acemath_registry import Registry
-
 TEXT = "Tom has 3 apples and buys 4 more. "
-
-
-@pytest.fixture
-def start(tmp_path: Path, registry: Registry, llama: Path) -> Iterator[Callable[..., Service]]:
-    with services(tmp_path, registry, llama) as start_service:
-        yield start_service
-
-
-@pytest.fixture
-def service(start: Callable[..., Service]) -> Service:
-    return start()
 
 
 def posted(service: Service, *candidates: Any) -> list[dict[str, Any]]:

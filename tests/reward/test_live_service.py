@@ -5,31 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from reward.live_client import MESSAGES, Live
-from reward.live_world import Service, services
+from reward.live_world import Service
 from reward.serving import wait_for
 from websockets.exceptions import InvalidStatus
 
 from acemath_prompts import PromptEncoder
-from acemath_registry import Registry
 from acemath_web.draining import DrainingServer
-
-
-@pytest.fixture
-def start(tmp_path: Path, registry: Registry, llama: Path) -> Iterator[Callable[..., Service]]:
-    with services(tmp_path, registry, llama) as start_service:
-        yield start_service
-
-
-@pytest.fixture
-def service(start: Callable[..., Service]) -> Service:
-    return start()
 
 
 def test_closing_frees_memory_and_queue(service: Service) -> None:

@@ -41,7 +41,7 @@ class RewardSettings(HttpServiceSettings):
         "auto", description="auto: bfloat16 where the device computes in it, else float32"
     )
     threads: int = Field(
-        1, ge=1, le=256, description="that share a pass on a CPU; as many as there are idle cores; no score changes"
+        1, ge=1, le=256, description="on a CPU: of every pass, no score depends on it; engine=vllm: of a server"
     )
     row_tile: int | None = Field(
         None, ge=16, le=8192, description="rows of one matrix product; None: 256 on a CPU; replicas must agree on it"
