@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import TYPE_CHECKING
 import httpx
 
 TESTS = Path(__file__).resolve().parents[1]
-START_SECONDS = 180.0
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
@@ -68,6 +66,7 @@ def whole_gateway(folder: Path, port: int, settings: Mapping[str, str] | None = 
     """
     from doubles.small_release import publish
     from doubles.valkey import ValkeyServer
+    from doubles.whole_services import wait_until_ready
 
     (work := folder / "work").mkdir(parents=True)
     made = publish(folder / "registry", work)
@@ -84,7 +83,7 @@ def whole_gateway(folder: Path, port: int, settings: Mapping[str, str] | None = 
         ) as gateway,
     ):
         whole = WholeGateway(f"http://127.0.0.1:{port}", control, log)
-        _wait_until_ready(whole, gateway)
+        wait_until_ready(whole.url, gateway, whole.log)
         yield whole
 
 
@@ -115,18 +114,6 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _wait_until_ready(whole: WholeGateway, process: subprocess.Popen[bytes]) -> None:
-    until, seen = time.monotonic() + START_SECONDS, "nothing"
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            reply = httpx.get(f"{whole.url}/readyz", trust_env=False, verify=False)
-            if reply.status_code == 200:
-                return
-            seen = reply.text
-        time.sleep(0.1)
-    raise AssertionError(f"the gateway is not ready: {seen}; its log: {whole.log.read_text()[-2000:]}")
 
 
 # ------------------------------------------------------------------------------------- the process with both doubles

@@ -51,7 +51,7 @@ def whole_service(name: str, folder: Path, port: int, settings: Mapping[str, str
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", f"acemath_{name}"], env=environment, stdout=out, stderr=out)
     try:
-        _wait_until_ready(f"http://127.0.0.1:{port}", process, log)
+        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -71,7 +71,8 @@ def _below(port: int) -> dict[str, str]:
     }
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Raises `AssertionError` with the end of its log when the process ends, or is not ready in time."""
     until, seen = time.monotonic() + START_SECONDS, "nothing"
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
