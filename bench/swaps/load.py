@@ -82,18 +82,26 @@ class Load:
 
 
 def mixed(answer: dict[str, Any], releases: dict[str, Release], problem: int, n: int) -> str | None:
-    """What in an answer is not of the release that it names; None: all is."""
+    """What in an answer is not of the release that it names, or is missing; None: all is."""
+    strange = foreign(answer, releases, problem)
+    if strange is None and (
+        answer["n_scored"] != n or answer["degraded_reason"] not in (None, "truncated")
+    ):  # its one letter has no end
+        return f"{answer['n_scored']} of {n} scored, {answer['degraded_reason']}"
+    return strange
+
+
+def foreign(answer: dict[str, Any], releases: dict[str, Release], problem: int) -> str | None:
+    """What in an answer, which may be of fewer candidates or scores than asked, is not of the release that it names."""
     release = releases.get(answer["release"])
     if release is None:
         return f"made by {answer['release']}, which was never promoted"
     served = answer["models"]["policy"], answer["models"]["reward"]
     if served != (release.policy, release.reward):
         return f"{release.id} is not {served}"
-    if answer["n_scored"] != n or answer["degraded_reason"] not in (None, "truncated"):  # its one letter has no end
-        return f"{answer['n_scored']} of {n} scored, {answer['degraded_reason']}"
     letters = Counter(letter for one in answer["candidates"] for letter in set(one["text"]))
-    scores = {one["score"] for one in answer["candidates"]}
-    if set(letters) != {release.letter} or scores != {release.scores[problem]}:
+    scores = {one["score"] for one in answer["candidates"]} - {None}
+    if not set(letters) <= {release.letter} or not scores <= {release.scores[problem]}:
         return (
             f"{release.id}: written {dict(letters)} for {release.letter}, scored {scores} for {release.scores[problem]}"
         )

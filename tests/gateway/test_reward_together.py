@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,9 +32,9 @@ Got = float | BaseException
 class Rig:
     """The adapter and what it counts."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport | None = None, **options: float) -> None:
+    def __init__(self, **options: float) -> None:
         self.registry = CollectorRegistry()
-        self.upstream = Upstream("reward", key=None, metrics=GatewayMetrics.on(self.registry), transport=transport)
+        self.upstream = Upstream("reward", key=None, metrics=GatewayMetrics.on(self.registry))
         self.scorer = HttpScorer(self.upstream, **options)  # type: ignore[arg-type]
 
     @asynccontextmanager
@@ -288,8 +287,10 @@ def test_together_is_as_alone(fates: list[str], most: int) -> None:
     async def outcomes(most_together: int) -> list[object]:
         reward = FakeReward(TARGET.reward, max_tokens=30)
         reward.failing_candidates = [text for text in texts if text.endswith("fails")]
-        rig = Rig(httpx.ASGITransport(reward.app), most_together=most_together)
-        got = await rig.together("http://reward.test", texts=texts)
+        rig = Rig(most_together=most_together)
+        async with served(reward.app) as url:
+            got = await rig.together(url, texts=texts)
+            await rig.upstream.close()
         return [one if isinstance(one, float) else (type(one), getattr(one, "code", None)) for one in got]
 
     assert asyncio.run(outcomes(most)) == asyncio.run(outcomes(1))

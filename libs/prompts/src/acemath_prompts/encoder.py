@@ -8,6 +8,7 @@ same) is encoded with the control tokens switched off.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from tokenizers import Tokenizer
 from acemath_core.prompts import ChatMessage
 from acemath_prompts.growing import GrowingTurn, OpenTurn, cuts_of
 from acemath_prompts.template import ChatTemplate, Piece, TemplateError
+
+_SHORT_CHARS, _KEPT_TEXTS = 128, 64
+"""What stands between two control tokens is mostly the template's own, or the usual system text: those are kept."""
 
 _PROBE: list[ChatMessage] = [
     {"role": "system", "content": r"Put your final answer within \boxed{}."},
@@ -49,6 +53,7 @@ class PromptEncoder:
         self._control = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)")
         self._cuts = cuts_of(document, self._ids)
         self._tokenizer = _text_only(tokenizer_json, set(self._ids))
+        self._kept = functools.lru_cache(_KEPT_TEXTS)(self._ids_of)
         self._check_against_plain_rendering(tokenizer_json)
 
     @classmethod
@@ -145,8 +150,11 @@ class PromptEncoder:
     def _encode_text(self, text: str) -> list[int]:
         if not text:
             return []
+        return list(self._kept(text) if len(text) <= _SHORT_CHARS else self._ids_of(text))
+
+    def _ids_of(self, text: str) -> tuple[int, ...]:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # it makes no offsets
-        return list(encoding.ids)
+        return tuple(encoding.ids)
 
     def _check_against_plain_rendering(self, tokenizer_json: str) -> None:
         plain = Tokenizer.from_str(tokenizer_json)

@@ -7,7 +7,6 @@ template that inserts today's date makes every score depend on the day.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,20 +70,19 @@ class ChatTemplate:
         """
         # A marker that no caller can guess stands for each content while the template runs.
         nonce = secrets.token_hex(8)
+        marks = [f"\ue000{nonce}:{i}\ue001" for i in range(len(messages))]
         marked: list[ChatMessage] = [
-            {"role": m["role"], "content": f"\ue000{nonce}:{i}\ue001"} for i, m in enumerate(messages)
+            {"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)
         ]
-        text = self._run(marked, add_generation_prompt)
-        parts = re.split(f"\ue000{nonce}:(\\d+)\ue001", text)
-        if [int(part) for part in parts[1::2]] != list(range(len(messages))):
-            raise TemplateError(
-                "the chat template drops, repeats or reorders messages; this conversation cannot be rendered safely"
-            )
-        contents = [Piece(self._content(messages[int(part)]["content"]), from_caller=True) for part in parts[1::2]]
-        own = [Piece(part, from_caller=False) for part in parts[0::2]]
-        pieces = [own[0]]
-        for content, literal in zip(contents, own[1:], strict=True):
-            pieces += [content, literal]
+        text, pieces = self._run(marked, add_generation_prompt), list[Piece]()
+        for message, mark in zip(messages, marks, strict=True):
+            own, found, text = text.partition(mark)
+            pieces += [Piece(own, from_caller=False), Piece(self._content(message["content"]), from_caller=True)]
+            if not found or nonce in own:
+                raise _misplaced()
+        if nonce in text:
+            raise _misplaced()
+        pieces.append(Piece(text, from_caller=False))
         return [piece for piece in pieces if piece.text]
 
     def _run(self, messages: Sequence[ChatMessage], add_generation_prompt: bool) -> str:
@@ -102,6 +100,12 @@ class ChatTemplate:
         """Whether the template strips contents (Llama 3's does): a marker would hide that."""
         probe: list[ChatMessage] = [{"role": "user", "content": " \ue002 "}]
         return " \ue002 " not in self._run(probe, add_generation_prompt=False)
+
+
+def _misplaced() -> TemplateError:
+    return TemplateError(
+        "the chat template drops, repeats or reorders messages; this conversation cannot be rendered safely"
+    )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -7,6 +7,7 @@ families only IPv4 is used: the same replica usually has both.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import socket
@@ -84,16 +85,24 @@ class DnsAddresses:
         several = tuple(_with_address(url, address, port) for address in addresses)
         known.urls = several if len(several) > 1 else (str(url).rstrip("/"),)
         for old in before:
-            self._host_names.pop(origin_of(httpx.URL(old)), None)
+            self._host_names.pop(origin_of(old), None)
         if len(several) > 1:
-            self._host_names.update({origin_of(httpx.URL(one)): url.netloc.decode() for one in several})
+            self._host_names.update({origin_of(one): url.netloc.decode() for one in several})
         if known.urls != before:
             _log.info("a name has other addresses", extra={"host": url.host, "addresses": addresses})
 
 
-def origin_of(url: httpx.URL) -> str:
-    """Scheme, address and port of a URL."""
-    return f"{url.scheme}://{url.netloc.decode()}"
+@functools.lru_cache(4096)
+def origin_of(url: str) -> str:
+    """Scheme, address and port of a URL, of the few that there are."""
+    parsed = httpx.URL(url)
+    return f"{parsed.scheme}://{parsed.netloc.decode()}"
+
+
+@functools.lru_cache(4096)
+def host_of(name: str) -> str:
+    """The host of what stands in `Host`."""
+    return httpx.URL(f"//{name}").host
 
 
 def _with_address(url: httpx.URL, address: str, port: int) -> str:

@@ -1,27 +1,27 @@
 """One call to a replica of another service, and whom to ask when it fails.
 
-What httpx can raise becomes one `CallFailed` with a result that metrics and callers understand; what the other side
-says about *our request* becomes `InvalidRequest`. Every wait ends with the request's deadline.
+What the network can raise becomes one `CallFailed` with a result that metrics and callers understand; what the other
+side says about *our request* becomes `InvalidRequest`. Every wait ends with the request's deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any, Literal
 
-import httpx
+import aiohttp
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
-from acemath_gateway.adapters.addresses import origin_of
+from acemath_gateway.adapters.addresses import host_of, origin_of
 from acemath_gateway.adapters.attempts import Replicas, RetryBudget
-from acemath_gateway.adapters.transport import AiohttpTransport
+from acemath_gateway.adapters.transport import Answer, Transport
 from acemath_gateway.metrics import BROKEN, CallResult, GatewayMetrics
 from acemath_gateway.trace_context import trace_headers
 from acemath_web.context import REQUEST_ID_HEADER, current_request_id
@@ -30,13 +30,14 @@ Role = Literal["policy", "reward"]
 
 
 _log = logging.getLogger(__name__)
-_CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
 MAX_CONNECTIONS = 512
 """Open connections to services of one kind, where no more is said."""
 _KEEPALIVE_SECONDS = (
     3.0  # below the 5 s after which uvicorn closes an idle connection: reusing one it just closed fails
 )
 _MAX_BODY_BYTES = 1024 * 1024
+_ALWAYS = {"accept-encoding": "identity"}
+_FIRST_SUCCESS, _FIRST_REDIRECT = 200, 300
 _OVERLOADED = frozenset({429, 503})
 _CALLERS_FAULT = frozenset({400, 413, 422})
 _NOT_SERVED = frozenset({404, 409})
@@ -65,7 +66,6 @@ class Upstream:
         key: the internal key, sent as a bearer; None sends none.
         metrics: where calls are counted.
         max_connections: bound on open connections; a call waits for one until its deadline.
-        transport: replaces the network in tests.
 
     Attributes:
         host_names: origin of an address → the name it was found under, sent as `Host` (and shown to TLS).
@@ -78,7 +78,6 @@ class Upstream:
         key: SecretStr | None,
         metrics: GatewayMetrics,
         max_connections: int = MAX_CONNECTIONS,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.role, self.metrics = role, metrics
         self.replicas, self.budget = Replicas(metrics.breaker_opens.labels(role).inc), RetryBudget()
@@ -86,11 +85,7 @@ class Upstream:
             metrics.breakers.labels(role, state).set_function(partial(self.replicas.breakers.count, state))
         self.host_names: dict[str, str] = {}
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        # Without httpx's client around it: cookies, redirects and a proxy of the environment have no place between two
-        # services, and looking for them costs more than the call.
-        self._transport = transport or AiohttpTransport(
-            max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS
-        )
+        self.transport = Transport(max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS)
 
     def may_retry(self) -> bool:
         """Whether the budget has a retry left, which is then taken; counted when not."""
@@ -105,13 +100,13 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._transport.aclose()
+        await self.transport.close()
 
     @contextlib.asynccontextmanager
     async def stream(
         self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
-    ) -> AsyncIterator[httpx.Response]:
-        """The response to a POST as it arrives; leaving the block closes the connection, which cancels the work.
+    ) -> AsyncIterator[Answer]:
+        """The answer to a POST as it arrives; leaving the block closes the connection, which cancels the work.
 
         Args:
             url: where to.
@@ -121,56 +116,55 @@ class Upstream:
 
         Raises:
             InvalidRequest: the replica found our request at fault.
-            CallFailed: there is no response, or one of failure.
+            CallFailed: there is no answer, or one of failure.
         """
-        response = await self._send(self._request("POST", url, deadline, body), give_up or deadline)
+        patience = give_up or deadline
+        with translated(patience):
+            async with asyncio.timeout(patience.remaining()):
+                answer = await self._answer("POST", url, deadline, _as_json(body))
         try:
-            yield response
+            yield answer
         finally:
-            await response.aclose()
+            answer.close()
 
     async def post(
         self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
     ) -> bytes:
         """The body of a successful POST; takes and raises as `stream`."""
-        async with self.stream(url, body, deadline, give_up=give_up) as response:
-            return await _whole(response, give_up or deadline)
+        return await self._whole("POST", url, deadline, _as_json(body), give_up or deadline)
 
     async def get(self, url: str, deadline: Deadline) -> bytes:
         """The body of a successful GET; raises as `stream`."""
-        response = await self._send(self._request("GET", url, deadline, None), deadline)
-        try:
-            return await _whole(response, deadline)
-        finally:
-            await response.aclose()
+        return await self._whole("GET", url, deadline, b"", deadline)
 
-    def _request(self, method: str, url: str, deadline: Deadline, body: dict[str, Any] | None) -> httpx.Request:
-        left, address = deadline.remaining(), _parsed(url)
-        extensions: dict[str, Any] = {"timeout": {"connect": min(_CONNECT_SECONDS, left), "read": left, "pool": left}}
-        headers = {**self._authorization, **deadline.header(), **_request_id(), **trace_headers()}
-        name = self.host_names.get(origin_of(address)) if self.host_names else None
+    async def _whole(self, method: str, url: str, deadline: Deadline, body: bytes, patience: Deadline) -> bytes:
+        with translated(patience):
+            async with asyncio.timeout(patience.remaining()):
+                answer = await self._answer(method, url, deadline, body)
+                try:
+                    return await _read(answer)
+                finally:
+                    answer.close()
+
+    async def _answer(self, method: str, url: str, deadline: Deadline, body: bytes) -> Answer:
+        """An answer that says success; raises what any other one means."""
+        headers = {**_ALWAYS, **self._authorization, **deadline.header(), **_request_id(), **trace_headers()}
+        if body:
+            headers["content-type"] = "application/json"
+        name = self.host_names.get(origin_of(url)) if self.host_names else None
         if name is not None:
             headers["host"] = name
-            extensions["sni_hostname"] = _parsed(f"//{name}").host
-        return httpx.Request(method, address, json=body, headers=headers, extensions=extensions)
-
-    async def _send(self, request: httpx.Request, deadline: Deadline) -> httpx.Response:
-        with translated(deadline):
-            async with asyncio.timeout(deadline.remaining()):
-                response = await self._transport.handle_async_request(request)
-        response.request = request
-        if response.is_success:
-            return response
+        answer = await self.transport.send(method, url, headers, body, server_name=host_of(name) if name else None)
+        if _FIRST_SUCCESS <= answer.status < _FIRST_REDIRECT:
+            return answer
         try:
-            raise _refusal(response, await _whole(response, deadline))
+            raise _refusal(answer, url, await _read(answer))
         finally:
-            await response.aclose()
+            answer.close()
 
 
-@functools.lru_cache(4096)
-def _parsed(url: str) -> httpx.URL:
-    """A URL of the few that there are."""
-    return httpx.URL(url)
+def _as_json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _request_id() -> dict[str, str]:
@@ -193,39 +187,37 @@ def translated(deadline: Deadline) -> Iterator[None]:
     """Turn what the network raises into `CallFailed`; the message carries no body and no address."""
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:  # or not who its certificate says
         raise CallFailed(CallResult.UNREACHABLE, "cannot be reached") from error
-    except (TimeoutError, httpx.TimeoutException) as error:
+    except TimeoutError as error:
         what = "did not answer before the deadline" if deadline.expired() else "did not answer in time"
         raise CallFailed(CallResult.TIMEOUT, what) from error
-    except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
+    except aiohttp.ClientError as error:
         raise CallFailed(CallResult.BROKEN, f"cut the connection ({type(error).__name__})") from error
 
 
-async def _whole(response: httpx.Response, deadline: Deadline) -> bytes:
+async def _read(answer: Answer) -> bytes:
     body = bytearray()
-    with translated(deadline):
-        async with asyncio.timeout(deadline.remaining()):
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MAX_BODY_BYTES:
-                    raise CallFailed(CallResult.BROKEN, f"answered with more than {_MAX_BODY_BYTES} bytes")
+    async for piece in answer.pieces():
+        body += piece
+        if len(body) > _MAX_BODY_BYTES:
+            raise CallFailed(CallResult.BROKEN, f"answered with more than {_MAX_BODY_BYTES} bytes")
     return bytes(body)
 
 
-def _refusal(response: httpx.Response, body: bytes) -> Exception:
+def _refusal(answer: Answer, url: str, body: bytes) -> Exception:
     """What a status other than success means to us."""
-    status = response.status_code
+    status = answer.status
     if status in _CALLERS_FAULT:
         return _invalid(body)
     if status in _NOT_SERVED and _names_the_model(body):
         return CallFailed(CallResult.NOT_SERVED, "does not serve the leased version")
     if status in _OVERLOADED:
-        return CallFailed(CallResult.OVERLOADED, "is overloaded", retry_after=_retry_after(response))
+        return CallFailed(CallResult.OVERLOADED, "is overloaded", retry_after=_retry_after(answer))
     if status == _LATE:
-        return CallFailed(CallResult.LATE, "did not have an answer in its own time", retry_after=_retry_after(response))
+        return CallFailed(CallResult.LATE, "did not have an answer in its own time", retry_after=_retry_after(answer))
     if status in (401, 403):
-        _log.error("a replica refuses our internal key", extra={"status": status, "url": str(response.url)})
+        _log.error("a replica refuses our internal key", extra={"status": status, "url": url})
     return CallFailed(CallResult.BROKEN, f"answered with status {status}")
 
 
@@ -248,9 +240,9 @@ def _invalid(body: bytes) -> InvalidRequest:
     return InvalidRequest(info.message[:500], param=info.param, code=known.get(str(info.code)))
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(answer: Answer) -> float | None:
     try:
-        seconds = float(response.headers.get("retry-after", ""))
+        seconds = float(answer.header("retry-after") or "")
     except ValueError:
         return None
     return seconds if 0 <= seconds <= 3600 else None

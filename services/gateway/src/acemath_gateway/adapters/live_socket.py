@@ -92,7 +92,7 @@ def _address(upstream: Upstream, endpoint: str) -> dict[str, Any]:
     """Where to connect, and the name that the service expects in `Host` (and shows in TLS)."""
     url = httpx.URL(endpoint)
     scheme = "wss" if url.scheme == "https" else "ws"
-    name = upstream.host_names.get(origin_of(url))
+    name = upstream.host_names.get(origin_of(endpoint))
     path = url.path.rstrip("/") + _PATH
     if name is None:
         return {"uri": f"{scheme}://{url.netloc.decode()}{path}"}

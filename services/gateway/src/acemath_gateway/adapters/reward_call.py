@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import httpx
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from acemath_core.deadline import Deadline
@@ -21,6 +20,7 @@ from acemath_core.wire import MODEL_HEADER, ErrorBody, ScoreRequest, ScoreRespon
 from acemath_gateway.adapters.http import CallFailed, Upstream, translated
 from acemath_gateway.adapters.live_wire import ErrorFrame, failure
 from acemath_gateway.adapters.sse import SseError, SseReader
+from acemath_gateway.adapters.transport import Answer
 from acemath_gateway.metrics import CallResult
 
 _MAX_EVENT_BYTES = 64 * 1024
@@ -100,11 +100,11 @@ class ScoreCall:
 
     async def _together(self, endpoint: str, wanted: Sequence[Wanted], give_up: Deadline) -> None:
         url, body = f"{endpoint}/v1/score", self._body(wanted, stream=True)
-        async with self._upstream.stream(url, body, self._deadline, give_up=give_up) as response:
-            _check_head(response, self._version)
+        async with self._upstream.stream(url, body, self._deadline, give_up=give_up) as answer:
+            _check_head(answer, self._version)
             with translated(self._deadline):
                 async with asyncio.timeout(give_up.remaining()):
-                    await _read(response, _Scores(wanted, partial(self._upstream.replicas.answered, endpoint)))
+                    await _read(answer, _Scores(wanted, partial(self._upstream.replicas.answered, endpoint)))
 
     def _body(self, wanted: Sequence[Wanted], *, stream: bool) -> dict[str, object]:
         texts = [one.text for one in wanted]
@@ -150,11 +150,11 @@ class _Scores:
         self._wanted[event.index].give(event.score)
 
 
-async def _read(response: httpx.Response, scores: _Scores) -> None:
+async def _read(answer: Answer, scores: _Scores) -> None:
     """To the end of the body, after which the connection can be used again."""
     reader = SseReader(_MAX_EVENT_BYTES)
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in answer.pieces():
             for data in reader.feed(chunk):
                 scores.take(data)
     except SseError as error:
@@ -163,10 +163,10 @@ async def _read(response: httpx.Response, scores: _Scores) -> None:
         raise CallFailed(CallResult.BROKEN, "ended its stream before every candidate had a score")
 
 
-def _check_head(response: httpx.Response, version: str) -> None:
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+def _check_head(answer: Answer, version: str) -> None:
+    if not (answer.header("content-type") or "").startswith("text/event-stream"):
         raise CallFailed(CallResult.BROKEN, "answered with something other than an event stream")
-    _check_version(response.headers.get(MODEL_HEADER), version)
+    _check_version(answer.header(MODEL_HEADER), version)
 
 
 def _check_version(scored_by: str | None, version: str) -> None:

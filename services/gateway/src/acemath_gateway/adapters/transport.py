@@ -1,26 +1,53 @@
-"""httpx's transport for calls between services, on aiohttp's connections.
+"""Calls between services on aiohttp's connections: what two services have no use for is switched off.
 
-httpx's default, httpcore, is Python from the socket to the header (anyio, h11) and costs five times the CPU time of all
-the rest of a call; a request for 64 candidates makes 65 calls. aiohttp reads answers with llhttp. Requests and errors
-stay httpx's, so that callers and tests know one vocabulary.
+aiohttp reads answers with llhttp; a client in Python from the socket to the header (httpx on httpcore) costs five times
+the processor time of all the rest of a call. No cookies, no redirects, no proxy of the environment, no compression.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
-import httpx
 import yarl
 
 _CONTROL = frozenset("\r\n\0")
 _FIRST_ANSWER = 200
 _LARGE_BYTES = 256 * 1024
+_CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
+_AUTOMATIC = ("accept", "accept-encoding", "content-type", "user-agent")  # whoever calls says what it needs
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
+class Answer:
+    """The head of an answer, and its body as it comes.
+
+    Attributes:
+        status: 200 or above.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self._response = response
+
+    def header(self, name: str) -> str | None:
+        """One header; None where there is none."""
+        return self._response.headers.get(name)
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body; raises `aiohttp.ClientError` when it breaks off."""
+        return self._response.content.iter_any()
+
+    def close(self) -> None:
+        """Give the connection back; close it when the rest of the answer was not read, which cancels the work."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class Transport:
     """Connections to replicas, used again while they are young.
 
     Args:
@@ -29,93 +56,65 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, *, max_connections: int, idle_seconds: float) -> None:
-        self._max_connections, self._idle_seconds = max_connections, idle_seconds
+        self.max_connections, self._idle_seconds = max_connections, idle_seconds
         self._session: aiohttp.ClientSession | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The response's head; its body comes as it is read.
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"", *, server_name: str | None = None
+    ) -> Answer:
+        """The answer's head, however long it takes; close the answer when done with it.
+
+        Args:
+            method: of HTTP.
+            url: where to.
+            headers: all that are sent, but for the host and the body's length.
+            body: sent as it is.
+            server_name: who must stand in the certificate, where it is not the URL's host.
 
         Raises:
-            httpx.TransportError: there is no response.
+            aiohttp.ClientError: there is no answer.
         """
-        timeout = request.extensions.get("timeout", {})
-        limits = aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read"))
-        with _as_httpx(request):
-            found = await self._opened().request(
-                request.method,
-                yarl.URL(str(request.url), encoded=True),
-                headers=_headers(request),
-                data=_body(request),
-                allow_redirects=False,
-                timeout=limits,
-                server_hostname=request.extensions.get("sni_hostname"),
-            )
-        if found.status < _FIRST_ANSWER:
-            found.close()
-            raise httpx.RemoteProtocolError(f"status {found.status} is not an answer", request=request)
-        return httpx.Response(found.status, headers=list(found.raw_headers), stream=_Body(found, request))
+        _refuse_control_characters(headers)
+        response = await self._opened().request(
+            method, _parsed(url), headers=headers, data=_body(body), allow_redirects=False, server_hostname=server_name
+        )
+        if response.status < _FIRST_ANSWER:
+            response.close()
+            raise aiohttp.ClientPayloadError(f"status {response.status} is not an answer")
+        return Answer(response)
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
-        """The session, made where the event loop runs: no cookies, no proxy of the environment, bodies as they come."""
+        """The session, made where the event loop runs."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=self._idle_seconds)
             self._session = aiohttp.ClientSession(
-                connector=connector,
+                connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=self._idle_seconds),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=None),
+                skip_auto_headers=_AUTOMATIC,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             )
         return self._session
 
 
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
-        self._response, self._request = response, request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx(self._request):
-            async for piece in self._response.content.iter_any():
-                yield piece
-
-    async def aclose(self) -> None:
-        """Give the connection back; close it when the rest of the answer was not read, which cancels the work."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+@functools.lru_cache(4096)
+def _parsed(url: str) -> yarl.URL:
+    """A URL of the few that there are, as it is written."""
+    return yarl.URL(url, encoded=True)
 
 
-def _body(request: httpx.Request) -> bytes | io.BytesIO | None:
-    """Its content; a large one as a file, which is written piece by piece so that others have their turns between."""
-    content = request.content
+def _body(content: bytes) -> bytes | io.BytesIO | None:
+    """A large one is a file, which is written piece by piece so that others have their turns between."""
     return io.BytesIO(content) if len(content) > _LARGE_BYTES else content or None
 
 
-def _headers(request: httpx.Request) -> list[tuple[str, str]]:
-    """The request's; a line break in one would be somebody's second request."""
-    headers = list(request.headers.multi_items())
-    for name, value in headers:
-        if not _CONTROL.isdisjoint(value) or not _CONTROL.isdisjoint(name):
-            raise httpx.LocalProtocolError(f"header {name!r} holds a control character", request=request)
-    return headers
-
-
-@contextlib.contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """aiohttp's errors as httpx's; what is neither is a bug and stays itself."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise httpx.ConnectTimeout("no connection in time", request=request) from error
-    except aiohttp.ServerTimeoutError as error:
-        raise httpx.ReadTimeout("no answer in time", request=request) from error
-    except aiohttp.ClientConnectorError as error:  # refused, unknown, or not who the certificate says
-        raise httpx.ConnectError(type(error).__name__, request=request) from error
-    except aiohttp.ClientError as error:
-        raise httpx.RemoteProtocolError(type(error).__name__, request=request) from error
+def _refuse_control_characters(headers: Mapping[str, str]) -> None:
+    """A line break in a header would be somebody's second request."""
+    for name, value in headers.items():
+        if not _CONTROL.isdisjoint(value):
+            raise aiohttp.ClientPayloadError(f"header {name!r} holds a control character")

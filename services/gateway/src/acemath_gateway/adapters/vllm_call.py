@@ -15,16 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
-import httpx
+import aiohttp
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest
 from acemath_gateway.adapters.http import CallFailed, translated
 from acemath_gateway.adapters.replica_turns import Turn
 from acemath_gateway.adapters.sse import SseError, SseReader
+from acemath_gateway.adapters.transport import Answer
 from acemath_gateway.adapters.vllm_stream import Chunk, Growing, parse
 from acemath_gateway.metrics import CallResult
 from acemath_gateway.ports import CandidateFailed, PolicyEvent, ReleaseTarget, Sampling
@@ -95,8 +96,8 @@ class Call:
         async with (
             self._upstream.stream(
                 f"{self._turn.endpoint}/v1/completions", body, self._deadline, give_up=self._patience.give_up()
-            ) as response,
-            contextlib.aclosing(self._data(response)) as events,
+            ) as answer,
+            contextlib.aclosing(self._data(answer)) as events,
         ):
             async for data in events:
                 chunk = parse(data)
@@ -107,24 +108,24 @@ class Call:
             raise CallFailed(CallResult.BROKEN, "ended its stream before every candidate had ended")
         self._check_version(fingerprint)
 
-    async def _data(self, response: httpx.Response) -> AsyncGenerator[str, None]:
+    async def _data(self, answer: Answer) -> AsyncGenerator[str, None]:
         """The data of each event before `[DONE]`."""
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        if not (answer.header("content-type") or "").startswith("text/event-stream"):
             raise CallFailed(CallResult.BROKEN, "answered with something other than an event stream")
         reader = SseReader()
-        async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as chunks:
-            while True:
-                for data in await self._next_events(reader, chunks):
-                    if data == "[DONE]":
-                        await _read_out(chunks)
-                        return
-                    yield data
+        pieces = answer.pieces()
+        while True:
+            for data in await self._next_events(reader, pieces):
+                if data == "[DONE]":
+                    await _read_out(pieces)
+                    return
+                yield data
 
-    async def _next_events(self, reader: SseReader, chunks: AsyncGenerator[bytes, None]) -> list[str]:
+    async def _next_events(self, reader: SseReader, pieces: AsyncIterator[bytes]) -> list[str]:
         """What the next bytes complete; each wait ends when patience does, however slowly the bytes drip."""
         with translated(self._deadline):
             async with self._patience.limit():
-                chunk = await anext(chunks, None)
+                chunk = await anext(pieces, None)
         if chunk is None:
             raise CallFailed(CallResult.BROKEN, "ended its stream without [DONE]")
         try:
@@ -148,8 +149,8 @@ class Call:
             raise CallFailed(CallResult.MISMATCH, f"is stamped {stamped!r}, the lease is on {self._version!r}")
 
 
-async def _read_out(chunks: AsyncGenerator[bytes, None]) -> None:
+async def _read_out(pieces: AsyncIterator[bytes]) -> None:
     """Read to the end of the body, which is due with its last event: only then can the connection be used again."""
-    with contextlib.suppress(httpx.TransportError, TimeoutError):
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
         async with asyncio.timeout(_READ_OUT_SECONDS):
-            await anext(chunks, None)
+            await anext(pieces, None)
