@@ -62,6 +62,16 @@ async def hear(socket: ClientConnection) -> dict[str, Any]:
         return dict(json.loads(await socket.recv()))
 
 
+async def messages(socket: ClientConnection, frames: int) -> list[list[dict[str, Any]]]:
+    """Messages with so many frames in all."""
+    found: list[list[dict[str, Any]]] = []
+    async with asyncio.timeout(SECONDS):
+        while sum(map(len, found)) < frames:
+            message = json.loads(await socket.recv())
+            found.append(message if isinstance(message, list) else [message])
+    return found
+
+
 async def test_a_score_for_each_end_is_that_of_the_post(service: Service) -> None:
     texts = ["3 + 4 = 7. \\boxed{7}", "", "3 * 4 = 12, so \\boxed{12}, said he." + " Yes." * 40]
     async with service.connected() as socket:
@@ -76,6 +86,29 @@ async def test_a_score_for_each_end_is_that_of_the_post(service: Service) -> Non
     assert [found[item["index"]]["score"] for item in posted] == [item["score"] for item in posted]
     assert {frame["type"] for frame in found.values()} == {"score"}
     assert all(isinstance(frame["tokens"], int) for frame in found.values())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_frames_in_lists_are_as_frames_alone(service: Service, joined: bool) -> None:
+    opening = {"type": "open", "messages": TURNS, "model": service.version, "deadline": SECONDS, "joined": joined}
+    texts = [f"it is {'so ' * index}\\boxed{{{index}}}" for index in range(5)]
+    pieces = [{"type": "piece", "index": index, "text": text} for index, text in enumerate(texts)]
+    ends = [{"type": "end", "index": index} for index in range(5)]
+    async with service.connected(opening) as socket:
+        await socket.send(json.dumps(pieces[:3]))
+        await socket.send(json.dumps([pieces[3], ends[0]]))
+        await socket.send(json.dumps([pieces[4], *ends[1:]]))
+        found = [frame for message in await messages(socket, 5) for frame in message]
+    async with httpx.AsyncClient(base_url=service.url, trust_env=False, verify=False, timeout=SECONDS) as http:
+        posted = (await http.post("/v1/score", json={"messages": TURNS, "candidates": texts})).json()["data"]
+    assert {frame["index"]: frame["score"] for frame in found} == {item["index"]: item["score"] for item in posted}
+
+
+async def test_who_did_not_ask_for_lists_gets_none(service: Service) -> None:
+    pieces = [{"type": "piece", "index": index, "text": "\\boxed{7}"} for index in range(8)]
+    async with service.connected() as socket:
+        await socket.send(json.dumps([*pieces, *({"type": "end", "index": index} for index in range(8))]))
+        assert {(await hear(socket))["type"] for _ in range(8)} == {"score"}  # each message is an object
 
 
 @pytest.mark.parametrize("chars", [9_000, 100_000])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -87,8 +87,7 @@ class FakeLive:
         if self.deaf:
             await asyncio.sleep(3600)
         frames = 0
-        while True:
-            frame = json.loads(await websocket.receive_text())
+        async for frame in _frames(websocket):
             frames += 1
             if self.die_after is not None and frames > self.die_after:
                 await websocket.close(1011)
@@ -150,11 +149,18 @@ class FakeLive:
         opening = record.opening
         if self._reward.failure is not None:
             raise self._reward.failure
-        if set(opening) != {"type", "messages", "model", "deadline"}:
+        if opening.keys() - {"joined"} != {"type", "messages", "model", "deadline"}:
             raise InvalidRequest("not an opening")
         request = ScoreRequest(messages=opening["messages"], candidates=[text], model=opening["model"])
         self._reward.check(request)
         return request
+
+
+async def _frames(websocket: WebSocket) -> AsyncIterator[dict[str, Any]]:
+    while True:
+        message = json.loads(await websocket.receive_text())
+        for frame in message if isinstance(message, list) else [message]:
+            yield frame
 
 
 def _error(error: ServiceError, index: int | None = None) -> dict[str, Any]:

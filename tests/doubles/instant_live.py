@@ -3,6 +3,7 @@
     ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null}
     ->  {"type": "piece", "index": 0, "text": "…"}    ->  {"type": "end", "index": 0}
     ->  {"type": "drop", "index": 0}
+    ->  a list of these; scores come in lists, too, where the opening said "joined": true
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
 
 As little of RFC 6455 as a client can do with, read by hand: a library takes several times as long for a frame, and
@@ -82,7 +83,7 @@ class LiveConnection(asyncio.Protocol):
         self._unread = bytearray()
         self._texts: dict[int, str] = {}
         self._dropped: set[int] = set()
-        self._opened = self._over = False
+        self._opened = self._joined = self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
@@ -98,7 +99,7 @@ class LiveConnection(asyncio.Protocol):
             for first, payload in whole_frames(self._unread):
                 said += self._answer(first, payload)
         except ServiceError as error:
-            said += _error(error, None) + framed(_CLOSE, _POLICY_VIOLATION)
+            said += self._said([_error(error, None)]) + framed(_CLOSE, _POLICY_VIOLATION)
             self._over = True
         except (ValueError, TypeError, KeyError):  # no frame, no JSON, or not one of ours
             self._transport.abort()
@@ -109,7 +110,8 @@ class LiveConnection(asyncio.Protocol):
 
     def _answer(self, first: int, payload: bytes) -> bytes:
         if first == _TEXT:
-            return self._heard(json.loads(payload))
+            message = json.loads(payload)
+            return self._said([self._heard(frame) for frame in (message if isinstance(message, list) else [message])])
         if first == _PING:
             return framed(_PONG, payload)
         if first == _CLOSE:
@@ -119,33 +121,39 @@ class LiveConnection(asyncio.Protocol):
             return b""
         raise BrokenFrame
 
-    def _heard(self, frame: dict[str, Any]) -> bytes:
+    def _said(self, answers: list[dict[str, Any] | None]) -> bytes:
+        frames = [answer for answer in answers if answer is not None]
+        if self._joined and len(frames) > 1:
+            return framed(_TEXT, json.dumps(frames).encode())
+        return b"".join(framed(_TEXT, json.dumps(frame).encode()) for frame in frames)
+
+    def _heard(self, frame: dict[str, Any]) -> dict[str, Any] | None:
         kind = frame.get("type")
         if self._opened and frame.get("index") in self._dropped:
-            return b""
+            return None
         if self._opened and kind == "drop" and self._texts.pop(frame["index"], None) is not None:
             self._dropped.add(frame["index"])
-            return b""
+            return None
         if self._opened and kind == "piece":
             index = frame["index"]
             self._texts[index] = self._texts.get(index, "") + frame["text"]
-            return b""
+            return None
         if self._opened and kind == "end" and frame["index"] in self._texts:
             return self._scored(frame["index"])
         if self._opened or kind != "open":
             raise InvalidRequest("not what may come next", param="type")
         if frame["model"] not in (None, self._version):
             raise Conflict("not served here", param="model", code=ErrorCode.MODEL_NOT_SERVED)
-        self._opened = True
-        return b""
+        self._opened, self._joined = True, bool(frame.get("joined"))
+        return None
 
-    def _scored(self, index: int) -> bytes:
+    def _scored(self, index: int) -> dict[str, Any]:
         fields = self._score(self._texts.pop(index))
         if fields is None:
             return _error(InvalidRequest("too long", code=ErrorCode.CONTEXT_LENGTH_EXCEEDED), index)
-        return framed(_TEXT, json.dumps({"type": "score", "index": index, **fields}).encode())
+        return {"type": "score", "index": index, **fields}
 
 
-def _error(error: ServiceError, index: int | None) -> bytes:
+def _error(error: ServiceError, index: int | None) -> dict[str, Any]:
     said = {"code": error.code.value, "message": error.message, "param": error.param, "retry_after": None}
-    return framed(_TEXT, json.dumps({"type": "error", "index": index, **said}).encode())
+    return {"type": "error", "index": index, **said}

@@ -15,7 +15,7 @@ from reward.models import ArithmeticModel
 from acemath_core.deadline import DEADLINE_HEADER
 from acemath_reward.app import create_app
 from acemath_reward.document import WEBSOCKETS
-from acemath_reward.live.frames import read_frame
+from acemath_reward.live.frames import read_frames
 from acemath_reward.settings import RewardSettings
 
 BODIES = {
@@ -72,7 +72,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_the_frames_of_the_documentation_are_frames() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reward-api.md").read_text("utf-8")
-    frames = [read_frame(line) for line in re.findall(r"^→ (\{.*?\})(?:  .*)?$", page, re.MULTILINE)]
+    lines = re.findall(r"^→ ([\[{].*?[\]}])(?:  .*)?$", page, re.MULTILINE)
+    frames = [frame for line in lines for frame in read_frames(line)]
     assert [type(frame).__name__ for frame in frames] == ["Open", "Piece", "Piece", "Piece", "Peek", "Drop", "End"]
 
 

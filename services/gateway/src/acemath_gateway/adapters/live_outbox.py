@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+_MESSAGE_CHARS = 64 * 1024
+
 
 class Outbox:
     """Frames in order.
@@ -28,11 +30,13 @@ class Outbox:
         self._some.set()
         return True
 
-    async def take(self) -> str:
-        """The next frame; waits for it."""
+    async def take(self) -> list[str]:
+        """The next frames, at least one and not many more characters than `_MESSAGE_CHARS`; waits for the first."""
         while not self._frames:
             self._some.clear()
             await self._some.wait()
-        frame = self._frames.popleft()
-        self._chars -= len(frame)
-        return frame
+        taken, chars = [self._frames.popleft()], 0
+        while self._frames and (chars := chars + len(taken[-1])) < _MESSAGE_CHARS:
+            taken.append(self._frames.popleft())
+        self._chars -= sum(map(len, taken))
+        return taken

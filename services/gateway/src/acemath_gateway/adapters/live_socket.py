@@ -18,12 +18,13 @@ from acemath_core.deadline import Deadline
 from acemath_gateway.adapters.addresses import origin_of
 from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.adapters.live_outbox import Outbox
+from acemath_gateway.adapters.live_wire import message_of
 from acemath_gateway.metrics import CallResult
 
 _log = logging.getLogger(__name__)
 _HANDSHAKE_SECONDS = 5.0
 _SEND_SECONDS = 10.0  # a service that takes nothing for so long is stuck
-_MAX_FRAME_BYTES = 64 * 1024
+_MAX_MESSAGE_BYTES = 256 * 1024
 _PATH = "/v1/score/live"
 
 
@@ -79,7 +80,7 @@ async def _connected(upstream: Upstream, endpoint: str, deadline: Deadline) -> A
             proxy=None,  # a proxy of the environment has no place between two services
             compression=None,
             open_timeout=min(_HANDSHAKE_SECONDS, deadline.remaining()),
-            max_size=_MAX_FRAME_BYTES,
+            max_size=_MAX_MESSAGE_BYTES,
         )
     try:
         yield socket
@@ -108,11 +109,11 @@ def _tls() -> ssl.SSLContext:
 
 async def _write(socket: ClientConnection, opening: str, outbox: Outbox) -> None:
     try:
-        frame = opening
+        message = opening
         while True:
             async with asyncio.timeout(_SEND_SECONDS):
-                await socket.send(frame)
-            frame = await outbox.take()
+                await socket.send(message)
+            message = message_of(await outbox.take())  # all that came meanwhile: a message costs more than a frame
     except (ConnectionClosed, TimeoutError):
         _log.info("a live connection takes nothing more")
     finally:

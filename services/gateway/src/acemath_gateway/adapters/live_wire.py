@@ -41,7 +41,9 @@ class ErrorFrame(BaseModel):
 
 
 Frame = ScoreFrame | PartialFrame | ErrorFrame
-_FRAMES: TypeAdapter[Frame] = TypeAdapter(Annotated[Frame, Field(discriminator="type")])
+_Read = Annotated[Frame, Field(discriminator="type")]
+_FRAME: TypeAdapter[Frame] = TypeAdapter(_Read)
+_FRAMES: TypeAdapter[list[Frame]] = TypeAdapter(list[_Read])
 _RESULTS = {
     ErrorCode.REWARD_OVERLOADED: CallResult.OVERLOADED,
     ErrorCode.NOT_READY: CallResult.OVERLOADED,
@@ -54,7 +56,7 @@ _RESULTS = {
 
 def open_frame(context: Sequence[ChatMessage], model: str, seconds: float) -> str:
     """The first frame: the turns that candidates answer, who is to score them, and in how many seconds from now."""
-    return _json(type="open", messages=list(context), model=model, deadline=seconds)
+    return _json(type="open", messages=list(context), model=model, deadline=seconds, joined=True)
 
 
 def piece_frame(index: int, text: str) -> str:
@@ -77,10 +79,15 @@ def drop_frame(index: int) -> str:
     return _json(type="drop", index=index)
 
 
-def read_frame(message: str | bytes) -> Frame:
-    """The frame in a message; raises `CallFailed` when it is none."""
+def message_of(frames: Sequence[str]) -> str:
+    """The message that has these frames, one or more."""
+    return frames[0] if len(frames) == 1 else f"[{','.join(frames)}]"
+
+
+def read_frames(message: str | bytes) -> list[Frame]:
+    """The frames in a message; raises `CallFailed` when it is none."""
     try:
-        return _FRAMES.validate_json(message)
+        return _FRAMES.validate_json(message) if message[:1] in ("[", b"[") else [_FRAME.validate_json(message)]
     except ValidationError as error:
         raise CallFailed(CallResult.BROKEN, "sent a frame that is no score, no partial one and no error") from error
 

@@ -30,6 +30,7 @@ from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.adapters.live_outbox import Outbox
 from acemath_gateway.adapters.live_socket import exchange
 from acemath_gateway.adapters.live_wire import (
+    Frame,
     PartialFrame,
     ScoreFrame,
     drop_frame,
@@ -38,7 +39,7 @@ from acemath_gateway.adapters.live_wire import (
     open_frame,
     peek_frame,
     piece_frame,
-    read_frame,
+    read_frames,
 )
 from acemath_gateway.adapters.reward_http import HttpScorer, HttpSession
 from acemath_gateway.metrics import CallResult, LiveFallback
@@ -239,7 +240,10 @@ class _Link:
             candidate.settle(_NotLive(LiveFallback.SLOW))
 
     def _hear(self, message: str | bytes) -> None:
-        frame = read_frame(message)
+        for frame in read_frames(message):
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
         if isinstance(frame, PartialFrame):
             return self._hear_partial(frame)
         what = frame.score if isinstance(frame, ScoreFrame) else failure(frame)

@@ -1,9 +1,10 @@
-"""The frames of `WS /v1/score/live`: one JSON object in each text message; an unknown field is an error."""
+"""The frames of `WS /v1/score/live`: a text message is one, or a list of them; an unknown field is an error."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -45,6 +46,7 @@ class Open(_Frame):
     messages: Annotated[list[Turn], Field(min_length=1)]
     model: str | None = Field(None, description="name@version; omitted = the only active one")
     deadline: float | None = Field(None, gt=0, description="seconds from now in which all scores are wanted")
+    joined: bool = Field(False, description="whether the client reads lists of frames, too")
 
 
 class Piece(_Frame):
@@ -114,29 +116,54 @@ class Error(_Frame):
 
 ClientFrame = Open | Piece | End | Peek | Drop
 ServerFrame = Score | Partial | Error
-_FRAMES: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(discriminator="type")])
+_Read = Annotated[ClientFrame, Field(discriminator="type")]
+_FRAME: TypeAdapter[ClientFrame] = TypeAdapter(_Read)
+_FRAMES: TypeAdapter[list[ClientFrame]] = TypeAdapter(Annotated[list[_Read], Field(min_length=1)])
 
 
-def read_frame(text: str) -> ClientFrame:
-    """The frame in a message. Raises `InvalidRequest`, which names the field at fault."""
+def read_frames(text: str) -> list[ClientFrame]:
+    """The frames in a message: one, or those of a list. Raises `InvalidRequest`, which names the field at fault."""
+    joined = text.lstrip()[:1] == "["
     try:
-        return _FRAMES.validate_json(text)
+        return _FRAMES.validate_json(text) if joined else [_FRAME.validate_json(text)]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if first["type"] == "json_invalid":
-            return _torn_piece(text)
-        field = first["loc"][1:]  # behind the frame's type
+            return _with_torn_pieces(text)
+        field = first["loc"][2 if joined else 1 :]  # behind the frame's place and type
         raise from_validation([{**first, "loc": field}]) from error
 
 
-def _torn_piece(text: str) -> Piece:
-    """A piece that ends or begins inside a pair of surrogates: JSON, but none that pydantic's parser takes."""
+def message_of(frames: Sequence[ServerFrame]) -> str:
+    """The message that has these frames, one or more."""
+    said = [frame.model_dump_json() for frame in frames]
+    return said[0] if len(said) == 1 else f"[{','.join(said)}]"
+
+
+def _with_torn_pieces(text: str) -> list[ClientFrame]:
+    """Of what is JSON, but none that pydantic's parser takes: a piece may end or begin inside a pair of surrogates."""
     try:
-        frame = json.loads(text) if _LONE.search(text) else None
+        read = json.loads(text) if _LONE.search(text) else None
     except (ValueError, RecursionError):
-        frame = None
-    if not isinstance(frame, dict) or frame.get("type") != "piece" or not _TORN_FIELDS.issuperset(frame):
-        raise InvalidRequest("the message is not valid JSON, or holds a lone surrogate outside a piece's text")
+        read = None
+    frames = read if isinstance(read, list) and read else [read]
+    return [_torn_piece(frame) if _is_torn(frame) else _whole(frame) for frame in frames]
+
+
+def _is_torn(frame: object) -> bool:
+    return isinstance(frame, dict) and frame.get("type") == "piece" and _TORN_FIELDS.issuperset(frame)
+
+
+def _whole(frame: object) -> ClientFrame:
+    """Any other frame beside one that is torn."""
+    try:
+        return _FRAME.validate_json(json.dumps(frame, ensure_ascii=False).encode())
+    except (UnicodeEncodeError, ValidationError) as error:
+        message = "the message is not valid JSON, or holds a lone surrogate outside a piece's text"
+        raise InvalidRequest(message) from error
+
+
+def _torn_piece(frame: object) -> Piece:
     try:
         return Piece.model_validate(frame)
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """`WS /v1/score/live`.
 
-The client opens, hands candidates over in pieces, ends each, and closes when it has what it wants; closing cancels.
+The client opens once, hands candidates over in pieces, ends each, and closes when it has what it wants, which cancels.
 
-    ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null}    first, once
+    ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null, "joined": false}
     ->  {"type": "piece", "index": 0, "text": "…"}    or    {"type": "piece", "index": 0, "token_ids": […]}
     ->  {"type": "peek", "index": 0}
     <-  {"type": "partial", "index": 0, "score": …, "tokens": …}
@@ -10,6 +10,9 @@ The client opens, hands candidates over in pieces, ends each, and closes when it
     ->  {"type": "end", "index": 0}
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
     <-  {"type": "error", "index": 0 | null, "code": "…", "message": "…", "param": … | null, "retry_after": … | null}
+
+A message may also be a list of frames, which are taken one after the other: `[{…}, {…}]`. The service sends lists only
+to a client whose `open` says `"joined": true`.
 
 A peek asks what a candidate were worth if it ended there: the score of what came of it before. One at a time for each
 candidate; one that is not answered when its candidate ends is dropped. It changes nothing of the candidate itself.
@@ -33,7 +36,18 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, InvalidRequest, ServiceError
-from acemath_reward.live.frames import Drop, End, Open, Partial, Peek, Piece, ServerFrame, read_frame
+from acemath_reward.live.frames import (
+    ClientFrame,
+    Drop,
+    End,
+    Open,
+    Partial,
+    Peek,
+    Piece,
+    ServerFrame,
+    message_of,
+    read_frames,
+)
 from acemath_reward.live.service import LiveService
 from acemath_reward.live.session import LiveScoring, error_frame
 from acemath_reward.metrics import RewardMetrics
@@ -42,6 +56,7 @@ from acemath_web.auth import KeySet
 LIVE_PATH = "/v1/score/live"
 
 _log = logging.getLogger(__name__)
+_MOST_JOINED = 64  # so that no message is larger than a client expects
 _SEND_SECONDS = 10.0  # a client that does not read so long is gone
 _IDLE = "idle_timeout"
 _CLOSE = {500: 1011, 503: 1013}
@@ -86,6 +101,7 @@ class _Exchange:
         self._websocket, self._service, self._idle, self._metrics = websocket, service, idle_seconds, metrics
         # At most a partial and a score or an error for each candidate, and one for the end: bounded by their number.
         self._outgoing: asyncio.Queue[ServerFrame | ServiceError] = asyncio.Queue()
+        self._joined = False
 
     async def run(self) -> None:
         """Serve the connection; whatever ends it is told to the client and counted."""
@@ -101,10 +117,10 @@ class _Exchange:
         self._metrics.live_ends.labels(reason).inc()
 
     async def _serve(self) -> None:
-        opening = await self._first_frame()
-        deadline = self._service.deadline(opening)
+        opening, more = await self._first_frame()
+        deadline, self._joined = self._service.deadline(opening), opening.joined
         async with self._service.opened(opening, deadline, self._outgoing.put_nowait) as scoring:
-            parts = [self._read(scoring, deadline), self._write(scoring), self._stop()]
+            parts = [self._read(scoring, deadline, more), self._write(scoring), self._stop()]
             running = [asyncio.ensure_future(part) for part in parts]
             try:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -115,25 +131,25 @@ class _Exchange:
                     part.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
 
-    async def _first_frame(self) -> Open:
+    async def _first_frame(self) -> tuple[Open, list[ClientFrame]]:
+        """What opens the connection, and what came in the same message."""
         try:
             async with asyncio.timeout(self._idle):
-                frame = read_frame(await self._receive())
+                first, *more = read_frames(await self._receive())
         except TimeoutError:
             raise _Idle(f"no open came in {self._idle:g} s") from None
-        if not isinstance(frame, Open):
+        if not isinstance(first, Open):
             raise InvalidRequest("the first frame must be open", param="type")
-        return frame
+        return first, more
 
-    async def _read(self, scoring: LiveScoring, deadline: Deadline) -> None:
+    async def _read(self, scoring: LiveScoring, deadline: Deadline, frames: list[ClientFrame]) -> None:
         while True:
+            for frame in frames:
+                if isinstance(frame, Open):
+                    raise InvalidRequest("a connection is opened once", param="type")
+                await _taken(scoring, frame)
             text = await self._next(scoring, deadline)
-            if text is None:
-                continue
-            frame = read_frame(text)
-            if isinstance(frame, Open):
-                raise InvalidRequest("a connection is opened once", param="type")
-            await _taken(scoring, frame)
+            frames = [] if text is None else read_frames(text)
 
     async def _next(self, scoring: LiveScoring, deadline: Deadline) -> str | None:
         """The next message; None when it is time to look at the clock again."""
@@ -160,12 +176,25 @@ class _Exchange:
 
     async def _write(self, scoring: LiveScoring) -> None:
         while True:
+            frames, error = await self._ready()
+            for frame in frames:
+                if isinstance(frame, Partial):
+                    scoring.told(frame.index)
+            if frames:
+                await self._send(*frames)
+            if error is not None:
+                raise error
+
+    async def _ready(self) -> tuple[list[ServerFrame], ServiceError | None]:
+        """What goes into the next message, and what ends the connection after it, if that is next."""
+        frames: list[ServerFrame] = []
+        while True:
             frame = await self._outgoing.get()
             if isinstance(frame, ServiceError):
-                raise frame
-            if isinstance(frame, Partial):
-                scoring.told(frame.index)
-            await self._send(frame)
+                return frames, frame
+            frames.append(frame)
+            if not self._joined or self._outgoing.empty() or len(frames) == _MOST_JOINED:
+                return frames, None
 
     async def _stop(self) -> None:
         await self._service.stopping.wait()
@@ -185,10 +214,10 @@ class _Exchange:
                 await self._websocket.close(code)
         return "idle" if idle else _ENDS.get(error.code, "refused")
 
-    async def _send(self, frame: ServerFrame) -> None:
+    async def _send(self, *frames: ServerFrame) -> None:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._websocket.send_text(frame.model_dump_json())
+                await self._websocket.send_text(message_of(frames))
         except TimeoutError:
             raise WebSocketDisconnect(1006) from None
 

@@ -1,0 +1,34 @@
+"""What waits on a live connection goes in as few messages as hold it, in order, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acemath_gateway.adapters import live_outbox
+from acemath_gateway.adapters.live_outbox import Outbox
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=30))
+def test_everything_comes_out_in_order_and_in_bounded_messages(sizes: list[int]) -> None:
+    frames = [f"{number:04}" + "x" * size for number, size in enumerate(sizes)]
+
+    async def taken() -> list[list[str]]:
+        outbox, found = Outbox(max_chars=10_000_000), list[list[str]]()
+        assert outbox.put(*frames)
+        while sum(map(len, found)) < len(frames):
+            found.append(await outbox.take())
+        return found
+
+    messages = asyncio.run(taken())
+    assert [frame for message in messages for frame in message] == frames
+    assert all(sum(map(len, message[:-1])) < live_outbox._MESSAGE_CHARS for message in messages)
+
+
+async def test_room_comes_back_when_frames_are_taken() -> None:
+    outbox = Outbox(max_chars=10)
+    assert outbox.put("12345", "67890") and not outbox.put("1")
+    assert await outbox.take() == ["12345", "67890"]
+    assert outbox.put("1234567890")
