@@ -154,13 +154,17 @@ class Board:
 
     def record(self, metrics: GatewayMetrics) -> None:
         """Count what became of every candidate; once, at the end, however the job ended."""
-        results = metrics.candidates
-        results.labels(CandidateResult.SCORED).inc(self.scored)
-        results.labels(CandidateResult.UNSCORED).inc(self.finished - self.scored)
-        results.labels(CandidateResult.FAILED).inc(self.failed)
         saved = self.wanted - self.asked if self.settled else 0
-        results.labels(CandidateResult.REJECTED).inc(self.rejected)
-        results.labels(CandidateResult.CANCELLED).inc(max(0, self.expected - saved - self.finished))
+        became = {
+            CandidateResult.SCORED: self.scored,
+            CandidateResult.UNSCORED: self.finished - self.scored,
+            CandidateResult.FAILED: self.failed,
+            CandidateResult.REJECTED: self.rejected,
+            CandidateResult.CANCELLED: max(0, self.expected - saved - self.finished),
+        }
+        for result, count in became.items():
+            if count:
+                metrics.candidates.labels(result).inc(count)
         if self.settled:
             metrics.early_stops.labels(self.settled).inc()
             metrics.saved_candidates.inc(saved)

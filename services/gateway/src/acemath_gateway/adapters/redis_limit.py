@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from acemath_gateway.ports import LimitOutcome
 _KEY, _WANTED_KEY = "acemath:limit:sequences", "acemath:limit:wanted"
 _WANTED_MS = 500  # whoever is refused asks again several times in that
 _MAX_RELEASED_IN_ONE_CALL = 1000
+_RIDE_SECONDS = 0.02  # what is released goes with the next request's own call, where one comes so soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,18 @@ class RedisSequenceLimit:
 
     async def keep(self) -> None:
         """Give back what was released and assert again what is held; runs until cancelled."""
+        asserted = time.monotonic()
         while True:
             with suppress(TimeoutError):  # nothing was released meanwhile: time to assert again
-                async with asyncio.timeout(ASSERT_SECONDS):
+                async with asyncio.timeout(max(0.0, asserted + ASSERT_SECONDS - time.monotonic())):
                     await self._wake.wait()
+                    await asyncio.sleep(_RIDE_SECONDS)
             self._wake.clear()
+            due = time.monotonic() - asserted >= ASSERT_SECONDS
+            if due:
+                asserted = time.monotonic()
             if self._link.up:
-                await self._assert_quietly()
+                await self._quietly(self._holds if due else {})
             else:
                 expired = time.monotonic() - LIFETIME_SECONDS
                 self._forget([member for member, at in self._released.items() if at < expired])
@@ -127,16 +133,17 @@ class RedisSequenceLimit:
     def _largest_sum(self, hold: _Hold, places: int) -> int:
         return max(int(self._spare_share * places), hold.sequences) if hold.spare_only else places
 
-    async def _assert_quietly(self) -> None:
+    async def _quietly(self, holds: Mapping[str, _Hold]) -> None:
         with suppress(StoreAway):  # what is owed is kept; the recovery hook pays it
-            await self._assert(recovering=False)
+            if holds or self._released:
+                await self._assert(holds, recovering=False)
 
     async def _assert_again(self) -> None:
-        await self._assert(recovering=True)
+        await self._assert(self._holds, recovering=True)
 
-    async def _assert(self, *, recovering: bool) -> None:
-        released = self._some_released()
-        asserted = dict(self._holds)
+    async def _assert(self, holds: Mapping[str, _Hold], *, recovering: bool) -> None:
+        """Tell Redis what was released, and of these holds that they are still held."""
+        released, asserted = self._some_released(), dict(holds)
         held = [value for member, hold in asserted.items() for value in (member, hold.lifetime_ms())]
         try:
             await self._link.run(scripts.ASSERT, [_KEY], [len(released), *released, *held], recovering=recovering)

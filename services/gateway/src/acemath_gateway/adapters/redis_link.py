@@ -18,7 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -215,11 +215,10 @@ class RedisLink:
         self._look.set()
 
 
-def _pool(url: str, timeout_seconds: float) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
+def _pool(url: str, timeout_seconds: float) -> ConnectionPool:
+    return ConnectionPool.from_url(  # who has a turn finds a connection, so that nobody waits in the pool
         url,
         max_connections=_MAX_CONNECTIONS,
-        timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         # Once more at once, for a pooled connection that a restarted server no longer knows: an absent one refuses at
