@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from acemath_training.cli_jobs import check_environment, errors_in_one_sentence, load_job, mixture_of
-from acemath_training.errors import ConfigError
+from acemath_registry.cli_common import DEFAULT_ROOT, Root, SignKey
+from acemath_training.cli_delivery import Beside, By, Licence, Promote, PublishAs, run_job, wished
+from acemath_training.cli_jobs import errors_in_one_sentence, mixture_of
 
 data = typer.Typer(no_args_is_help=True, help="Training problems: look at them, prepare them.")
 train = typer.Typer(no_args_is_help=True, help="Training jobs and the embedded checkpoints.")
@@ -124,15 +125,43 @@ def prepare_gsm8k(
 
 
 @train.command("sft")
-def train_sft(config: Config, base: Base, output: Output, ranks: Ranks = 2, as_json: AsJson = False) -> None:
+def train_sft(
+    config: Config,
+    base: Base,
+    output: Output,
+    ranks: Ranks = 2,
+    publish: PublishAs = None,
+    promote: Promote = None,
+    beside: Beside = None,
+    licence: Licence = None,
+    by: By = None,
+    sign_key: SignKey = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
     """Supervised fine-tuning under DeepSpeed; the same command resumes a stopped run."""
-    _launch("sft", config, base, output, ranks, as_json)
+    wish = wished(publish, promote, beside, licence, by, sign_key, root)
+    run_job("sft", config, base, output, ranks, wish, as_json=as_json)
 
 
 @train.command("reward-model")
-def train_reward(config: Config, base: Base, output: Output, ranks: Ranks = 2, as_json: AsJson = False) -> None:
+def train_reward(
+    config: Config,
+    base: Base,
+    output: Output,
+    ranks: Ranks = 2,
+    publish: PublishAs = None,
+    promote: Promote = None,
+    beside: Beside = None,
+    licence: Licence = None,
+    by: By = None,
+    sign_key: SignKey = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
     """A listwise reward model under DeepSpeed; the same command resumes a stopped run."""
-    _launch("reward_model", config, base, output, ranks, as_json)
+    wish = wished(publish, promote, beside, licence, by, sign_key, root)
+    run_job("reward_model", config, base, output, ranks, wish, as_json=as_json)
 
 
 @train.command("cards")
@@ -147,20 +176,6 @@ def show_cards(as_json: AsJson = False) -> None:
         return
     for card in found:
         typer.echo(f"{card.kind} {card.stage}: {card.steps} steps, {card.figures}")
-
-
-def _launch(job: str, config: Path, base: Path, output: Path, ranks: int, as_json: bool) -> None:
-    with errors_in_one_sentence():
-        check_environment()
-        found = load_job(config).job
-        if found != job:
-            raise ConfigError(f"{config.name} is a job of kind {found}, not {job}")
-    from acemath_training.jobs import launch  # noqa: PLC0415
-
-    status = launch.main([job, str(config), "--base", str(base), "--output", str(output), "--ranks", str(ranks)])
-    if as_json:
-        typer.echo(json.dumps({"status": status, "output": str(output)}))
-    raise typer.Exit(status)
 
 
 def _document(row: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from acemath_core.errors import ServiceError
 from acemath_training.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def errors_in_one_sentence() -> Iterator[None]:
         yield
     except TrainingError as error:
         raise _ended(str(error)) from error
+    except ServiceError as error:
+        raise _ended(error.message) from error
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0].startswith("acemath"):
             raise

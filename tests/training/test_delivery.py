@@ -1,0 +1,183 @@
+"""The end of a job: what it made is a version with a canary, and the channel's next release where that is wished."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from acemath_core.errors import ServiceError
+from acemath_registry import EvaluationGate, Gates, ModelKind, ModelRef, Registry, Release
+from acemath_training.cli import train
+from acemath_training.delivery import Delivered, Delivery, check, deliver
+from acemath_training.embedded import canary
+from acemath_training.errors import PublishError
+from acemath_training.jobs import lora
+from acemath_training.jobs.config import Lora
+from acemath_training.jobs.run_record import RunRecord
+
+LAYER = "model.layers.0.self_attn.q_proj"
+RECORD = RunRecord(
+    config={"stage": "test"},
+    config_sha256="c" * 64,
+    steps=20,
+    cursor=80,
+    figures={"train_loss_last": 1.5},
+    inputs={"mixture": "d" * 64},
+)
+
+
+def finished(output: Path, seed: int, *, head: bool) -> Path:
+    """What a job with LoRA leaves behind."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {f"{LAYER}.lora_A": (2, 32), f"{LAYER}.lora_B": (32, 2)} | ({"score.weight": (1, 32)} if head else {})
+    values = {name: torch.randn(shape, generator=draw).to(torch.bfloat16) for name, shape in shapes.items()}
+    lora.save(output, values, {"r": 2, "alpha": 4})
+    if not head:
+        lora.save_for_peft(output / lora.PEFT, values, Lora(r=2, alpha=4))
+    RECORD.write(output)
+    return output
+
+
+@pytest.fixture
+def wish(tmp_path: Path) -> Delivery:
+    return Delivery("job", str(tmp_path / "registry"), licence="Apache-2.0", by="a job")
+
+
+@pytest.fixture
+def channel(tiny_base: Path, tmp_path: Path, wish: Delivery) -> Registry:
+    """A registry whose channel `default` has a pair."""
+    registry = Registry(wish.root)
+    policy = deliver("sft", tiny_base, finished(tmp_path / "p0", 1, head=False), replace(wish, name="policy"))
+    reward = deliver("reward_model", tiny_base, finished(tmp_path / "r0", 2, head=True), replace(wish, name="reward"))
+    release = registry.create_release(policy.model, reward.model)
+    registry.promote("default", release.id, expected_generation=0, by="setup")
+    return registry
+
+
+@pytest.mark.parametrize("job", ["sft", "reward_model"])
+def test_a_result_takes_its_place_beside_the_other_model(
+    job: str, channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    before = channel.release(channel.channel("default").release)
+    output = finished(tmp_path / "out", 3, head=job == "reward_model")
+    wish = replace(wish, channel="default")
+    check(wish, job, tiny_base)
+    done = deliver(job, tiny_base, output, wish)
+    after = channel.release(channel.channel("default").release)
+    assert (channel.channel("default").generation, channel.channel("default").by) == (done.generation, "a job")
+    assert channel.channel("default").release == done.release and done.generation == 2
+    ours, others = (after.policy, after.reward) if job == "sft" else (after.reward, after.policy)
+    assert ours.ref == done.model
+    assert others == (before.reward if job == "sft" else before.policy)
+
+
+def test_a_version_says_where_it_comes_from_and_carries_the_canary_of_its_own_weights(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    done = deliver("sft", tiny_base, finished(tmp_path / "out", 4, head=False), wish)
+    manifest = channel.verify(done.model)
+    assert (manifest.step, manifest.kind, manifest.licence) == (20, ModelKind.POLICY, "Apache-2.0")
+    assert manifest.training["config_sha256"] == "c" * 64 and manifest.metrics == {"train_loss_last": 1.5}
+    assert manifest.canary == canary.policy(channel.path(done.model))
+    assert done == Delivered(done.model)  # nothing was to be promoted
+    model = AutoModelForCausalLM.from_pretrained(str(channel.path(done.model)))
+    base = AutoModelForCausalLM.from_pretrained(str(tiny_base))
+    weights = [dict(one.named_parameters())[f"{LAYER}.weight"] for one in (model, base)]
+    assert not torch.equal(*weights)
+
+
+def test_the_same_result_again_changes_nothing(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    output, wish = finished(tmp_path / "out", 5, head=False), replace(wish, channel="default")
+    first = deliver("sft", tiny_base, output, wish)
+    assert deliver("sft", tiny_base, output, wish) == first
+
+
+def test_a_base_of_the_registry_is_the_parent_and_gives_its_licence(
+    channel: Registry, tmp_path: Path, wish: Delivery
+) -> None:
+    parent = channel.release(channel.channel("default").release).policy.ref
+    done = deliver("sft", channel.path(parent), finished(tmp_path / "out", 6, head=False), replace(wish, licence=None))
+    manifest = channel.manifest(done.model)
+    assert (manifest.parent, manifest.licence) == (str(parent), "Apache-2.0")
+
+
+def test_a_full_weight_result_is_published_as_it_is(tiny_base: Path, tmp_path: Path, wish: Delivery) -> None:
+    output = tmp_path / "out"
+    AutoModelForCausalLM.from_pretrained(str(tiny_base)).save_pretrained(str(output / "model"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (output / "model" / name).write_bytes((tiny_base / name).read_bytes())
+    RECORD.write(output)
+    done = deliver("sft", tiny_base, output, wish)
+    stored = Registry(wish.root).path(done.model) / "model.safetensors"
+    assert stored.read_bytes() == (output / "model" / "model.safetensors").read_bytes()
+
+
+def test_what_a_gate_refuses_stays_published_and_the_channel_where_it_was(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    asked = EvaluationGate(set="gsm8k", metric="rm@8", margin=0.01, min_problems=300)
+    channel.set_gates("default", Gates(evaluations=(asked,)), by="somebody")
+    with pytest.raises(PublishError, match=r"is published and stays so.*acemath registry promote default --release r-"):
+        deliver("sft", tiny_base, finished(tmp_path / "out", 7, head=False), replace(wish, channel="default"))
+    assert channel.channel("default").generation == 1
+    assert [ref.name for ref in channel.versions()].count("job") == 1
+
+
+def test_who_is_overtaken_is_told_and_undoes_nothing(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, pair = Registry.create_release, channel.release(channel.channel("default").release)
+    other = deliver("sft", tiny_base, finished(tmp_path / "other", 8, head=False), replace(wish, name="other"))
+
+    def overtaken(self: Registry, policy: ModelRef, reward: ModelRef) -> Release:
+        theirs = made(self, other.model, pair.reward.ref)
+        self.promote("default", theirs.id, expected_generation=1, by="another job")
+        return made(self, policy, reward)
+
+    monkeypatch.setattr(Registry, "create_release", overtaken)
+    with pytest.raises(PublishError, match="was not pointed at"):
+        deliver("sft", tiny_base, finished(tmp_path / "out", 9, head=False), replace(wish, channel="default"))
+    assert (channel.channel("default").generation, channel.channel("default").by) == (2, "another job")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channel": "nowhere"}, "does not exist"),
+        ({"channel": "default", "beside": "policy"}, "name@version"),
+        ({"beside": "reward@s20-000000000000"}, "--with names the other model"),
+        ({"licence": None}, "give --licence"),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_before_the_beginning(
+    changed: dict[str, str | None], message: str, channel: Registry, tiny_base: Path, wish: Delivery
+) -> None:
+    with pytest.raises((PublishError, ServiceError), match=message):
+        check(replace(wish, **changed), "sft", tiny_base)  # type: ignore[arg-type]
+
+
+def test_two_policies_are_no_release(channel: Registry, tiny_base: Path, wish: Delivery) -> None:
+    policy = channel.release(channel.channel("default").release).policy.ref
+    with pytest.raises(PublishError, match="names the other kind"):
+        check(replace(wish, channel="default", beside=str(policy)), "sft", tiny_base)
+
+
+def test_a_job_that_did_not_end_is_not_published(tiny_base: Path, tmp_path: Path, wish: Delivery) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(PublishError, match="did not end"):
+        deliver("sft", tiny_base, tmp_path / "out", wish)
+    assert not Registry(wish.root).exists()
+
+
+@pytest.mark.parametrize("option", ["--promote", "--with", "--licence"])
+def test_options_of_publishing_without_publishing_are_refused(option: str, tiny_base: Path, tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text("job: sft\n")
+    command = ["sft", str(config), "--base", str(tiny_base), "--output", str(tmp_path / "out"), option, "x"]
+    done = CliRunner().invoke(train, command)
+    assert done.exit_code == 1 and "belong to --publish" in done.stderr and not (tmp_path / "out").exists()
