@@ -35,7 +35,7 @@ class Retention:
 
     Attributes:
         newest: versions of each model, by time of publication.
-        age_s: what was published within so many seconds.
+        age_s: what was published, or left by a publisher that was killed, within so many seconds.
         grace_s: seconds from marking to removing.
         history: last releases of each channel.
     """
@@ -77,6 +77,8 @@ def collect(
 ) -> list[Verdict]:
     """Look at every version and, if `apply`, mark and remove; sorted by name and step.
 
+    If `apply`, what publishers and writers left who were killed goes too, once it is older than `retention.age_s`.
+
     Raises:
         VerificationError: a document that may name versions is damaged: nothing was done.
         LockTimeout: another collection runs.
@@ -87,6 +89,7 @@ def collect(
             planned = _Collection(layout, retention, by, now)
             return [planned.verdict(ref) for ref in planned.refs]
         with layout.store.alone(layout.tombstones / ".lock"):
+            layout.store.sweep(layout.root, layout.staging, retention.age_s)
             collection = _Collection(layout, retention, by, now)
             return [collection.act(collection.verdict(ref)) for ref in collection.refs]
 

@@ -139,7 +139,7 @@ def read_tail(path: Path, limit_bytes: int) -> list[bytes]:
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Put a file in place in one step: a reader sees the old bytes or the new ones, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # as `stores.staging` knows it
     try:
         write_file(temporary, data, mode)
         os.replace(temporary, path)

@@ -31,10 +31,12 @@ from acemath_registry.manifest import MANIFEST_NAME, Manifest
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.stores.port import Advance
-from acemath_registry.stores.staging import staging_folder, sweep_staging
+from acemath_registry.stores.staging import staging_folder, sweep_documents, sweep_staging
 from acemath_registry.verify import check_listing
 
 _APPEND_TIMEOUT_S: Final = 5.0
+_WRITTEN_S: Final = 60.0
+"""Nobody takes so long to write a document."""
 
 
 class Disk:
@@ -164,6 +166,12 @@ class Disk:
         ensure_directory(Path(lock.parent))
         with exclusive_lock(Path(lock)):
             yield
+
+    def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
+        """See `Versions.sweep`."""
+        if Path(staging).is_dir():
+            sweep_staging(Path(staging), stale_after_s=older_than_s)
+        sweep_documents(Path(root), stale_after_s=max(older_than_s, _WRITTEN_S))
 
     def unmark(self, mark: PurePath) -> bool:
         """See `Versions.unmark`."""

@@ -253,6 +253,9 @@ class ObjectStore:
         removal.sweep(self.bucket, lock.parent.parent)
         yield
 
+    def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
+        """See `Versions.sweep`: an object is there whole or not, and scratch on this machine's disk goes by itself."""
+
     def unmark(self, mark: PurePath) -> bool:
         """See `Versions.unmark`."""
         return removal.unmark(self.bucket, mark)

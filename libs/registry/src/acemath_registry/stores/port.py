@@ -134,6 +134,9 @@ class Versions(Protocol):
     def alone(self, lock: PurePath) -> AbstractContextManager[None]:
         """No other collection of unused versions runs while the block does; raises `LockTimeout`."""
 
+    def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
+        """Remove what those left who were killed while they published, collected or wrote; nothing of who lives."""
+
     def unmark(self, mark: PurePath) -> bool:
         """Take away the mark of a version that was to be removed, durably; False when there is none.
 

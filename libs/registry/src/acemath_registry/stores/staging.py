@@ -1,7 +1,12 @@
-"""Publishers' private folders on a file system: each is held by a lock, and swept when its publisher is dead."""
+"""Publishers' private folders on a file system: each is held by a lock, and swept when its publisher is dead.
+
+As are the files by which documents were to be replaced.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +20,9 @@ STALE_STAGING_S: Final = 24 * 3600.0
 """Age at which a dead publisher's folder goes: a living one holds its lock, but not every mount shares locks."""
 
 _LOCK: Final = "publisher.lock"
+_REPLACING: Final = re.compile(r"\..+\.[0-9a-f]{32}\Z")
+"""How `durable.replace_file` names what is to replace another file; nobody reads it."""
+_NO_DOCUMENTS: Final = frozenset({"models", "staging"})
 
 
 def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> None:
@@ -28,11 +36,25 @@ def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> N
             remove_tree(folder)
 
 
+def sweep_documents(root: Path, *, stale_after_s: float) -> None:
+    """Remove files that were to replace a document, and whose writer was killed: what takes milliseconds is old.
+
+    Raises:
+        OSError: a folder can not be listed, or a file not removed.
+    """
+    for folder, below, names in os.walk(root):
+        if Path(folder) == root:
+            below[:] = [name for name in below if name not in _NO_DOCUMENTS]
+        for path in (Path(folder, name) for name in names):
+            if _REPLACING.match(path.name) and _age_s(path) > stale_after_s:
+                path.unlink(missing_ok=True)
+
+
 def _age_s(folder: Path) -> float:
     try:
         return time.time() - folder.stat().st_mtime
     except FileNotFoundError:
-        return -1.0  # its publisher has finished since we listed it
+        return -1.0  # whose it is has finished since we listed it
 
 
 @contextmanager
