@@ -189,8 +189,7 @@ class Gathering:
                 self._writing.cancel()
 
     async def _score(self, done: CandidateDone) -> None:
-        with self.means.metrics.scoring_queue.track_inprogress():
-            await self.means.places.acquire()
+        await self._place()
         board = self.board
         try:
             if not board.scorer_away:
@@ -209,6 +208,14 @@ class Gathering:
                 raise
         finally:
             self.means.places.release()
+
+
+    async def _place(self) -> None:
+        if not self.means.places.locked():
+            await self.means.places.acquire()  # at once
+            return
+        with self.means.metrics.scoring_queue.track_inprogress():
+            await self.means.places.acquire()
 
 
 async def _ended(tasks: set[asyncio.Task[None]]) -> None:

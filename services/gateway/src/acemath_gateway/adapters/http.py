@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any, Literal
@@ -84,6 +85,8 @@ class Upstream:
         for state in BROKEN:
             metrics.breakers.labels(role, state).set_function(partial(self.replicas.breakers.count, state))
         self.host_names: dict[str, str] = {}
+        self._calls = {result: metrics.upstream_calls.labels(role, result) for result in CallResult}
+        self._seconds = metrics.upstream_seconds.labels(role)
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self.transport = Transport(max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS)
 
@@ -93,6 +96,12 @@ class Upstream:
         if not taken:
             self.metrics.retries_refused.labels(self.role).inc()
         return taken
+
+    def count(self, result: CallResult, started: float | None = None) -> None:
+        """Count a call that has ended, and what it took since `started` (monotonic)."""
+        self._calls[result].inc()
+        if started is not None:
+            self._seconds.observe(time.monotonic() - started)
 
     def opening_headers(self) -> dict[str, str]:
         """What a connection shows that is not opened here: the key, and the id and trace of the request it is for."""

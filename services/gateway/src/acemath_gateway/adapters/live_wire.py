@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -56,27 +56,28 @@ _RESULTS = {
 
 def open_frame(context: Sequence[ChatMessage], model: str, seconds: float) -> str:
     """The first frame: the turns that candidates answer, who is to score them, and in how many seconds from now."""
-    return _json(type="open", messages=list(context), model=model, deadline=seconds, joined=True)
+    frame = {"type": "open", "messages": list(context), "model": model, "deadline": seconds, "joined": True}
+    return json.dumps(frame)
 
 
 def piece_frame(index: int, text: str) -> str:
     """What comes next of a candidate."""
-    return _json(type="piece", index=index, text=text)
+    return f'{{"type": "piece", "index": {index}, "text": {json.dumps(text)}}}'
 
 
 def end_frame(index: int) -> str:
     """A candidate is complete."""
-    return _json(type="end", index=index)
+    return f'{{"type": "end", "index": {index}}}'
 
 
 def peek_frame(index: int) -> str:
     """What would the score of a candidate be if it ended here? One such question at a time for each candidate."""
-    return _json(type="peek", index=index)
+    return f'{{"type": "peek", "index": {index}}}'
 
 
 def drop_frame(index: int) -> str:
     """A candidate is not wanted any more."""
-    return _json(type="drop", index=index)
+    return f'{{"type": "drop", "index": {index}}}'
 
 
 def message_of(frames: Sequence[str]) -> str:
@@ -101,7 +102,3 @@ def failure(frame: ErrorFrame) -> CallFailed | InvalidRequest:
     if frame.index is not None and frame.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED:
         return InvalidRequest(frame.message[:500], param=frame.param, code=ErrorCode.CONTEXT_LENGTH_EXCEEDED)
     return CallFailed(_RESULTS.get(frame.code, CallResult.BROKEN), f"says {frame.code!r}: {frame.message[:500]}")
-
-
-def _json(**frame: Any) -> str:
-    return json.dumps(frame)

@@ -90,8 +90,7 @@ class ScoreCall:
                 metrics.version_mismatch.labels(role).inc()
             raise
         finally:
-            metrics.upstream_calls.labels(role, result).inc()
-            metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)
+            self._upstream.count(result, started)
 
     async def _alone(self, endpoint: str, wanted: Sequence[Wanted], give_up: Deadline) -> None:
         body = self._body(wanted, stream=False)

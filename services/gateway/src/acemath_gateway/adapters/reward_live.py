@@ -208,7 +208,7 @@ class _Link:
         try:
             await asyncio.wait({candidate.answer}, timeout=give_up.remaining())
         except asyncio.CancelledError:
-            self._count(CallResult.CANCELLED, started)
+            self._upstream.count(CallResult.CANCELLED, started)
             raise
         if not candidate.answer.done():
             self._leave()
@@ -267,12 +267,12 @@ class _Link:
         if isinstance(answer, _NotLive):
             raise answer
         if isinstance(answer, float):
-            self._count(CallResult.OK, started)
+            self._upstream.count(CallResult.OK, started)
             return answer
         if isinstance(answer, InvalidRequest):
-            self._count(CallResult.REFUSED, started)
+            self._upstream.count(CallResult.REFUSED, started)
             raise answer
-        self._count(answer.result, started)
+        self._upstream.count(answer.result, started)
         raise _NotLive(LiveFallback.REFUSED)
 
     def _release(self) -> None:
@@ -291,12 +291,7 @@ class _Link:
             self._task.cancel()
 
     def _failed(self, result: CallResult) -> None:
-        self._upstream.metrics.upstream_calls.labels(self._upstream.role, result).inc()
+        self._upstream.count(result)
         if result in _FAULTY and self._endpoint is not None:
             hung = result is CallResult.TIMEOUT and not self._deadline.expired()
             self._upstream.replicas.shun(self._endpoint, hung=hung)
-
-    def _count(self, result: CallResult, started: float) -> None:
-        metrics, role = self._upstream.metrics, self._upstream.role
-        metrics.upstream_calls.labels(role, result).inc()
-        metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)

@@ -82,8 +82,7 @@ class Call:
             for candidate in self._open():
                 yield CandidateFailed(candidate.index, error.result.value)
         finally:
-            metrics.upstream_calls.labels(role, result).inc()
-            metrics.upstream_seconds.labels(role).observe(time.monotonic() - started)
+            self._upstream.count(result, started)
 
     def _shun(self, result: CallResult) -> None:
         """Ask this server last for a while; one that was still at it when the deadline came is not at fault."""
