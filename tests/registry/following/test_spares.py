@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from acemath_registry import ModelRef
+from acemath_registry.durable import exclusive_lock
 from acemath_registry.following import prune
 
 
@@ -28,3 +29,15 @@ def test_the_newest_spare_ones_and_those_in_use_stay(tmp_path: Path) -> None:
 def test_nothing_there_is_nothing_to_do(tmp_path: Path) -> None:
     prune(tmp_path / "absent", (), 0)
     assert not (tmp_path / "absent").exists()
+
+
+def test_half_a_copy_goes_when_its_maker_is_dead(tmp_path: Path) -> None:
+    """A service that is killed while it copies, and is told of another version when it comes back."""
+    folder = tmp_path / "pol"
+    dead, living = (folder / f".s{step}-00000000000a.partial-{'b' * 32}" for step in (1, 2))
+    origin = dead.with_name(f"{dead.name}-origin")  # of an adapter version that lies in a bucket
+    for path in (dead, living, origin):
+        path.mkdir(parents=True)
+    with exclusive_lock(folder / ".s2-00000000000a.lock"):
+        prune(tmp_path, [], 2)
+    assert sorted(path.name for path in folder.iterdir()) == [".s2-00000000000a.lock", living.name]
