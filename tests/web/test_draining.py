@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -19,10 +20,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nothing is asked of it")
 
 
-def stopped(drain: Drain, *signals: int, seconds: int = 3) -> DrainingServer:
+def stopped(drain: Drain, *signals: int, seconds: int = 3, keeps: bool = False) -> DrainingServer:
     """Start a server, send it signals, and wait until it has ended."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=seconds)
-    server = DrainingServer(config, drain)
+    server = DrainingServer(config, drain, keeps=keeps)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -67,3 +68,18 @@ def test_a_drain_that_fails_is_told_and_stops_anyway(caplog: pytest.LogCaptureFi
 
     stopped(drain, signal.SIGTERM)
     assert "draining failed" in caplog.text
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_start_made_is_kept_from_the_collector_only_where_it_stays(keeps: bool) -> None:
+    seen: list[int] = []
+
+    async def drain(_: float) -> None:
+        seen.append(gc.get_freeze_count())
+
+    before = gc.get_freeze_count()
+    try:
+        stopped(drain, signal.SIGTERM, keeps=keeps)
+        assert (seen[0] > before) is keeps
+    finally:
+        gc.unfreeze()

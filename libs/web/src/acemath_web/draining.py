@@ -33,11 +33,12 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's; its `timeout_graceful_shutdown` is what draining and the requests in flight have together.
         drain: the application's.
+        keeps: everything that start makes lives as long as the process; not where models come and go.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, *, keeps: bool = False) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._keeps = drain, keeps
         self._draining: asyncio.Future[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -47,14 +48,14 @@ class DrainingServer(uvicorn.Server):
             self._draining.get_loop().call_soon_threadsafe(self._draining.cancel)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn; then what start made is out of the garbage collector's sight.
+        """As uvicorn; what is to be kept is out of the garbage collector's sight then.
 
-        Modules, schemas and tokenizers live as long as the process: looking through them at each full collection holds
-        every request up for some 50 ms.
+        Looking through modules, schemas and tokenizers at each full collection holds every request up for some 50 ms.
         """
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
+        if self._keeps:
+            gc.collect()
+            gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, and go on as uvicorn does, with the time that is left."""

@@ -23,6 +23,7 @@ def run(
     limits: ConnectionLimits | None = None,
     drain: Drain = nothing_to_drain,
     max_message_bytes: int = 2**20,
+    keeps: bool = False,
 ) -> None:
     """Serve `app` in this process until SIGINT or SIGTERM.
 
@@ -33,6 +34,7 @@ def run(
         drain_seconds: how long requests in flight may still take after the signal; then they are cancelled.
         drain: brings the application's long-lived connections to their end when the signal comes.
         max_message_bytes: a longer websocket message ends its connection.
+        keeps: everything that start makes lives as long as the process; not where models come and go.
         limits: what callers may take; as many connections of it as the limit on open files allows.
     """
     limits = limits or ConnectionLimits()
@@ -49,7 +51,7 @@ def run(
         timeout_keep_alive=75,  # longer than the 60 s after which common proxies reuse a connection
         timeout_graceful_shutdown=drain_seconds,
     )
-    server = DrainingServer(config, drain)
+    server = DrainingServer(config, drain, keeps=keeps)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

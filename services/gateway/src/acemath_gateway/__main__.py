@@ -38,7 +38,7 @@ def main() -> int:
     configure_logging(settings.log_level)
     _log.info("%s", first.said)
     limits = ConnectionLimits(settings.max_connections)
-    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits)
+    run(app, host=settings.host, port=settings.port, drain_seconds=settings.drain_seconds, limits=limits, keeps=True)
     return 0
 
 
