@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -141,16 +141,19 @@ class RedisQuotaStore:
             self._wake.set()
 
     async def keep(self) -> None:
-        """Settle what is over and assert again what is not; runs until cancelled."""
+        """Settle what is over at once, and now and then assert again what is not; runs until cancelled."""
+        asserted = time.monotonic()
         while True:
             with suppress(TimeoutError):  # nobody left meanwhile: time to assert again
-                async with asyncio.timeout(ASSERT_SECONDS):
+                async with asyncio.timeout(max(0.0, asserted + ASSERT_SECONDS - time.monotonic())):
                     await self._wake.wait()
             self._wake.clear()
             self._forget_expired()
+            due = time.monotonic() - asserted >= ASSERT_SECONDS
+            asserted = time.monotonic() if due else asserted
             if self._link.up:
                 with suppress(StoreAway):  # what is owed is kept; the recovery hook pays it
-                    await self._settle(recovering=False)
+                    await self._settle(self._inside.values() if due else (), recovering=False)
 
     async def _enter(self, visit: Visit) -> Standing:
         most = visit.quotas.sequences_in_flight or 0
@@ -169,14 +172,14 @@ class RedisQuotaStore:
         )
 
     async def _settle_again(self) -> None:
-        await self._settle(recovering=True)
+        await self._settle(self._inside.values(), recovering=True)
 
-    async def _settle(self, *, recovering: bool) -> None:
-        """One call for each key that somebody left or is inside of."""
+    async def _settle(self, inside: Iterable[Visit], *, recovering: bool) -> None:
+        """One call for each key that somebody left or one of these is inside of."""
         leaving, staying = defaultdict[str, list[_Left]](list), defaultdict[str, list[Visit]](list)
         for _, left in zip(range(_MAX_IN_ONE_CALL), list(self._left.values()), strict=False):
             leaving[left.visit.key_id].append(left)
-        for visit in self._inside.values():
+        for visit in inside:
             staying[visit.key_id].append(visit)
         for key_id in leaving.keys() | staying.keys():
             await self._settle_key(leaving[key_id], staying[key_id], recovering=recovering)
