@@ -39,7 +39,7 @@ VICTIMS = {
     "gateway": "acemath_gateway",
 }
 """How the program, or the module, that a part runs ends; of vLLM's processes the one that computes."""
-GAUGES = ("queued_requests", "inflight_requests", "inflight_sequences", "scoring_queue")
+GAUGES = ("queued_requests", "inflight_requests", "inflight_sequences", "scoring_queue", "leases")
 IN_FLIGHT = 200
 BACK_SECONDS = 300.0
 

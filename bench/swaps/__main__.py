@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import json
-import string
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,59 +23,13 @@ from typing import Any
 import httpx
 import psutil
 
-from acemath_core.prompts import reward_context
-from acemath_prompts import PromptEncoder
-from acemath_registry import ModelRef, PublishMetadata, Registry
-from acemath_reward.engine.device import place
-from acemath_reward.engine.model import load_engine
-from acemath_reward.ports import PromptGroup
+from acemath_registry import Registry
 from bench.swaps.load import PROBLEMS, Load, Release
-from bench.swaps.models import write_policy, write_reward
+from bench.swaps.publisher import Publisher
 from bench.swaps.report import report
 
 PATIENCE = 600.0
 CHANNEL = "default"
-NAMES = {"policy": "bench-swaps-policy", "reward": "bench-swaps-reward"}
-
-
-class Publisher:
-    """Makes releases, each of two new versions."""
-
-    def __init__(self, registry: Registry, max_tokens: int) -> None:
-        self._registry, self._max_tokens = registry, max_tokens
-        self._numbers = itertools.count(1)
-        self._run = time.strftime("%H%M%S")
-
-    def make(self) -> Release:
-        """Publish the next two versions and a release of them."""
-        number = next(self._numbers)
-        letter = string.ascii_letters[number % len(string.ascii_letters)]
-        with tempfile.TemporaryDirectory() as folder:
-            policy = write_policy(Path(folder, "policy"), letter)
-            reward = write_reward(Path(folder, "reward"), int(self._run) * 1000 + number)
-            scores = self._scores(reward, letter * self._max_tokens)
-            refs = self._publish("policy", policy, number), self._publish("reward", reward, number)
-        release = self._registry.create_release(*refs)
-        return Release(release.id, str(refs[0]), str(refs[1]), letter, scores)
-
-    def _publish(self, kind: str, directory: Path, number: int) -> ModelRef:
-        metadata = PublishMetadata(step=number, licence="Apache-2.0")
-        return self._registry.publish(directory, name=NAMES[kind], kind=kind, metadata=metadata, by="bench.swaps")
-
-    def _scores(self, directory: Path, text: str) -> tuple[float, ...]:
-        encoder, engine = (
-            PromptEncoder.from_directory(directory),
-            load_engine(directory, place("cpu", "auto", threads=1)),
-        )
-        return tuple(self._score(encoder, engine, problem, text) for problem in PROBLEMS)
-
-    def _score(self, encoder: PromptEncoder, engine: Any, problem: str, text: str) -> float:
-        context = reward_context([{"role": "user", "content": problem}])
-        prompt = encoder.encode_prompt(context)
-        whole = encoder.encode_conversation([*context, {"role": "assistant", "content": text}])
-        assert whole[: len(prompt)] == prompt
-        ((score,),) = engine.score([PromptGroup(tuple(prompt), (tuple(whole[len(prompt) :]),))])
-        return float(score)
 
 
 class Watch:

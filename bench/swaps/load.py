@@ -84,11 +84,8 @@ class Load:
 def mixed(answer: dict[str, Any], releases: dict[str, Release], problem: int, n: int) -> str | None:
     """What in an answer is not of the release that it names, or is missing; None: all is."""
     strange = foreign(answer, releases, problem)
-    if strange is None and (
-        answer["n_scored"] != n or answer["degraded_reason"] not in (None, "truncated")
-    ):  # its one letter has no end
-        return f"{answer['n_scored']} of {n} scored, {answer['degraded_reason']}"
-    return strange
+    whole = answer["n_scored"] == n and answer["degraded_reason"] in (None, "truncated")  # its one letter has no end
+    return strange or (None if whole else f"{answer['n_scored']} of {n} scored, {answer['degraded_reason']}")
 
 
 def foreign(answer: dict[str, Any], releases: dict[str, Release], problem: int) -> str | None:
@@ -101,7 +98,7 @@ def foreign(answer: dict[str, Any], releases: dict[str, Release], problem: int) 
         return f"{release.id} is not {served}"
     letters = Counter(letter for one in answer["candidates"] for letter in set(one["text"]))
     scores = {one["score"] for one in answer["candidates"]} - {None}
-    if not set(letters) <= {release.letter} or not scores <= {release.scores[problem]}:
+    if set(letters) != {release.letter} or not scores <= {release.scores[problem]}:
         return (
             f"{release.id}: written {dict(letters)} for {release.letter}, scored {scores} for {release.scores[problem]}"
         )

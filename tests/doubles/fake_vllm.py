@@ -9,8 +9,8 @@ With `--runner pooling` it answers `/classify` instead, with `pooled_score` of t
 test_pooling_contract.py` holds for that one.
 
 Candidate i of a request is `script[(seed + i) % len(script)]`; its tokens are those of `DIR/tokenizer.json`, or the
-UTF-8 bytes where there is none. The script and the faults are read from the JSON file `FAKE_VLLM_CONTROL` at every
-request (all keys optional):
+UTF-8 bytes where there is none. A checkpoint's own script is `recites` in its config.json; one for all of them, and the
+faults, are read from the JSON file `FAKE_VLLM_CONTROL` at every request (all keys optional):
 
     script          list of texts
     token_seconds   pause per engine step, default 0.001
@@ -135,6 +135,7 @@ def main() -> int:
         root=options.model,
         control=Path(control) if control else None,
         pooling=options.runner == "pooling",
+        recites=config_of(Path(options.model)).get("recites") if options.model else None,
     )
     return asyncio.run(_serve(server, options))
 

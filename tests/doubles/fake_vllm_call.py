@@ -36,7 +36,7 @@ class Call:
         self.prompt: list[int] = body["prompt"]
         self.n: int = body.get("n", 1)
         room = min(body.get("max_tokens", 16), server.max_model_len - len(self.prompt))
-        scripts: list[str] = self.faults.get("script") or SCRIPT
+        scripts: list[str] = self.faults.get("script") or server.recites or SCRIPT
         first = 0 if body.get("temperature") == 0 else body.get("seed") or 0
         full = [[*server.tokens.encode(scripts[(first + i) % len(scripts)]), server.tokens.eos] for i in range(self.n)]
         if body.get("allowed_token_ids") == [server.tokens.eos]:

@@ -69,6 +69,7 @@ class FakeServer:
     root: str = ""
     control: Path | None = None
     pooling: bool = False
+    recites: list[str] | None = None
     running: int = 0
     generated: int = 0
     prompted: int = 0
