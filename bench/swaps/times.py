@@ -1,0 +1,168 @@
+"""How long a promotion and a rollback take, beside the least that they could.
+
+    python -m bench.swaps.times http://127.0.0.1:8080 --registry .local/registry --pid PID --release r-… [--out FILE]
+
+Beside an idle running stack (`make run`; PID is its first process). Between the channel's release and the named one,
+which must be another pair: promotions, rollbacks after the old versions are gone, and rollbacks at the first answer of
+the new release. The least: the same vLLM server, started by hand with the same arguments on another port, until it is
+healthy; and the bytes of both checkpoints at the speed at which this disk reads them without a cache. At the end the
+channel points where it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from acemath_registry import Registry
+from bench.reward import machine
+
+CHANNEL, PATIENCE, FREE_PORT = "default", 600.0, 18999
+PROBLEM = "What is 6 * 7?"
+
+
+class Stack:
+    """A running stack as its caller and its registry see it."""
+
+    def __init__(self, url: str, registry: Registry, key: str | None) -> None:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self.registry, self._http = registry, httpx.Client(base_url=url, headers=headers, timeout=120)
+
+    def answers_by(self, release: str) -> None:
+        """Wait for an answer by a release."""
+        self._until(lambda: self._served() == release, f"an answer by {release}")
+
+    def alone(self, release: str) -> None:
+        """Wait until no other release's versions are kept."""
+        members = self.registry.release(release)
+        wanted = {str(members.policy.ref), str(members.reward.ref)}
+        self._until(lambda: self._kept() == wanted, f"only {release} in the slots")
+
+    def move(self, release: str) -> None:
+        """Point the channel at a release."""
+        generation = self.registry.channel(CHANNEL).generation
+        self.registry.promote(CHANNEL, release, expected_generation=generation, by="bench.swaps.times")
+
+    def _served(self) -> str | None:
+        answer = self._http.post("/v1/solve", json={"problem": PROBLEM, "n": 1, "max_tokens": 4})
+        return str(answer.json()["release"]) if answer.status_code == 200 else None
+
+    def _kept(self) -> set[str]:
+        statuses = [*self.registry.statuses("policy").values(), *self.registry.statuses("reward").values()]
+        slots = [slot for status in statuses for slot in status.get("slots", [])]
+        return {slot["version"] for slot in slots if slot["state"] not in ("rejected", "retired")}
+
+    @staticmethod
+    def _until(true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not true():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{what}: not within {PATIENCE:.0f} s")
+            time.sleep(0.05)
+
+
+def measure(stack: Stack, other: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds from a change of the channel to the first answer by its release."""
+    first, found = stack.registry.channel(CHANNEL).release, dict[str, list[float]]()
+
+    def changed(name: str, change: Callable[[], object], release: str) -> None:
+        began = time.monotonic()
+        change()
+        stack.answers_by(release)
+        found.setdefault(name, []).append(round(time.monotonic() - began, 2))
+        print(f"{name}: {found[name][-1]} s", flush=True)
+
+    def back() -> object:
+        return stack.registry.rollback(CHANNEL, by="bench.swaps.times")
+
+    for _ in range(rounds):
+        changed("promote", lambda: stack.move(other), other)
+        stack.alone(other)
+        changed("rollback, the old one gone", back, first)
+        stack.alone(first)
+        changed("promote", lambda: stack.move(other), other)
+        changed("rollback, the old one still there", back, first)
+        stack.alone(first)
+    return found
+
+
+def vllm_alone(pid: int) -> float:
+    """Seconds in which a server with the arguments of the one that runs is healthy."""
+    for process in psutil.Process(pid).children(recursive=True):
+        command = process.cmdline()
+        if "--port" in command and "--served-model-name" in command:
+            break
+    else:
+        raise SystemExit(f"no vLLM server under process {pid}")
+    command[command.index("--port") + 1] = str(FREE_PORT)
+    environment, began = process.environ(), time.monotonic()
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with status {server.returncode}")
+            try:
+                if httpx.get(f"http://127.0.0.1:{FREE_PORT}/health", timeout=1).status_code in (200, 401):
+                    return round(time.monotonic() - began, 2)
+            except httpx.HTTPError:
+                time.sleep(0.05)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def read_seconds(files: list[Path]) -> tuple[int, float]:
+    """Bytes of these files and the seconds that reading them takes when the page cache has none of them."""
+    read, began = 0, 0.0
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            start = time.monotonic()
+            while piece := file.read(2**22):
+                read += len(piece)
+            began += time.monotonic() - start
+    return read, round(began, 3)
+
+
+def main() -> None:
+    """Read the arguments, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", help="of the gateway")
+    parser.add_argument("--registry", type=Path, required=True)
+    parser.add_argument("--pid", type=int, required=True, help="the stack's first process")
+    parser.add_argument("--release", required=True, help="another one than the channel's, of other versions")
+    parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    registry = Registry(options.registry)
+    stack = Stack(options.url, registry, options.key_file.read_text().strip() if options.key_file else None)
+    pair = registry.release(registry.channel(CHANNEL).release)
+    weights = [path for ref in (pair.policy.ref, pair.reward.ref) for path in registry.path(ref).glob("*.safetensors")]
+    starts = [vllm_alone(options.pid) for _ in range(options.rounds)]
+    size, seconds = read_seconds(weights)
+    result: dict[str, Any] = {
+        "seconds_to_the_first_answer": measure(stack, options.release, options.rounds),
+        "least": {"vllm_alone_seconds": starts, "checkpoint_bytes": size, "read_seconds": seconds},
+        "machine": machine.described(),
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    named = {"vLLM alone": starts, **result["seconds_to_the_first_answer"]}
+    for name, values in named.items():
+        print(f"{name}: {statistics.median(values):.1f} s (median of {len(values)}: {values})")
+    print(f"reading both checkpoints: {seconds:.2f} s for {size / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
