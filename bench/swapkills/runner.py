@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from acemath_registry import Registry
 from bench.swapkills.asking import Clients, account
 from bench.swapkills.matrix import Cell, Victim
@@ -75,13 +77,19 @@ class Bench:
     async def _rest(self, before: int) -> Row:
         """Gauges, processes and leftovers, when they are as they were, or after a while."""
         until = time.monotonic() + QUIET_SECONDS
-        gauges, count = await self.processes.parts.gauges(), self.processes.count()
+        gauges, count = await self._gauges(), self.processes.count()
         while (any(gauges.values()) or count > before) and time.monotonic() < until:
             await asyncio.sleep(0.5)
-            gauges, count = await self.processes.parts.gauges(), self.processes.count()
+            gauges, count = await self._gauges(), self.processes.count()
         left, files = left_over(self.registry.root), files_left(self.registry.root)
         processes = {"before": before, "after": count}
         return {"gauges": gauges, "processes": processes, "left": left, "files_left": files}
+
+    async def _gauges(self) -> dict[str, float]:
+        try:
+            return await self.processes.parts.gauges()
+        except httpx.TransportError:
+            return {"the gateway does not answer": 1.0}
 
     async def wait(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
         """Until something is so.
