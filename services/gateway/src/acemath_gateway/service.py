@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from acemath_core.deadline import Deadline
-from acemath_core.errors import InternalError
 from acemath_gateway.admission import Admission, Admitted
 from acemath_gateway.jobs import Outcome, SolveEvent, SolveJob
 from acemath_gateway.keys.door import QuotaDoor
+from acemath_gateway.keys.quotas import Bill
 
 _QUOTA_SECONDS = 2.0  # for a key's quota, of what nobody waits for: others' lines get their turns meanwhile
 _LONGEST_WAIT_SECONDS = 600.0  # for places, of what nobody waits for; the door's own bound is at most that
@@ -23,6 +23,10 @@ class Runs(Protocol):
 
     def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
         """The job's events, an `Outcome` last; closing it cancels everything behind it."""
+        ...
+
+    async def outcome(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> Outcome:
+        """The outcome; `emit` gets every event when it happens, and cancelling cancels everything behind it."""
         ...
 
 
@@ -52,11 +56,7 @@ class SolveService:
         Raises:
             ServiceError: whatever the door or the solver raises.
         """
-        async with (
-            self._quotas.charged(job.caller, cost(job), job.deadline) as bill,
-            self._admission.enter(job.id, cost(job), job.deadline, job.priority) as admitted,
-        ):
-            bill.see(admitted)
+        async with self._entered(job, job.deadline) as (bill, admitted):
             yield admitted
             async with aclosing(self._solver.run(job)) as run:
                 async for event in run:
@@ -69,16 +69,8 @@ class SolveService:
         Raises:
             ServiceError: whatever the door or the solver raises.
         """
-        queue_seconds, outcome = 0.0, None
-        async with aclosing(self.events(job)) as events:
-            async for event in events:
-                if isinstance(event, Admitted):
-                    queue_seconds = event.queue_seconds
-                elif isinstance(event, Outcome):
-                    outcome = event
-        if outcome is None:
-            raise InternalError("the solver ended without an outcome; this is a bug")
-        return Solved(outcome, queue_seconds)
+        async with self._entered(job, job.deadline) as (bill, admitted):
+            return Solved(await self._solver.outcome(job, bill.see), admitted.queue_seconds)
 
     async def solve_from_queue(self, job: SolveJob, seconds: float) -> Solved:
         """The outcome of a job that nobody waits for: it has its `seconds` from when it has its places.
@@ -87,18 +79,21 @@ class SolveService:
             ServiceError: whatever the door or the solver raises.
         """
         asked = Deadline.after(_LONGEST_WAIT_SECONDS + seconds)
+        async with self._entered(job, asked, patience_seconds=_QUOTA_SECONDS) as (bill, admitted):
+            begun = replace(job, deadline=Deadline.after(seconds), asked=time.monotonic())
+            return Solved(await self._solver.outcome(begun, bill.see), admitted.queue_seconds)
+
+    @asynccontextmanager
+    async def _entered(
+        self, job: SolveJob, asked: Deadline, patience_seconds: float = 0.0
+    ) -> AsyncIterator[tuple[Bill, Admitted]]:
+        """Within the quotas of who asks, and with places, for the length of the block."""
         async with (
-            self._quotas.charged(job.caller, cost(job), asked, patience_seconds=_QUOTA_SECONDS) as bill,
+            self._quotas.charged(job.caller, cost(job), asked, patience_seconds=patience_seconds) as bill,
             self._admission.enter(job.id, cost(job), asked, job.priority) as admitted,
         ):
             bill.see(admitted)
-            begun = replace(job, deadline=Deadline.after(seconds), asked=time.monotonic())
-            async with aclosing(self._solver.run(begun)) as run:
-                async for event in run:
-                    bill.see(event)
-                    if isinstance(event, Outcome):
-                        return Solved(event, admitted.queue_seconds)
-        raise InternalError("the solver ended without an outcome; this is a bug")
+            yield bill, admitted
 
 
 def cost(job: SolveJob) -> int:

@@ -112,7 +112,7 @@ class Solver:
         """
         # Never more than two events for each candidate, the outcome, and the end: putting never waits.
         events: asyncio.Queue[SolveEvent | None] = asyncio.Queue(maxsize=2 * job.n + 2)
-        work = asyncio.create_task(self._counted(job, events.put_nowait), name=f"solve {job.id}")
+        work = asyncio.create_task(self.outcome(job, events.put_nowait), name=f"solve {job.id}")
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -121,8 +121,16 @@ class Solver:
         finally:
             await _end(work)
 
-    async def _counted(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> None:
-        """The whole job, and its line in the metrics."""
+    async def outcome(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> Outcome:
+        """What `run` ends with, for who needs the events at most in passing; cancelling returns as closing does.
+
+        Args:
+            job: what is asked.
+            emit: gets each event, the outcome included, when it happens.
+
+        Raises:
+            InvalidRequest, Unavailable, DeadlineExceeded: as `run`.
+        """
         became, metrics = JobOutcome.CANCELLED, self._metrics
         board = Board(sum(job.waves), emit)
         try:
@@ -132,6 +140,7 @@ class Solver:
             became = JobOutcome.OK if outcome.degraded_reason is None else JobOutcome.DEGRADED
             self._record(outcome)
             emit(outcome)
+            return outcome
         except InvalidRequest:
             became = JobOutcome.REFUSED
             raise
@@ -243,7 +252,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((error for error in flat if not isinstance(error, ServiceError)), flat[0])
 
 
-async def _end(work: asyncio.Task[None]) -> None:
+async def _end(work: asyncio.Task[Outcome]) -> None:
     """Cancel a task and wait until it is over; its error, if it has one, has been raised to the reader."""
     work.cancel()
     await asyncio.wait({work})
