@@ -103,20 +103,19 @@ def holds_of(valkey) -> list[str]:
 
 
 async def test_the_end_of_one_request_says_nothing_of_the_others(valkey, monkeypatch):
-    async with stores(valkey.url) as a:
-        async with a.limit.hold("stays", 1, Deadline.after(LONG)):
-            said, run = [], a.limit._link.run
+    async with stores(valkey.url) as a, a.limit.hold("stays", 1, Deadline.after(LONG)):
+        said, run = [], a.limit._link.run
 
-            async def noted(script, keys, args, **options):
-                said.append([str(arg) for arg in args])
-                return await run(script, keys, args, **options)
+        async def noted(script, keys, args, **options):
+            said.append([str(arg) for arg in args])
+            return await run(script, keys, args, **options)
 
-            monkeypatch.setattr(a.limit._link, "run", noted)
-            async with a.limit.hold("ends", 1, Deadline.after(LONG)):
-                pass
-            await eventually(lambda: not a.limit._released)
-            assert len(said) == 2  # it was taken, and given back
-            assert not any(arg.startswith("stays") for args in said for arg in args)
+        monkeypatch.setattr(a.limit._link, "run", noted)
+        async with a.limit.hold("ends", 1, Deadline.after(LONG)):
+            pass
+        await eventually(lambda: not a.limit._released)
+        assert len(said) == 2  # it was taken, and given back
+        assert not any(arg.startswith("stays") for args in said for arg in args)
 
 
 async def test_a_dead_gateways_hold_ends_with_its_requests_deadline_when_that_is_sooner(valkey):

@@ -209,7 +209,6 @@ class Gathering:
         finally:
             self.means.places.release()
 
-
     async def _place(self) -> None:
         if not self.means.places.locked():
             await self.means.places.acquire()  # at once
