@@ -60,6 +60,7 @@ class Swap:
         new: what is to be served; its release is known when the publisher has said so.
         kill: the kill, once it was done.
         processes: how many the stack had before, with clients that were answered.
+        final: the look that showed the swap to be over; None where it is not.
     """
 
     bench: Bench
@@ -69,6 +70,7 @@ class Swap:
     new: Pair
     kill: Kill | None = None
     processes: int = 0
+    final: View | None = None
 
     async def run(self) -> Row | None:
         """Publish, kill, wait; None when nobody could be killed."""
@@ -164,13 +166,15 @@ class Swap:
 
     async def _done(self) -> bool:
         view = await self.bench.looker.look(self.old, self.new)
-        return view.rejected(self.new) or (view.alone(self.new) and self._answered(self.new) is not None)
+        over = view.rejected(self.new) or (view.alone(self.new) and self._answered(self.new) is not None)
+        self.final = view if over else None
+        return over
 
     def _answered(self, pair: Pair | None = None) -> float | None:
         return after(self.bench.clients.asked, self.kill.at if self.kill else 0.0, pair.release if pair else None)
 
     async def _last(self) -> Last:
-        view = await self.bench.looker.look(self.old, self.new)
+        view = self.final or await self.bench.looker.look(self.old, self.new)  # who is busy may not answer a second one
         if self.new.release is not None and view.routed == self.new.release:
             self.bench.current = self.new
         new = self.new.release is not None and self._answered(self.new) is not None

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.swapkills.asking import Asked, Outcome, account, after
+from bench.swapkills.asking import Asked, Clients, Outcome, account, after
 from bench.swapkills.matrix import CELLS, MEANS, Cell, Stage, Victim, left_out
 from bench.swapkills.results import End, Hit, Last, Results, Row, broken, classify
+from bench.swapkills.runner import Bench
 from bench.swapkills.stack import files_left, left_over, serving
+from bench.swapkills.swap import Kill, Swap
 from bench.swapkills.table import MARK, put, render
 from bench.swapkills.view import Pair, View, holds
 
@@ -156,6 +159,27 @@ def test_every_request_is_in_exactly_one_count(drawn: list[tuple[Outcome, float,
 )
 def test_where_it_ended(last: Last, end: End) -> None:
     assert classify(last) is end
+
+
+class Looks:
+    """Shows one view after the other."""
+
+    def __init__(self, *views: View) -> None:
+        self._views = iter(views)
+
+    async def look(self, old: Pair, new: Pair) -> View:
+        return next(self._views)
+
+
+async def test_what_was_seen_to_be_over_is_over_whatever_the_next_look_misses(tmp_path: Path) -> None:
+    both = {"new": "active", "old": "retired"}
+    looks = Looks(look(both, both, promoted=True, routed="r-2"), View(policy=None, reward=None))
+    clients = Clients(httpx.AsyncClient(), {}, 2, 16, [asked(Outcome.ANSWERED, 11, 12, "r-2")])
+    nothing: Any = None
+    bench = Bench(nothing, looks, nothing, clients, nothing, OLD, 1.0, tmp_path, 1)  # type: ignore[arg-type]
+    swap = Swap(bench, CELL, nothing, OLD, NEW, Kill(10.0, {}, ""))
+    assert await swap._done()
+    assert classify(await swap._last()) is End.NEW and bench.current == NEW
 
 
 def row(**changes: Any) -> Row:

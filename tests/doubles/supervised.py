@@ -22,7 +22,7 @@ from doubles.valkey import binary
 
 TESTS = Path(__file__).resolve().parents[1]
 PORTS = 8
-START_SECONDS = 180.0
+START_SECONDS = 400.0
 
 
 @dataclass
