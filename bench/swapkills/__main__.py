@@ -55,7 +55,9 @@ def _said(cell: Cell, row: Row) -> str:
     if row["hit"] == Hit.MISSED:
         return f"{cell}: missed {row['attempts']} times"
     first, new = row["seconds_until_answered"], row["seconds_until_new_release"]
-    return f"{cell}: {row['end']}; an answer after {first} s, by the new release after {new} s; {broken(row) or 'kept'}"
+    return (
+        f"{cell}: {row['end']}; all answered after {first} s, by the new release after {new} s; {broken(row) or 'kept'}"
+    )
 
 
 async def run(options: argparse.Namespace) -> list[str]:

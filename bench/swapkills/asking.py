@@ -124,6 +124,17 @@ def after(asked: Sequence[Asked], moment: float, release: str | None = None) -> 
     return round(min(ended) - moment, 2) if ended else None
 
 
+def recovered(asked: Sequence[Asked], moment: float) -> float | None:
+    """Seconds from a moment until every request was answered again; 0 when none was not, None when it never was so.
+
+    The end is the first answer to what was sent after the last request without one: a part may go on for a moment when
+    its keeper is dead, and what is answered then is no recovery.
+    """
+    failed = [one.sent for one in asked if one.ended >= moment and one.outcome is not Outcome.ANSWERED]
+    ended = [one.ended for one in asked if failed and one.outcome is Outcome.ANSWERED and one.sent > max(failed)]
+    return 0.0 if not failed else round(min(ended) - moment, 2) if ended else None
+
+
 def account(asked: Sequence[Asked], gateway_killed: float | None) -> dict[str, Any]:
     """Requests sent = answered + declared errors + cut + lost.
 

@@ -14,7 +14,7 @@ import psutil
 
 from acemath_core.errors import ServiceError
 from acemath_registry.collect import Retention
-from bench.swapkills.asking import after
+from bench.swapkills.asking import after, recovered
 from bench.swapkills.matrix import Cell, Stage, Victim
 from bench.swapkills.publishing import Publishing
 from bench.swapkills.results import Hit, Last, Row, classify
@@ -188,7 +188,7 @@ class Swap:
             "killed": kill.who if kill else "",
             "seen": kill.seen if kill else {},
             "end": classify(last),
-            "seconds_until_answered": self._answered(),
+            "seconds_until_answered": recovered(self.bench.clients.asked, kill.at if kill else 0.0),
             "seconds_until_new_release": self._answered(self.new) if self.new.release else None,
             "seconds_until_over": round(time.monotonic() - kill.at, 2) if kill else None,
         }

@@ -54,7 +54,7 @@ def _totals(rows: Mapping[str, Row]) -> list[str]:
 
 def _cells(rows: Mapping[str, Row]) -> list[str]:
     head = (
-        "| killed | at | versions then (policy: old, new; reward: old, new) | an answer again, s "
+        "| killed | at | versions then (policy: old, new; reward: old, new) | every request answered again, s "
         "| new release answers, s | over, s | ended with | requests: sent = answered + declared + cut + lost |"
     )
     return [head, "|---" * 8 + "|", *(_line(cell, rows[str(cell)]) for cell in _sorted() if str(cell) in rows)]

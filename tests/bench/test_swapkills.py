@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.swapkills.asking import Asked, Clients, Outcome, account, after
+from bench.swapkills.asking import Asked, Clients, Outcome, account, after, recovered
 from bench.swapkills.matrix import CELLS, MEANS, Cell, Stage, Victim, left_out
 from bench.swapkills.results import End, Hit, Last, Results, Row, broken, classify
 from bench.swapkills.runner import Bench
@@ -123,6 +123,17 @@ def test_the_first_answer_of_what_was_sent_since() -> None:
     seen = [asked(Outcome.ANSWERED, 1, 12), asked(Outcome.DECLARED, 11, 13), asked(Outcome.ANSWERED, 12, 15),
             asked(Outcome.ANSWERED, 14, 18, "r-2")]  # fmt: skip
     assert after(seen, 10) == 5 and after(seen, 10, "r-2") == 8 and after(seen, 16) is None
+
+
+def test_it_has_recovered_when_nothing_fails_any_more() -> None:
+    lucky, failed, back = (
+        asked(Outcome.ANSWERED, 10, 11),
+        asked(Outcome.DECLARED, 12, 13),
+        asked(Outcome.ANSWERED, 14, 16),
+    )
+    assert recovered([lucky, failed, back], 10) == 6, "what was answered before the last failure is no recovery"
+    assert recovered([lucky, failed], 10) is None
+    assert recovered([asked(Outcome.DECLARED, 1, 9), lucky, back], 10) == 0
 
 
 def test_a_broken_connection_is_lost_unless_the_gateway_was_killed_then() -> None:
