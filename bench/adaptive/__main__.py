@@ -4,8 +4,9 @@
 
 FILE is a journal of `acemath eval run` (`<set>.draws.jsonl`: answers, scores, tokens), or a file of pools (`id,
 problem, answer, candidates: [{text, correct}]`, .gz too), which has neither scores nor tokens: there only a majority is
-replayed, and cost is in characters. Problems with fewer than N candidates are left out; sets of one unit, one N and
-one reward version are measured together too.
+replayed, and cost is in characters; or what `bench.early_reject score` wrote (`.json.gz`: grades, scores and tokens
+without texts). Problems with fewer than N candidates are left out; sets of one unit, one N and one reward version are
+measured together too.
 
 Every way to make candidates runs on the same random orders of them, so that differences are paired. Intervals are 95 %,
 over problems, or over the templates that problems were made from. The score rule takes a calibration that was fitted on
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from acemath_evaluation.results import NothingToMeasure
 from bench.adaptive.measure import measure, ways
 from bench.adaptive.plot import draw
 from bench.adaptive.table import table
+from bench.early_reject import pool
 from bench.recorded.figures import orders_of
 from bench.recorded.pools import RecordedSet, joined, read_set
 from bench.reward.machine import described
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
     options = parser.parse_args(arguments)
     with AnswerJudge() as judge:
-        sets = [read_set(path, judge, options.n) for path in options.files]
+        sets = [one for path in options.files for one in _read(path, judge, options.n)]
     document = {
         "machine": described(),
         "orders": options.orders,
@@ -56,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.write_text(json.dumps(document, indent=1) + "\n")
     draw(document, options.out.with_suffix(".svg"))
     print(table(document))
+
+
+def _read(path: Path, judge: AnswerJudge, n: int | None) -> list[RecordedSet]:
+    if path.name.endswith(".json.gz"):
+        return [replace(one, n=n or one.n) for one in pool.read(path) if one.n >= (n or 0)]
+    return [read_set(path, judge, n)]
 
 
 def _measured(one: RecordedSet, calibration: Calibration | None, orders: int, resamples: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ import numpy as np
 from acemath_core.calibration import Calibration
 from acemath_core.wire import Selection
 from acemath_evaluation.intervals import Array, bootstrap
-from acemath_gateway.stopping import StopRules, wave_sizes
+from acemath_gateway.stopping import FIRST_WAVE, StopRules, wave_sizes
 from bench.recorded.figures import COLUMNS, Orders, as_json, means, saved, shares
 from bench.recorded.pools import Recorded, RecordedSet
 from bench.recorded.replay import Ran, adaptive, fixed
 
-CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
+CONFIDENCES = (0.8, 0.85, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,28 @@ class Way:
 
 
 def ways(n: int, calibration: Calibration | None) -> list[Way]:
-    """Fixed N up to n, the gateway's rules at several confidences, and what else could be done at its own."""
+    """Fixed N up to n, the gateway's rules at several confidences, and what else could be done at two of them."""
     steps = sorted({n, *(2**power for power in range(n.bit_length()) if 2**power <= n)})
     found = [Way(f"fixed {k}", {"kind": "fixed", "n": k}, _fixed(k)) for k in steps]
     for confidence in CONFIDENCES:
         found.append(_adaptive(f"adaptive {confidence}", StopRules(confidence), wave_sizes(n)))
-    pairs = [min(4, n), *[2] * ((n - 4) // 2), *[1] * (max(0, n - 4) % 2)]
-    for confidence in (0.8, 0.95):
+    for confidence in (0.9, 0.95):
         rules = StopRules(confidence)
         found.append(_adaptive(f"bets within waves {confidence}", rules, wave_sizes(n), bets_within=True))
-        found.append(_adaptive(f"waves of two {confidence}", rules, pairs))
+        found.append(_adaptive(f"doubling waves {confidence}", rules, _doubling(n)))
+        found.append(_adaptive(f"bets within doubling waves {confidence}", rules, _doubling(n), bets_within=True))
         if calibration is not None:
             found.append(_adaptive(f"with score {confidence}", StopRules(confidence, calibration), wave_sizes(n)))
-    found.append(_adaptive("exact only", StopRules(1.0), wave_sizes(n)))
+    found.append(_adaptive("exact only", StopRules(math.inf), wave_sizes(n)))
     return found
+
+
+def _doubling(n: int) -> list[int]:
+    """Waves each of which makes as many candidates as there are: fewer looks, and fewer waves to wait for."""
+    sizes = [min(FIRST_WAVE, n)]
+    while (made := sum(sizes)) < n:
+        sizes.append(min(made, n - made))
+    return sizes
 
 
 def measure(
@@ -67,7 +76,7 @@ def _fixed(k: int) -> Callable[[Selection, Sequence[Recorded]], Ran]:
 
 
 def _adaptive(name: str, rules: StopRules, waves: list[int], *, bets_within: bool = False) -> Way:
-    facts = {"kind": "adaptive", "confidence": rules.confidence, "waves": waves, "bets_within": bets_within}
+    facts = {"kind": "adaptive", "confidence": min(rules.confidence, 1.0), "waves": waves, "bets_within": bets_within}
     return Way(
         name,
         facts | {"score": rules.calibration is not None},

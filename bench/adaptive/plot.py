@@ -39,13 +39,14 @@ def _panel(axes: Any, one: Mapping[str, Any], selection: str, rows: list[Mapping
         low = [100 * (row["accuracy"]["value"] - row["accuracy"]["low"]) for row in own]
         high = [100 * (row["accuracy"]["high"] - row["accuracy"]["value"]) for row in own]
         axes.errorbar(x, y, yerr=[low, high], marker="o", markersize=3, linewidth=1, elinewidth=0.4, label=label)
-        for row, across, up in zip(own, x, y, strict=True):
+        for place, (row, across, up) in enumerate(zip(own, x, y, strict=True)):
+            beside = (2, -8 if place % 2 else 3)  # above and below in turn: neighbours may lie close
             axes.annotate(
-                row["way"].removeprefix(prefix), (across, up), fontsize=6, xytext=(2, 3), textcoords="offset points"
+                row["way"].removeprefix(prefix), (across, up), fontsize=6, xytext=beside, textcoords="offset points"
             )
     axes.set_title(f"{one['name']} ({one['problems']}), {selection}", fontsize=8)
     axes.set_xlabel(f"{one['unit']} a problem", fontsize=7)
     axes.set_ylabel("right, %", fontsize=7)
     axes.tick_params(labelsize=6)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="lower right")

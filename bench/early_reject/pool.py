@@ -86,7 +86,7 @@ def _recorded(one: dict[str, Any], reward: str, cuts: Sequence[int]) -> Recorded
         name=one["name"],
         unit="tokens",
         n=min(map(len, problems)),
-        scored=True,
+        scored=any(c.score is not None for pool in problems for c in pool),
         names=tuple(p.id for p in graded),
         problems=problems,
         clusters=tuple(f"{one['name']}/{p.cluster}" for p in graded),

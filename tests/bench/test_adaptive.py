@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bench.adaptive.__main__ import main
 from bench.recorded.pools import Recorded, joined, read_set
 from bench.recorded.replay import adaptive, fixed
 
-EXACT = StopRules(confidence=1.0)
+EXACT = StopRules(confidence=math.inf)
 
 
 @st.composite
@@ -57,9 +58,9 @@ def test_a_settled_wave_is_the_last() -> None:
 
 
 def test_what_is_cut_off_has_cost_what_was_written() -> None:
-    # Nine of sixteen that agree cannot be outvoted: the third wave ends with its first candidate, which has 2 tokens.
+    # Nine of sixteen that agree cannot be outvoted: the fourth wave ends with its first candidate, which has 2 tokens.
     ran = adaptive(Selection.MAJORITY, same([1] * 8 + [2] + [50] * 7), EXACT, wave_sizes(16))
-    assert (ran.reason, ran.generated, ran.cost, ran.steps) == (StopReason.CANNOT_CHANGE, 9, 8 + 8 * 2, 1 + 1 + 2)
+    assert (ran.reason, ran.generated, ran.cost, ran.steps) == (StopReason.CANNOT_CHANGE, 9, 8 + 2 * 2, 1 + 1 + 1 + 2)
 
 
 def test_without_scores_the_candidates_vote() -> None:

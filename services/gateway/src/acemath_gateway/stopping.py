@@ -3,14 +3,14 @@ r"""When is the answer of an adaptive job settled? Pure functions over the candi
 | reason          | the rule                                                                         | promises |
 |-----------------|----------------------------------------------------------------------------------|----------|
 | `cannot_change` | whatever the candidates still to come answer, the choice gives the same answer   | exact    |
-| `agreement`     | P(the commonest answer stays so) >= confidence, and the choice gives it          | a bet    |
+| `agreement`     | P(the commonest of all n is the commonest so far) >= confidence, and is chosen   | a bet    |
 | `score`         | P(the chosen candidate is right, by its score) >= confidence                     | a bet    |
 
-`agreement` is the Beta rule of Adaptive-Consistency (Aggarwal et al. 2023, arXiv 2305.11860): of the votes for the two
-commonest answers, v1 and v2, the leader's share p has the posterior Beta(v1 + 1, v2 + 1), and P(p > 1/2) is asked for.
-Four votes to none give 0.969. Each look is taken as the only one, so the confidence is per look. For a selection by
-score it is asked besides that the candidate which would be chosen now gives the leading answer; a later candidate
-might still outscore it with another one, which no count of answers can rule out.
+`agreement` asks what the candidates still to come can change (`overtaking`): the closer the end, the smaller a lead is
+enough. The Beta rule of Adaptive-Consistency (Aggarwal et al. 2023, arXiv 2305.11860), whose place it took, asks for
+the leader of endlessly many candidates. Each look is taken as the only one, so the confidence is per look. For a
+selection by score it is asked besides that the candidate which would be chosen now gives the leading answer; a later
+candidate might still outscore it with another one, which no count of answers can rule out.
 
 The bets are asked for only when a wave has ended: the candidates that end first are the short ones, which agree with
 one another more often than all do (`docs/adaptive.md` has the figures). What cannot change may be asked at any time.
@@ -28,19 +28,19 @@ for scores, so it is never used there.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acemath_core.calibration import Calibration
 from acemath_core.wire import Selection, StopReason
+from acemath_gateway.overtaking import stays_ahead
 from acemath_gateway.selection import GATE, Candidate, select, temperature_of
 
 FIRST_WAVE = 4
-"""Candidates of the first wave: the fewest whose agreement can settle anything at the default confidence."""
+"""Candidates of the first wave: three that agree are not enough at 0.95 where thirteen are to come, four are."""
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.9
 """With which a bet is taken."""
 
 
@@ -60,13 +60,14 @@ class StopRules:
 
 
 def wave_sizes(n: int, first: int = FIRST_WAVE) -> list[int]:
-    """Candidates of each wave: `first`, then each time as many as there are already, n together.
+    """Candidates of each wave: `first`, then each time a third of those there are, two at least; n together.
 
-    So n = 16 is 4, 4, 8, and 64 candidates are five waves; the largest wave is at most half of n where there are two.
+    So n = 16 is 4, 2, 2, 2, 3, 3, and 64 candidates are eleven waves. Each look can settle it: small waves make few
+    candidates too many, and growing ones keep their number, each of which takes its time, small.
     """
     sizes = [min(first, n)]
     while (made := sum(sizes)) < n:
-        sizes.append(min(made, n - made))
+        sizes.append(min(max(2, made // 3), n - made))
     return sizes
 
 
@@ -86,8 +87,8 @@ def settled(
     if cannot_change(selection, candidates, remaining):
         return StopReason.CANNOT_CHANGE
     chosen = select(selection, candidates, temperature_of(rules.calibration))
-    leader, first, second = _leading(candidates)
-    if first and chosen.answer_class == leader and stays_ahead(first, second) >= rules.confidence:
+    votes = _votes(candidates)
+    if stays_ahead([*votes.values()], len(candidates), remaining) >= rules.confidence and _leads(chosen, votes):
         return StopReason.AGREEMENT
     return StopReason.SCORE if _is_probably_right(rules, selection, chosen) else None
 
@@ -96,11 +97,12 @@ def cannot_change(selection: Selection, candidates: Sequence[Candidate], remaini
     """Whether the answer stays the same whatever the candidates that may still come say."""
     if not may_be_certain(selection, len(candidates), remaining) or not _can_choose(selection, candidates):
         return False
-    leader, first, second = _leading(candidates)
+    votes = _votes(candidates)
+    first, second = (*sorted(votes.values(), reverse=True), 0, 0)[:2]
     if selection is Selection.MAJORITY:
         return first > second + remaining
     needed = GATE * (len(candidates) + remaining)
-    return first >= needed > second + remaining and select(selection, candidates).answer_class == leader
+    return first >= needed > second + remaining and _leads(select(selection, candidates), votes)
 
 
 def may_be_certain(selection: Selection, finished: int, remaining: int) -> bool:
@@ -110,17 +112,13 @@ def may_be_certain(selection: Selection, finished: int, remaining: int) -> bool:
     return selection is Selection.BEST_OF_MAJORITY and finished >= GATE * (finished + remaining) > remaining
 
 
-def stays_ahead(first: int, second: int) -> float:
-    """P(p > 1/2) for p ~ Beta(first + 1, second + 1), exactly: for whole numbers it is a tail of a binomial."""
-    tosses = first + second + 1
-    return sum(math.comb(tosses, heads) for heads in range(first + 1)) / (1 << tosses)
+def _votes(candidates: Sequence[Candidate]) -> Counter[int]:
+    return Counter(c.answer_class for c in candidates if c.answer_class is not None)
 
 
-def _leading(candidates: Sequence[Candidate]) -> tuple[int | None, int, int]:
-    """Class and votes of the commonest answer, and the votes of the next; a class only without a tie."""
-    votes = Counter(c.answer_class for c in candidates if c.answer_class is not None).most_common(2)
-    first, second = (*(count for _, count in votes), 0, 0)[:2]
-    return (votes[0][0] if first > second else None), first, second
+def _leads(chosen: Candidate, votes: Counter[int]) -> bool:
+    """Whether the candidate gives an answer with the most votes; where that is asked, no other has as many."""
+    return chosen.answer_class is not None and votes[chosen.answer_class] == max(votes.values())
 
 
 def _is_probably_right(rules: StopRules, selection: Selection, chosen: Candidate) -> bool:
