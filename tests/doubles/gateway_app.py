@@ -18,6 +18,7 @@ from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.adapters.webhook_http import HttpWebhooks
 from acemath_gateway.app import Backends, create_app
+from acemath_gateway.canary import CanaryView
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.readiness import ReadyState
@@ -65,6 +66,7 @@ class GatewayOnDoubles:
     webhooks: HttpWebhooks = field(default_factory=lambda: HttpWebhooks(inside=True))
     admin_key: str | None = None
     serving: bool = True
+    canary: CanaryView | None = None
     state: ReadyState | None = None
 
     def app(self) -> FastAPI:
@@ -99,6 +101,7 @@ class GatewayOnDoubles:
                 self._readiness,
                 keys=self.keys,
                 quotas=self.quotas,
+                canary=lambda: self.canary,
                 jobs=unreachable_jobs(settings),
                 webhooks=self.webhooks,
             )
@@ -114,6 +117,7 @@ class GatewayOnDoubles:
                 jobs=shared.jobs,
                 webhooks=self.webhooks,
                 quotas=shared.quotas,
+                canary=lambda: self.canary,
             )
 
     def _serving(self):

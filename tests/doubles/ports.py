@@ -276,9 +276,11 @@ class FixedRelease:
     error: ServiceError | None = None
     held: int = 0
     given: int = 0
+    keys: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[ReleaseTarget]:
+    async def lease(self, key: str) -> AsyncIterator[ReleaseTarget]:
+        self.keys.append(key)
         if self.error:
             raise self.error
         self.held += 1

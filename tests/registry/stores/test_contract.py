@@ -12,7 +12,7 @@ import pytest
 from registry.tiny import METADATA
 
 from acemath_core.errors import Conflict
-from acemath_registry import ModelRef, NotFound, Registry, VerificationError
+from acemath_registry import Channel, ModelRef, NotFound, Registry, VerificationError
 from acemath_registry.audit import AuditEvent
 from acemath_registry.collect import Action, Retention
 from acemath_registry.layout import Layout
@@ -195,3 +195,30 @@ def test_a_release_that_was_edited_is_refused(any_registry: Registry, make_check
         promote_on(
             layout, "default", release, expected_generation=None, by="me", gatekeeper=lambda current, release: None
         )
+
+
+def test_a_share_begins_and_ends_and_of_changes_from_one_generation_exactly_one_wins(
+    any_registry: Registry, make_checkpoint: Callable[..., Path]
+) -> None:
+    first, second = published(any_registry, make_checkpoint), published(any_registry, make_checkpoint, "other")
+    any_registry.promote("default", first, expected_generation=0, by="me")
+    shared = any_registry.canary("default", second, 0.25, by="me", expected_generation=1)
+    assert any_registry.channel("default") == shared and shared.generation == 2
+    changes: list[Callable[[], Channel]] = [
+        lambda: any_registry.promote("default", second, expected_generation=2, by="me"),
+        lambda: any_registry.canary("default", second, 0.5, expected_generation=2, by="me"),
+        lambda: any_registry.stop_canary("default", expected_generation=2, by="me"),
+    ]
+    barrier = threading.Barrier(len(changes))
+
+    def run(change: Callable[[], Channel]) -> str:
+        barrier.wait()
+        try:
+            return change().model_dump_json()
+        except Conflict:
+            return "lost"
+
+    with ThreadPoolExecutor(len(changes)) as pool:
+        results = list(pool.map(run, changes))
+    found = any_registry.channel("default")
+    assert found.generation == 3 and sorted(results) == sorted([found.model_dump_json(), "lost", "lost"])

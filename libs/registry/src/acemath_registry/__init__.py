@@ -1,5 +1,6 @@
 """Immutable model versions, releases and channels on a shared file system."""
 
+from acemath_registry.channels import Canary, Channel
 from acemath_registry.errors import (
     Conflict,
     DiskFull,
@@ -14,10 +15,11 @@ from acemath_registry.gates import CanaryGate, EvaluationGate, GateReason, GateR
 from acemath_registry.manifest import Compatibility, FileEntry, Manifest, ModelKind, PublishMetadata, TensorDigests
 from acemath_registry.refs import ModelRef
 from acemath_registry.registry import Registry
-from acemath_registry.releases import Channel, Release, ReleaseMember
+from acemath_registry.releases import Release, ReleaseMember
 from acemath_registry.signing import SigningKey, TrustedKeys, configured_keys
 
 __all__ = [
+    "Canary",
     "CanaryGate",
     "Channel",
     "Compatibility",

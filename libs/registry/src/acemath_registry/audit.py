@@ -33,6 +33,8 @@ class AuditEvent(StrEnum):
     PUBLISH = "publish"
     PROMOTE = "promote"
     ROLLBACK = "rollback"
+    CANARY = "canary"  # a release gets a share of a channel's requests, or another share
+    CANARY_STOP = "canary_stop"
     REJECT = "reject"
     MARK = "mark"
     UNMARK = "unmark"
@@ -43,6 +45,10 @@ class AuditEvent(StrEnum):
     GATES = "gates"  # written before the change, which does not take place without it
     BANDS = "bands"  # as GATES
     OVERRIDE_GATES = "override_gates"  # as GATES; the promotion's own line follows
+
+
+CHANGES: Final = frozenset({AuditEvent.PROMOTE, AuditEvent.ROLLBACK, AuditEvent.CANARY, AuditEvent.CANARY_STOP})
+"""What moves a channel's generation."""
 
 
 class AuditEntry(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -80,16 +80,19 @@ class Bands(BaseModel):
         return self
 
 
-class Streaks:
+M = TypeVar("M", bound=StrEnum)
+
+
+class Streaks(Generic[M]):
     """Counts how many looks in a row found each measure outside, while one generation lasts.
 
     A look that finds it inside, or finds nothing, begins anew: what is not known is never a reason.
     """
 
     def __init__(self) -> None:
-        self._generation, self._counts = 0, dict[Measure, int]()
+        self._generation, self._counts = 0, dict[M, int]()
 
-    def note(self, generation: int, outside: Mapping[Measure, bool | None]) -> dict[Measure, int]:
+    def note(self, generation: int, outside: Mapping[M, bool | None]) -> dict[M, int]:
         """Take in one look and give every measure's streak.
 
         Args:

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry import cli_gates, cli_upkeep, cli_watch
+from acemath_registry import cli_canary, cli_gates, cli_upkeep, cli_watch
+from acemath_registry.channels import Channel
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing
 from acemath_registry.cli_metadata import described, metadata_of
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
@@ -24,10 +25,11 @@ from acemath_registry.hub import is_hub_source
 from acemath_registry.manifest import ModelKind
 from acemath_registry.refs import RELEASE_PATTERN, ModelRef
 from acemath_registry.registry import Registry
-from acemath_registry.releases import Channel, Release, ReleaseMember
+from acemath_registry.releases import Release, ReleaseMember
 from acemath_registry.signing import SigningKey, TrustedKeys
 
 app = typer.Typer(no_args_is_help=True, help="Model versions, releases and channels.")
+app.command()(cli_canary.canary)
 app.command()(cli_upkeep.gc)
 app.command()(cli_upkeep.log)
 app.add_typer(cli_gates.app, name="gates")
@@ -211,7 +213,7 @@ def _chosen_release(registry: Registry, release: str | None, policy: str | None,
 
 
 def _channel_document(name: str, channel: Channel) -> dict[str, Any]:
-    return {"channel": name, **channel.model_dump(mode="json")}
+    return {"channel": name, **channel.document()}
 
 
 def _release_document(release: Release) -> dict[str, Any]:

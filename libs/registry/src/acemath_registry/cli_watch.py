@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from acemath_core.errors import InvalidRequest
 from acemath_registry.bands import Band, Bands
+from acemath_registry.canary_figures import CanaryBand, CanaryBands
+from acemath_registry.canary_watch import CanaryWatcher
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing, misfit
 from acemath_registry.cli_output import print_document, print_look
 from acemath_registry.prometheus import Prometheus
-from acemath_registry.watch import Watcher
+from acemath_registry.watch import Look, Watcher
 
 app = typer.Typer(no_args_is_help=True, help="Take a release back whose live figures leave their bands.")
 
@@ -74,10 +76,52 @@ def run(
     """Look again and again, and roll the channel back when as many looks in a row as declared were outside."""
     with errors(as_json):
         watcher = Watcher(existing(root), channel, Prometheus(prometheus))
+    _look_on(watcher.look, interval, looks, as_json)
+
+
+@app.command(name="canary")
+def run_canary(
+    channel: ChannelName,
+    prometheus: Annotated[str, typer.Option(help="Address of the Prometheus that scrapes the gateways.")],
+    band: Annotated[
+        list[str],
+        typer.Option(
+            help="MEASURE:LOW:HIGH of the canary's figure minus the current release's, either of the two may be empty; "
+            "error_rate, degraded_rate, latency_p95_ratio (over, not minus), agreement_mean, score_mean, "
+            "score_margin_mean. May be given again."
+        ),
+    ],
+    window: Annotated[int, typer.Option(min=30, help="Seconds that each figure is over.")] = 300,
+    min_count: Annotated[int, typer.Option(min=1, help="Jobs or candidates of either; fewer say nothing.")] = 100,
+    outside: Annotated[int, typer.Option(min=1, help="So many looks in a row have to find it outside.")] = 3,
+    promote_after: Annotated[
+        float | None, typer.Option(min=0.0, help="Hours of nothing but looks inside, after which it is promoted.")
+    ] = None,
+    selector: Annotated[str, typer.Option(help="Further label matchers of the gateways' series.")] = "",
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    looks: Annotated[int | None, typer.Option(min=1, help="End after so many; default: go on until TERM.")] = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a canary with the current release again and again: take its share away, or promote it."""
+    with errors(as_json):
+        try:
+            bands = CanaryBands(
+                bands=tuple(_canary_band(text) for text in band), window_seconds=window, min_count=min_count,
+                looks=outside, selector=selector,
+            )  # fmt: skip
+        except ValidationError as error:
+            raise misfit(error, "band") from error
+        after = None if promote_after is None else 3600.0 * promote_after
+        watcher = CanaryWatcher(existing(root), channel, Prometheus(prometheus), bands, after)
+    _look_on(watcher.look, interval, looks, as_json)
+
+
+def _look_on(look: Callable[[], Look], interval: float, looks: int | None, as_json: bool) -> None:
     left = looks
     with _until_term() as ended:
         while not ended.is_set() and left != 0:
-            print_look(watcher.look().document(), as_json=as_json)
+            print_look(look().document(), as_json=as_json)
             left = None if left is None else left - 1
             if left != 0:
                 ended.wait(interval)
@@ -110,10 +154,21 @@ def _print_bands(channel: str, bands: Bands, as_json: bool) -> None:
 
 
 def _band(text: str) -> Band:
+    return Band.model_validate(_parted(text, Band))
+
+
+def _canary_band(text: str) -> CanaryBand:
+    return CanaryBand.model_validate(_parted(text, CanaryBand))
+
+
+def _parted(text: str, kind: type[BaseModel]) -> dict[str, str | None]:
+    """The fields of a band; raises InvalidRequest when they do not fit."""
     try:
         measure, low, high = text.split(":")
-        return Band.model_validate({"measure": measure, "low": low or None, "high": high or None})
+        fields = {"measure": measure, "low": low or None, "high": high or None}
+        kind.model_validate(fields)
     except ValidationError as error:
         raise misfit(error, "band") from error
     except ValueError as error:
         raise InvalidRequest(f"{text!r} is not MEASURE:LOW:HIGH, e.g. error_rate::0.02", param="band") from error
+    return fields

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from acemath_registry.audit import AuditEvent, require_record
+from acemath_registry.channels import Channel, current_channel
 from acemath_registry.documents import encode
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.gates import GateRefused, Gates, Refusal, read_gates, refusals
 from acemath_registry.layout import Layout
 from acemath_registry.refs import check_by
-from acemath_registry.releases import Channel, Gatekeeper, Release, current_channel, read_release
+from acemath_registry.releases import Gatekeeper, Release, read_release
 
 _MAX_REASON_LENGTH = 200
 

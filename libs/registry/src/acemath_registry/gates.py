@@ -17,13 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from acemath_core.comparison import PairedDifference
 from acemath_core.errors import Conflict, ErrorCode
 from acemath_core.wire import SlotState
+from acemath_registry.channels import Channel
 from acemath_registry.documents import decode
 from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.evaluations import Attached, read_evaluation
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import ModelKind
-from acemath_registry.releases import Channel, Release
+from acemath_registry.releases import Release
 from acemath_registry.status import read_statuses
 from acemath_registry.verify import read_manifest
 

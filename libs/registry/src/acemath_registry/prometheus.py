@@ -7,19 +7,31 @@ import math
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from acemath_registry.bands import Bands, Measure
 from acemath_registry.errors import InvalidRequest
 
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1024 * 1024
-_JOBS: Final = 'outcome=~"ok|degraded|failed"'
-_ANSWERED: Final = 'outcome=~"ok|degraded"'
+JOBS: Final = 'outcome=~"ok|degraded|failed"'
+ANSWERED: Final = 'outcome=~"ok|degraded"'
 
 
 class NoFigure(Exception):
     """Prometheus has no number for this now; says why."""
+
+
+class Window(Protocol):
+    """What figures are over."""
+
+    @property
+    def window_seconds(self) -> int:
+        """How long."""
+
+    @property
+    def selector(self) -> str:
+        """Further label matchers."""
 
 
 class Prometheus:
@@ -57,39 +69,40 @@ class Prometheus:
 
 def value_query(measure: Measure, bands: Bands) -> str:
     """PromQL: the measure over the last window."""
-    jobs = f"sum({_increase('requests_total', bands, _JOBS)})"
+    jobs = f"sum({increase('requests_total', bands, JOBS)})"
     if measure in (Measure.ERROR_RATE, Measure.DEGRADED_RATE):
         outcome = 'outcome="failed"' if measure is Measure.ERROR_RATE else 'outcome="degraded"'
-        return f"sum({_increase('requests_total', bands, outcome)}) / {jobs}"
+        return f"sum({increase('requests_total', bands, outcome)}) / {jobs}"
     if measure is Measure.LATENCY_P95_SECONDS:
-        buckets = _increase("request_duration_seconds_bucket", bands, _ANSWERED)
+        buckets = increase("request_duration_seconds_bucket", bands, ANSWERED)
         return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
     if measure is Measure.SCORE_MEDIAN:
-        return f"histogram_quantile(0.5, sum by (le) ({_increase('score_bucket', bands)}))"
-    return f"sum({_increase('score_sum', bands)}) / sum({_increase('score_count', bands)})"
+        return f"histogram_quantile(0.5, sum by (le) ({increase('score_bucket', bands)}))"
+    return f"sum({increase('score_sum', bands)}) / sum({increase('score_count', bands)})"
 
 
 def count_query(measure: Measure, bands: Bands) -> str:
     """PromQL: over how many jobs or candidates that is."""
     if measure in (Measure.SCORE_MEAN, Measure.SCORE_MEDIAN):
-        return f"sum({_increase('score_count', bands)})"
-    chosen = _ANSWERED if measure is Measure.LATENCY_P95_SECONDS else _JOBS
-    return f"sum({_increase('requests_total', bands, chosen)})"
+        return f"sum({increase('score_count', bands)})"
+    chosen = ANSWERED if measure is Measure.LATENCY_P95_SECONDS else JOBS
+    return f"sum({increase('requests_total', bands, chosen)})"
 
 
-def generation_queries(bands: Bands) -> tuple[str, str]:
+def generation_queries(window: Window) -> tuple[str, str]:
     """PromQL: the lowest and the highest generation that a gateway used within the window."""
-    series = _series("release_generation", bands)
+    series = _series("release_generation", window)
     return f"min(min_over_time({series}))", f"max(max_over_time({series}))"
 
 
-def _increase(name: str, bands: Bands, *matchers: str) -> str:
-    return f"increase({_series(name, bands, *matchers)})"
+def increase(name: str, window: Window, *matchers: str) -> str:
+    """PromQL: by how much each of the gateways' series of this name and these labels grew over the window."""
+    return f"increase({_series(name, window, *matchers)})"
 
 
-def _series(name: str, bands: Bands, *matchers: str) -> str:
-    labels = ",".join(matcher for matcher in (bands.selector, *matchers) if matcher)
-    return f"acemath_gateway_{name}{{{labels}}}[{bands.window_seconds}s]"
+def _series(name: str, window: Window, *matchers: str) -> str:
+    labels = ",".join(matcher for matcher in (window.selector, *matchers) if matcher)
+    return f"acemath_gateway_{name}{{{labels}}}[{window.window_seconds}s]"
 
 
 def _number(document: Any) -> float:

@@ -58,6 +58,8 @@ def _of_channels(layout: Layout, history: int) -> Iterator[tuple[str | ModelRef,
         yield channel.release, f"channel {name} points at it"
         if channel.previous is not None:
             yield channel.previous, f"channel {name} would roll back to it"
+        if channel.canary is not None:
+            yield channel.canary.release, f"channel {name} gives it a share of the requests"
         for release in past[name][:history]:
             yield release, f"channel {name} pointed at it lately"
 

@@ -13,6 +13,7 @@ from acemath_registry import (
     audit,
     bands,
     cache,
+    canaries,
     collect,
     evaluations,
     gatekeeping,
@@ -28,6 +29,7 @@ from acemath_registry import (
 from acemath_registry.adapters.publish import publish_adapter
 from acemath_registry.audit import AuditEntry, AuditEvent
 from acemath_registry.bands import Bands
+from acemath_registry.channels import Channel
 from acemath_registry.collect import Retention, Verdict
 from acemath_registry.errors import InvalidRequest, storage_errors
 from acemath_registry.evaluations import Attached
@@ -38,7 +40,7 @@ from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
-from acemath_registry.releases import Channel, Release
+from acemath_registry.releases import Release
 from acemath_registry.signing import SigningKey, TrustedKeys
 from acemath_registry.stores import place_of
 
@@ -241,6 +243,35 @@ class Registry:
     ) -> Channel:
         """Promote a channel's previous release; `why` is for the audit log. See `releases.rollback` for errors."""
         return releases.rollback(self._layout, channel, expected_generation=expected_generation, by=by, why=why)
+
+    def canary(
+        self,
+        channel: str,
+        release_id: str,
+        share: float,
+        *,
+        by: str,
+        expected_generation: int | None = None,
+        override: str | None = None,
+    ) -> Channel:
+        """Give a release a share of a channel's requests; see `canaries.begin_canary`, and `promote` for the gates."""
+        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override)
+        return canaries.begin_canary(
+            self._layout, channel, release_id, share, expected_generation=expected_generation, by=by, gatekeeper=keeper
+        )
+
+    def canary_release(self, channel: Channel) -> Release | None:
+        """The release that has a share beside the current one. See `releases.read_release` for errors."""
+        canary = channel.canary
+        if canary is None:
+            return None
+        return releases.read_release(self._layout, canary.release, sha256=canary.release_sha256)
+
+    def stop_canary(
+        self, channel: str, *, by: str, expected_generation: int | None = None, why: str | None = None
+    ) -> Channel:
+        """Take the share away. See `canaries.stop_canary` for errors."""
+        return canaries.stop_canary(self._layout, channel, expected_generation=expected_generation, by=by, why=why)
 
     def bands(self, channel: str) -> Bands:
         """What is watched on a channel. See `bands.read_bands` for errors."""

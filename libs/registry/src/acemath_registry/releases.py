@@ -6,17 +6,20 @@ A reader follows channel → release → two versions, each link checked by a sh
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acemath_registry.audit import AuditEvent, record
+from acemath_registry.channels import Channel, current_channel, decoded
 from acemath_registry.documents import decode, encode, sha256_hex
 from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import ModelKind
 from acemath_registry.members import manifest_digest, members_kept
-from acemath_registry.refs import RELEASE_PATTERN, ModelRef, check_by
+from acemath_registry.refs import ModelRef, check_by
 from acemath_registry.stores import Overtaken
 
 
@@ -60,28 +63,6 @@ class Release(BaseModel):
     def encoded(self) -> bytes:
         """The bytes of the release's file."""
         return encode(self.model_dump(mode="json"))
-
-
-class Channel(BaseModel):
-    """The pointer that services follow.
-
-    Attributes:
-        release: id of the current release.
-        release_sha256: of the current release's file.
-        generation: 1 for the first promotion, one more for each change.
-        previous: id of the release before this one; what a rollback promotes.
-        by: who changed it.
-        at: when, in UTC; for people, never for ordering.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    release: str = Field(pattern=f"^{RELEASE_PATTERN.pattern}$")
-    release_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    generation: int = Field(ge=1)
-    previous: str | None = Field(default=None, pattern=f"^{RELEASE_PATTERN.pattern}$")
-    by: str
-    at: AwareDatetime
 
 
 def create_release(layout: Layout, policy: ModelRef, reward: ModelRef) -> Release:
@@ -143,14 +124,13 @@ def read_channel(layout: Layout, name: str) -> Channel:
         VerificationError: the channel is malformed, or its release was edited.
         StorageError: it can not be read.
     """
-    channel = current_channel(layout, name)
-    if channel is None:
-        raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
+    channel = existing(name, current_channel(layout, name))
     read_release(layout, channel.release, sha256=channel.release_sha256)
     return channel
 
 
 _Target = Callable[[Channel | None], str]
+_Next = Callable[[Channel | None, Release], Channel]
 _TRIES = 8  # of a change that others overtake, where the store has no locks
 Gatekeeper = Callable[[Channel | None, Release], None]
 """Raises when the channel may not go from this state to this release; asked under the channel's lock."""
@@ -180,10 +160,13 @@ def promote(
     """
 
     def target(current: Channel | None) -> str:
-        _check_generation(name, current, expected_generation)
+        check_generation(name, current, expected_generation)
         return release_id
 
-    return _change(layout, name, AuditEvent.PROMOTE, by, target, gatekeeper, None)
+    def change() -> tuple[Channel | None, Channel]:
+        return change_once(layout, name, target, partial(_next, by=by), gatekeeper)
+
+    return _change(layout, name, AuditEvent.PROMOTE, by, change, None)
 
 
 def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: str, why: str | None = None) -> Channel:
@@ -196,54 +179,78 @@ def rollback(layout: Layout, name: str, *, expected_generation: int | None, by: 
     """
 
     def target(current: Channel | None) -> str:
-        if current is None:
-            raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
-        _check_generation(name, current, expected_generation)
-        if current.previous is None:
-            raise Conflict(f"channel {name!r} has no release before {current.release}; promote one", should_retry=False)
-        return current.previous
+        found = existing(name, current)
+        check_generation(name, found, expected_generation)
+        if found.previous is None:
+            raise Conflict(f"channel {name!r} has no release before {found.release}; promote one", should_retry=False)
+        return found.previous
 
-    return _change(layout, name, AuditEvent.ROLLBACK, by, target, lambda current, release: None, why)
+    def change() -> tuple[Channel | None, Channel]:
+        return change_once(layout, name, target, partial(_next, by=by), lambda current, release: None)
+
+    return _change(layout, name, AuditEvent.ROLLBACK, by, change, why)
 
 
 def _change(
-    layout: Layout, name: str, event: AuditEvent, by: str, target: _Target, gatekeeper: Gatekeeper, why: str | None
+    layout: Layout,
+    name: str,
+    event: AuditEvent,
+    by: str,
+    change: Callable[[], tuple[Channel | None, Channel]],
+    why: str | None,
 ) -> Channel:
     check_by(by)
-    for left in reversed(range(_TRIES)):
-        try:
-            current, changed = _change_once(layout, name, by, target, gatekeeper)
-            break
-        except Overtaken:  # only where there are no locks
-            if not left:
-                raise
+    current, changed = retried(change)
     if changed != current:
         before, after, generation = changed.previous, changed.release, changed.generation
+        if current is not None and current.canary is not None:
+            ended = f"the share of {current.canary.release} ends"
+            why = ended if why is None else f"{why}; {ended}"
         record(layout, event, by=by, what=name, before=before, after=after, generation=generation, why=why)
     return changed
 
 
-def _change_once(
-    layout: Layout, name: str, by: str, target: _Target, gatekeeper: Gatekeeper
+def retried(change: Callable[[], tuple[Channel | None, Channel]]) -> tuple[Channel | None, Channel]:
+    """What the channel said, and what it says now; a change that another overtook is tried again from the start."""
+    for _ in range(_TRIES - 1):
+        with suppress(Overtaken):  # only where there are no locks
+            return change()
+    return change()
+
+
+def change_once(
+    layout: Layout, name: str, target: _Target, following: _Next, gatekeeper: Gatekeeper
 ) -> tuple[Channel | None, Channel]:
-    """What the channel said, and what it says now."""
+    """What the channel said, and what it says now.
+
+    Args:
+        layout: of the registry.
+        name: of the channel.
+        target: the release that the change names; raises when there is to be none.
+        following: what the channel says next; the same again changes nothing, and is not asked of the gatekeeper.
+        gatekeeper: asked before the change.
+
+    Raises:
+        Overtaken: another change came in between, where the store has no locks.
+    """
     path = layout.channel(name)
     with storage_errors(f"changing channel {name}"), layout.store.changing(path, layout.channel_lock(name)) as change:
         data = change.read()
-        current = None if data is None else _decoded(data, path.name)
+        current = None if data is None else decoded(data, path.name)
         release = read_release(layout, target(current))
         with members_kept(
             layout, release.id, {one.ref: one.manifest_sha256 for one in (release.policy, release.reward)}
         ):
-            if current is not None and current.release_sha256 == release.sha256:
+            changed = following(current, release)
+            if current is not None and changed == current:
                 return current, current
             gatekeeper(current, release)
-            changed = _next(current, release, by)
-            change.write(encode(changed.model_dump(mode="json")))
+            change.write(changed.encoded())
     return current, changed
 
 
-def _check_generation(name: str, current: Channel | None, expected: int | None) -> None:
+def check_generation(name: str, current: Channel | None, expected: int | None) -> None:
+    """Raises Conflict unless the channel is at the expected generation, or none is expected."""
     generation, at = (current.generation, current.release) if current else (0, "no release")
     if expected is not None and expected != generation:
         raise Conflict(
@@ -253,7 +260,17 @@ def _check_generation(name: str, current: Channel | None, expected: int | None) 
         )
 
 
+def existing(name: str, channel: Channel | None) -> Channel:
+    """The channel; raises NotFound when nothing was promoted on it yet."""
+    if channel is None:
+        raise NotFound(f"channel {name!r} does not exist; promote a release on it first", param="channel")
+    return channel
+
+
 def _next(current: Channel | None, release: Release, by: str) -> Channel:
+    """The release is current, and nothing has a share beside it."""
+    if current is not None and current.release_sha256 == release.sha256:
+        return current
     return Channel(
         release=release.id,
         release_sha256=release.sha256,
@@ -262,26 +279,6 @@ def _next(current: Channel | None, release: Release, by: str) -> Channel:
         by=by,
         at=datetime.now(UTC),
     )
-
-
-def current_channel(layout: Layout, name: str) -> Channel | None:
-    """Where the channel points, its release not looked at; None when nothing was promoted yet; raises as above."""
-    path = layout.channel(name)
-    with storage_errors(f"reading channel {name}"):
-        try:
-            data = layout.store.read(path)
-        except FileNotFoundError:
-            return None
-    return _decoded(data, path.name)
-
-
-def _decoded(data: bytes, file: str) -> Channel:
-    document = decode(data, file=file, reason=RejectReason.CHANNEL_MALFORMED)
-    try:
-        return Channel.model_validate(document)
-    except ValidationError as error:
-        detail = "is not a channel of this schema; restore it from a backup, or remove it and promote again"
-        raise VerificationError(RejectReason.CHANNEL_MALFORMED, detail, file=file) from error
 
 
 def _member(layout: Layout, ref: ModelRef, kind: ModelKind) -> ReleaseMember:

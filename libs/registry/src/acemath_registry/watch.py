@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from acemath_core.errors import ServiceError
-from acemath_registry.audit import AuditEvent
-from acemath_registry.bands import Band, Bands, Streaks
-from acemath_registry.prometheus import NoFigure, count_query, generation_queries, value_query
+from acemath_registry.audit import CHANGES, AuditEvent
+from acemath_registry.bands import Band, Bands, Measure, Streaks
+from acemath_registry.channels import Channel
+from acemath_registry.prometheus import NoFigure, Window, count_query, generation_queries, value_query
 from acemath_registry.registry import Registry
-from acemath_registry.releases import Channel
 
 WATCHER: Final = "watch"
 """Who rolls back, in the channel and in the audit log."""
@@ -39,6 +39,8 @@ class Verdict(StrEnum):
     INSIDE = "inside"
     OUTSIDE = "outside"
     ROLLED_BACK = "rolled_back"
+    CANARY_STOPPED = "canary_stopped"
+    CANARY_PROMOTED = "canary_promoted"
     FAILED = "failed"
 
 
@@ -76,6 +78,17 @@ class _Found:
         )
 
 
+def unsettled_window(figures: Figures, channel: Channel, window: Window) -> str | None:
+    """Why the window is not all of the channel's present generation; None when it is."""
+    try:
+        lowest, highest = (figures.ask(query) for query in generation_queries(window))
+    except NoFigure as error:
+        return f"which release the gateways use: {error}"
+    if (lowest, highest) == (channel.generation, channel.generation):
+        return None
+    return f"gateways used generations {lowest:.0f} to {highest:.0f} within the window, not only {channel.generation}"
+
+
 class Watcher:
     """Looks at one channel, again and again.
 
@@ -90,7 +103,7 @@ class Watcher:
         self, registry: Registry, channel: str, figures: Figures, now: Callable[[], float] = time.time
     ) -> None:
         self._registry, self._name, self._figures, self._now = registry, channel, figures, now
-        self._streaks = Streaks()
+        self._streaks = Streaks[Measure]()
 
     def look(self) -> Look:
         """Look once, and take the release back when this was the last look that was needed."""
@@ -108,19 +121,21 @@ class Watcher:
     def _not_watched(self, channel: Channel, bands: Bands) -> str | None:
         if not bands.bands:
             return "no bands were declared"
+        if channel.canary is not None:
+            return f"{channel.canary.release} has a share of the requests, and these figures are of both"
         if channel.previous is None:
             return "there is no release to go back to"
         age = self._now() - channel.at.timestamp()
         if age > bands.for_seconds:
             return f"it has served for {age / 3600:.1f} h: what goes wrong now is not its coming"
-        moves = (AuditEvent.PROMOTE, AuditEvent.ROLLBACK)
-        last = next((e for e in reversed(self._registry.log()) if e.what == self._name and e.event in moves), None)
-        if last is None or last.generation != channel.generation:
+        lines = [e for e in reversed(self._registry.log()) if e.what == self._name and e.event in CHANGES]
+        last = next((line for line in lines if line.event in (AuditEvent.PROMOTE, AuditEvent.ROLLBACK)), None)
+        if last is None or lines[0].generation != channel.generation:
             return "the audit log does not say how this release came"
         return None if last.event is AuditEvent.PROMOTE else "it came by a rollback; the one before it is the bad one"
 
     def _judge(self, channel: Channel, bands: Bands) -> Look:
-        unsettled = self._unsettled(channel, bands)
+        unsettled = unsettled_window(self._figures, channel, bands)
         found = {} if unsettled else {band.measure: self._find(band, bands) for band in bands.bands}
         known = {measure: one for measure, one in found.items() if isinstance(one, _Found)}
         outside = {measure: not one.band.holds(one.value) for measure, one in known.items()}
@@ -137,18 +152,6 @@ class Watcher:
         else:
             verdict, why = Verdict.INSIDE, "every measure is in its band"
         return Look(verdict, why, channel.release, channel.generation, measures)
-
-    def _unsettled(self, channel: Channel, bands: Bands) -> str | None:
-        """Why the window is not all of the current release."""
-        try:
-            lowest, highest = (self._figures.ask(query) for query in generation_queries(bands))
-        except NoFigure as error:
-            return f"which release the gateways use: {error}"
-        if (lowest, highest) == (channel.generation, channel.generation):
-            return None
-        return (
-            f"gateways used generations {lowest:.0f} to {highest:.0f} within the window, not only {channel.generation}"
-        )
 
     def _find(self, band: Band, bands: Bands) -> _Found | str:
         try:

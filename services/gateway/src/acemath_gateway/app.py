@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from acemath_gateway.admission import Admission
+from acemath_gateway.canary import CanaryView
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.jobqueue.assembly import open_jobs
 from acemath_gateway.jobqueue.hooks import Hooks, WebhookSender
@@ -65,6 +66,7 @@ class Backends:
         webhooks: carries word of their ends.
         keys: where API keys are kept.
         quotas: where their use is counted.
+        canary: the release that a share of the requests is to get beside it, or None while there is none.
     """
 
     solver: Runs
@@ -76,6 +78,7 @@ class Backends:
     webhooks: WebhookSender
     keys: KeyStore
     quotas: QuotaStore
+    canary: Callable[[], CanaryView | None]
 
 
 BackendsFactory = Callable[[GatewaySettings, GatewayMetrics, DoorMetrics], AbstractAsyncContextManager[Backends]]
@@ -202,6 +205,7 @@ def _parts(settings: GatewaySettings, metrics: _Metrics, backends: Backends) -> 
         metrics=metrics.gateway,
         door=metrics.door,
         serving=backends.serving,
+        canary=backends.canary,
     )
 
 

@@ -87,6 +87,7 @@ async def open_backends(
             webhooks=HttpWebhooks(inside=settings.webhook_inside),
             keys=shared.keys,
             quotas=shared.quotas,
+            canary=tracker.canary,
         )
 
 

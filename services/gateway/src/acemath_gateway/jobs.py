@@ -43,6 +43,7 @@ class SolveJob:
         priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
         caller: whose quotas it is charged to; None for nobody's.
+        share_key: what says whether it is of a canary's share; None for its id.
     """
 
     id: str
@@ -62,6 +63,7 @@ class SolveJob:
     priority: Priority = Priority.DEFAULT
     asked: float = field(default_factory=time.monotonic)
     caller: KeyCaller | None = None
+    share_key: str | None = None
 
     @property
     def waves(self) -> list[int]:
@@ -216,6 +218,14 @@ class Outcome:
         rest = [item for place, item in enumerate(self.candidates) if place != self.chosen]
         rest.sort(key=lambda item: (item.score is None, -(item.score or 0.0), item.index))
         return (self.best, *rest)
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the candidates with the chosen answer, as written; None without an answer, or with one candidate."""
+        chosen, size = self.best.answer, len(self.candidates)
+        if chosen is None or size < 2:
+            return None
+        return sum(item.answer == chosen for item in self.candidates) / size
 
     @property
     def completion_tokens(self) -> int:

@@ -25,6 +25,7 @@ class LeaseLedger:
         stores: where they are published.
         metrics: where they are shown.
         current: the release that new jobs use now.
+        canary: id of the release that a share of them uses, None for none.
         heartbeat_seconds: longest time between two publications.
     """
 
@@ -34,9 +35,11 @@ class LeaseLedger:
         stores: Sequence[LeaseStore],
         metrics: GatewayMetrics,
         current: Callable[[], ReleaseTarget | None],
+        canary: Callable[[], str | None],
         heartbeat_seconds: float,
     ) -> None:
-        self._stores, self._metrics, self._current = tuple(stores), metrics, current
+        self._stores, self._metrics = tuple(stores), metrics
+        self._current, self._canary = current, canary
         self._heartbeat_seconds = heartbeat_seconds
         self._counts: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -85,6 +88,8 @@ class LeaseLedger:
     def _show(self) -> None:
         current = self._current()
         held = self._counts.get(current.release, 0) if current else 0
+        shared = self._counts.get(self._canary() or "", 0)
         self._metrics.leases.labels("current").set(held)
-        self._metrics.leases.labels("old").set(sum(self._counts.values()) - held)
+        self._metrics.leases.labels("canary").set(shared)
+        self._metrics.leases.labels("old").set(sum(self._counts.values()) - held - shared)
         self._changed.set()

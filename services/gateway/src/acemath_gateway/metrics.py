@@ -18,6 +18,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway.release_figures import ReleaseFigures
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -135,8 +136,9 @@ class GatewayMetrics:
         version_mismatch: answers of another version than the leased one, by role.
         model_info: 1 for each version that new jobs use, by role and version.
         release_generation: the channel's generation that new jobs use.
-        leases: jobs that hold a release other than the newest ("old") or the newest ("current").
+        leases: jobs that hold the current release ("current"), a canary ("canary"), or another one ("old").
         polls_failed: passes of the release tracker that could not see everything.
+        releases: what tells a canary from the current release.
     """
 
     requests: Counter
@@ -174,6 +176,7 @@ class GatewayMetrics:
     release_generation: Gauge
     leases: Gauge
     polls_failed: Counter
+    releases: ReleaseFigures
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> Self:
@@ -217,6 +220,7 @@ class GatewayMetrics:
             release_generation=make.gauge("release_generation", "the channel's generation that new jobs use"),
             leases=make.gauge("leases", "jobs that hold a release", "age"),
             polls_failed=make.counter("release_polls_failed", "passes of the tracker that could not see everything"),
+            releases=ReleaseFigures.on(registry, JobOutcome, _SECONDS, _SCORES, _MARGINS),
         )
         metrics._initialise()
         return metrics
@@ -237,7 +241,7 @@ class GatewayMetrics:
         _touch(self.breaker_opens, ROLES)
         _touch(self.live_fallbacks, LiveFallback)
         _touch(self.version_mismatch, ROLES)
-        _touch(self.leases, ("current", "old"))
+        _touch(self.leases, ("current", "canary", "old"))
 
 
 class _Maker:

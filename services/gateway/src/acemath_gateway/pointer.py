@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from acemath_core.errors import ErrorCode, Unavailable
-from acemath_registry import Channel, Registry
+from acemath_core.errors import ErrorCode, ServiceError, Unavailable
+from acemath_registry import Channel, Registry, Release
 
 _READ_SECONDS = 2.0
 
@@ -22,6 +22,7 @@ class Pointer:
         policy: policy version, name@version.
         reward: reward version, name@version.
         policy_manifest_sha256: what the release says of the policy's manifest.
+        canary: what the channel gives a share of the requests beside it; None while there is none.
     """
 
     release: str
@@ -29,6 +30,24 @@ class Pointer:
     policy: str
     reward: str
     policy_manifest_sha256: str
+    canary: CanaryPointer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryPointer:
+    """A release that a share of the requests is to get.
+
+    Attributes:
+        release: its id.
+        share: above 0 and at most 1.
+        pointer: its versions; None when it cannot be read.
+        problem: why not, in words.
+    """
+
+    release: str
+    share: float
+    pointer: Pointer | None
+    problem: str = ""
 
 
 class ChannelWatch:
@@ -54,7 +73,8 @@ class ChannelWatch:
         stamp = self._registry.channel_mark(self._name)
         if stamp is None or stamp != self._seen:
             self._pointers = self._follow(self._registry.channel(self._name))
-            self._seen = stamp
+            canary = self._pointers[0].canary
+            self._seen = None if canary is not None and canary.pointer is None else stamp
         return self._pointers
 
     def peers(self) -> tuple[Pointer, ...]:
@@ -71,16 +91,30 @@ class ChannelWatch:
         return tuple(self._pointer(release, generation) for generation, release in sorted(found.items(), reverse=True))
 
     def _follow(self, channel: Channel) -> tuple[Pointer, ...]:
-        newest = self._pointer(channel.release, channel.generation)
+        newest = replace(self._pointer(channel.release, channel.generation), canary=self._canary(channel))
         if channel.previous is None:
             return (newest,)
         return (newest, self._pointer(channel.previous, channel.generation - 1))
 
+    def _canary(self, channel: Channel) -> CanaryPointer | None:
+        """One that cannot be read holds the current release up in nothing."""
+        if channel.canary is None:
+            return None
+        release, share = channel.canary.release, channel.canary.share
+        try:
+            found = self._registry.canary_release(channel)
+        except ServiceError as error:
+            return CanaryPointer(release, share, None, error.message)
+        return CanaryPointer(release, share, _pointer_of(found, channel.generation) if found else None)
+
     def _pointer(self, release_id: str, generation: int) -> Pointer:
-        release = self._registry.release(release_id)
-        return Pointer(
-            release_id, generation, str(release.policy.ref), str(release.reward.ref), release.policy.manifest_sha256
-        )
+        return _pointer_of(self._registry.release(release_id), generation)
+
+
+def _pointer_of(release: Release, generation: int) -> Pointer:
+    return Pointer(
+        release.id, generation, str(release.policy.ref), str(release.reward.ref), release.policy.manifest_sha256
+    )
 
 
 class SlowReader:

@@ -151,6 +151,13 @@ class ScorerPort(Protocol):
         ...
 
 
+class ReleaseRole(StrEnum):
+    """What a release is to the channel that names it."""
+
+    CURRENT = "current"
+    CANARY = "canary"  # it gets a share of the requests
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseTarget:
     """One release and where it is served.
@@ -163,6 +170,7 @@ class ReleaseTarget:
         policy_endpoints: base URLs of vLLM servers that serve `policy`.
         reward_endpoints: base URLs of reward services that serve `reward`.
         context_length: tokens of prompt and completion together that every policy endpoint takes; None when unknown.
+        role: the current release, or one that gets a share beside it.
     """
 
     release: str
@@ -172,6 +180,7 @@ class ReleaseTarget:
     policy_endpoints: tuple[str, ...]
     reward_endpoints: tuple[str, ...]
     context_length: int | None = None
+    role: ReleaseRole = ReleaseRole.CURRENT
 
 
 class LimitOutcome(StrEnum):

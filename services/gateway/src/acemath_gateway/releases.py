@@ -16,6 +16,7 @@ Rules:
   anywhere, the one before it or another gateway's; replicas that do not answer are waited for during
   `start_grace_seconds`, then left out.
 * A job keeps the release it leased to its end, whatever moves meanwhile (`leases`).
+* A release that the channel names for a share of the requests gets it beside the current one (`canary`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataclasses import replace
 
 from acemath_core.errors import ErrorCode, ServiceError, Unavailable
 from acemath_core.wire import SlotState
+from acemath_gateway.canary import VIEW_SECONDS, CanaryShare, CanaryView
 from acemath_gateway.endpoints import Endpoints
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
@@ -40,7 +42,7 @@ from acemath_prompts import TemplateError
 from acemath_web.health import Readiness
 
 _log = logging.getLogger(__name__)
-_VIEW_SECONDS = 10.0
+_VIEW_SECONDS = VIEW_SECONDS
 """Nothing is flipped to by what replicas said longer ago; they rely on it (`acemath_registry.following.places`). The
 slowest poll of a sound system takes less: 2 s for names and 5 s for slots, and what it reads after that is kept."""
 _STARTING = "starting: nothing has been polled yet"
@@ -83,9 +85,11 @@ class ReleaseTracker:
         self._reward = ReplicaWatch(slots, reward_urls, addresses)
         self._endpoints = Endpoints(slots, self._policy, self._reward)
         self._metrics, self._poll_seconds = metrics, poll_seconds
+        self._canary = CanaryShare(self._policy, self._reward, self._endpoints, encoders, metrics.releases)
         self._ledger = LeaseLedger(
-            stores=stores, metrics=metrics, current=self.current, heartbeat_seconds=heartbeat_seconds
-        )
+            stores=stores, metrics=metrics, current=self.current, canary=lambda: self._canary.release,
+            heartbeat_seconds=heartbeat_seconds,
+        )  # fmt: skip
         self._patient_until = time.monotonic() + start_grace_seconds
         self._looked = time.monotonic()
         self._target: ReleaseTarget | None = None
@@ -96,19 +100,23 @@ class ReleaseTracker:
     # ------------------------------------------------------------------------------------------------ for requests
 
     @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[ReleaseTarget]:
-        """Hold the current release for the length of the block.
+    async def lease(self, key: str) -> AsyncIterator[ReleaseTarget]:
+        """Hold a release for the length of the block: the current one, or the canary for a key that is of its share.
 
         Raises:
             Unavailable: (`not_ready`) no release has been ready yet; (`policy_unavailable`) no policy server is left.
         """
-        target = self._leasable()
+        target = self._canary.pick(key) or self._leasable()
         with self._ledger.holding(target.release):
             yield target
 
     def current(self) -> ReleaseTarget | None:
         """What new jobs use; None before the first release was ready."""
         return self._target
+
+    def canary(self) -> CanaryView | None:
+        """What the channel names for a share of the requests, and how it stands here."""
+        return self._canary.view()
 
     def serving(self) -> ReleaseTarget | None:
         """What new jobs use, as long as a policy server and a reward service of it answer."""
@@ -144,10 +152,13 @@ class ReleaseTracker:
             self._pointers = await self._reading.result()
         except ServiceError as error:
             problem = f"channel: {error.message}"
-        self._looked = time.monotonic()
+        self._looked = looked = time.monotonic()
+        newest = self._pointers[0] if self._pointers else None
+        self._canary.name(newest)
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
         problem = problem or await self._follow()
         await self._refresh_target()
+        await self._canary.follow(newest, self._target, looked)
         if problem:
             self._metrics.polls_failed.inc()
         self._readiness = self._verdict(problem)
@@ -268,6 +279,9 @@ class ReleaseTracker:
             return Readiness(False, problem or _STARTING, details)
         details |= {"release": target.release, "generation": target.generation}
         details |= {"policy": target.policy, "reward": target.reward}
+        canary = self._canary.view()
+        if canary is not None:
+            details["canary"] = {"release": canary.release, "state": canary.state.value, "reason": canary.reason}
         if not target.policy_endpoints:
             return Readiness(False, "no policy server answers", details)
         if not target.reward_endpoints:

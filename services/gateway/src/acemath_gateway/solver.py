@@ -48,13 +48,14 @@ from acemath_gateway.tracing import JobTrace, NoTraces, Traces
 
 _RESERVE_SECONDS = 1.0
 _RESERVE_SHARE = 0.1
+_ANSWERED = (JobOutcome.OK, JobOutcome.DEGRADED)
 
 
 class Leases(Protocol):
     """Gives the release that a job works with."""
 
-    def lease(self) -> AbstractAsyncContextManager[ReleaseTarget]:
-        """Hold the current release for the length of the block.
+    def lease(self, key: str) -> AbstractAsyncContextManager[ReleaseTarget]:
+        """Hold a release for the length of the block; the same key gets the same one, as long as it can be had.
 
         Raises:
             Unavailable: (`not_ready`, `policy_unavailable`) there is none to give.
@@ -150,10 +151,14 @@ class Solver:
         finally:
             board.record(metrics)
             metrics.requests.labels(became, job.selection).inc()
-            metrics.duration.labels(became).observe(time.monotonic() - job.asked)
+            seconds = time.monotonic() - job.asked
+            metrics.duration.labels(became).observe(seconds)
+            if board.role is not None:
+                metrics.releases.ended(board.role, became, seconds, answered=became in _ANSWERED)
 
     async def _solve(self, job: SolveJob, board: Board, trace: JobTrace) -> Outcome:
-        async with self._releases.lease() as target:
+        async with self._releases.lease(job.share_key or job.id) as target:
+            board.role = target.role
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)
             board.prepared()
@@ -232,6 +237,8 @@ class Solver:
         gap = margin(outcome.candidates)
         if gap is not None:
             metrics.score_margin.observe(gap)
+        scores = [item.score for item in outcome.candidates if item.score is not None]
+        metrics.releases.answered(outcome.target.role, scores, gap, outcome.agreement)
 
 
 def _scored_turns(job: SolveJob) -> list[ChatMessage]:

@@ -144,7 +144,7 @@ class Reconciler:
     def _supersede(self, desired: Desired) -> None:
         """Give up bringing up what the channel no longer names, unless requests may still need it."""
         for slot in self._slots:
-            if slot.state in BRINGING_UP and slot.member != desired.member and not slot.proved and not slot.stopping:
+            if slot.state in BRINGING_UP and not desired.names(slot.member) and not slot.proved and not slot.stopping:
                 self._lift.down(slot, "superseded", at_once=True)
                 self._metrics.swaps.labels("superseded").inc()
 
@@ -168,13 +168,15 @@ class Reconciler:
             return
         for slot in self._slots:
             if (
-                slot is self._versions.find(desired)
+                self._versions.keeps(desired, slot)
                 or slot.stopping
                 or slot.state in ENDED
                 or slot.state is SlotState.ACTIVE
             ):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)
+            if held is None and slot.shared:
+                held = await self._places.lingers(slot)
             running = self._running(slot)
             if held is None and not self._idle(slot):
                 held = "requests are running, or were a moment ago"

@@ -190,7 +190,7 @@ class Reconciler:
     def _supersede(self, desired: Desired) -> None:
         """Give up loading what the channel no longer names, unless calls may still need it."""
         for slot in self._slots:
-            if slot.state in BRINGING_UP and slot.member != desired.member and not slot.proved:
+            if slot.state in BRINGING_UP and not desired.names(slot.member) and not slot.proved:
                 self._lift.down(slot)
                 slot.move(SlotState.RETIRED, "superseded")
                 self._metrics.swaps.labels("superseded").inc()
@@ -215,9 +215,11 @@ class Reconciler:
             return
         for slot in self._slots:
             again = slot.proved and slot.state in BRINGING_UP  # its server died while it drained
-            if not (again or slot.state is SlotState.DRAINING) or slot is self._versions.find(desired):
+            if not (again or slot.state is SlotState.DRAINING) or self._versions.keeps(desired, slot):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)
+            if held is None and slot.shared:
+                held = await self._places.lingers(slot)
             if held is None and not self._quiet(slot):
                 held = "calls are running, or were a moment ago"
             if held is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acemath_core.errors import ServiceError
+from acemath_registry.channels import Channel
 from acemath_registry.following.slow import SlowCalls
 from acemath_registry.manifest import ModelKind
 from acemath_registry.registry import Registry
@@ -23,11 +24,18 @@ class Desired:
         member: the version, with the digest of its manifest.
         release: id of the release that names it.
         generation: the channel's generation.
+        canary: the version of a release that gets a share of the requests beside it, maybe the same version; None while
+            there is none.
     """
 
     member: ReleaseMember
     release: str
     generation: int
+    canary: Desired | None = None
+
+    def names(self, member: ReleaseMember) -> bool:
+        """Whether it is one of the versions that should serve."""
+        return member == self.member or (self.canary is not None and member == self.canary.member)
 
 
 class ChannelFollower:
@@ -79,12 +87,33 @@ class ChannelFollower:
         if mark is not None and mark == self._seen:
             return
         channel = self._registry.channel(self._channel)
-        release = self._registry.release(channel.release)
-        found = Desired(release.member(self._kind), channel.release, channel.generation)
+        member = self._registry.release(channel.release).member(self._kind)
+        found, problem = self._beside(channel, Desired(member, channel.release, channel.generation))
         if self.desired is None or found.generation >= self.desired.generation:
-            self.desired, self.problem = found, None
+            self.desired, self.problem = found, problem
             self._on_generation(found.generation)
         else:
             self.problem = f"the channel went back from generation {self.desired.generation} to {found.generation}"
             _log.error("channel %s: %s; restart the service if the registry was restored", self._channel, self.problem)
-        self._seen = mark
+        self._seen = mark if problem is None else None
+
+    def _beside(self, channel: Channel, desired: Desired) -> tuple[Desired, str | None]:
+        """The same with the canary, if there is one. One that cannot be read holds nothing else up, and one that was
+        read before stays: a release never changes.
+        """
+        if channel.canary is None:
+            return desired, None
+        known = self.desired.canary if self.desired else None
+        member = known.member if known and known.release == channel.canary.release else None
+        problem = None
+        if member is None:
+            try:
+                release = self._registry.canary_release(channel)
+            except ServiceError as error:
+                release, problem = None, f"its canary: {error.message}"
+                if problem != self.problem:
+                    _log.warning("channel %s: %s", self._channel, problem)
+            member = release.member(self._kind) if release else None
+        if member is None:
+            return desired, problem
+        return replace(desired, canary=replace(desired, member=member, release=channel.canary.release)), None

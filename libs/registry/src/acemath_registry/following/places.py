@@ -93,6 +93,18 @@ class Places(Generic[V]):
         """The wanted version has its place."""
         self._say(None)
 
+    async def lingers(self, version: V) -> str | None:
+        """Why a version that had a share of the requests cannot be stopped yet, by the rule for what drains; or None.
+
+        Gateways give it requests by what replicas said, not by generation: a newer generation alone shows nothing.
+        """
+        usage = await self._leases.usage()
+        if usage.unknown is not None or version.member in usage.users:
+            return usage.unknown or usage.users[version.member].how
+        if usage.written < version.since + self._settle_seconds:
+            return "it had a share; until the gateways' records are newer than its draining"
+        return None
+
     async def make_room(self, wanted: ModelRef, living: Sequence[V], quiet: Callable[[V], bool]) -> V | None:
         """Move versions so that one can go; the one that is to be stopped now, None while all have to stay.
 

@@ -31,6 +31,8 @@ class FollowedVersion:
         reason: why it is there, where there is something to say.
         work: the task that brings it up (or stops it).
         failures: failed attempts in a row.
+        shared: the channel named it for a share of the requests once: gateways may use it by what they saw, whatever
+            generation they route by.
     """
 
     member: ReleaseMember
@@ -41,6 +43,7 @@ class FollowedVersion:
     reason: str | None = None
     work: asyncio.Task[None] | None = None
     failures: int = 0
+    shared: bool = False
 
     @property
     def ref(self) -> ModelRef:

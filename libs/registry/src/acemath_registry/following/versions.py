@@ -63,36 +63,56 @@ class Versions(Generic[V]):
         """Move ended versions to the history; a rejected one stays until the channel's generation changes."""
         before = len(self.living)
         for version in [version for version in self.living if version.state in ENDED and not version.busy]:
-            named = desired is not None and version.member == desired.member
+            named = desired is not None and desired.names(version.member)
             current = desired is not None and named and version.generation == desired.generation
             if version.state is SlotState.RETIRED or not current:
                 self.living.remove(version)
                 self._ended.append(version)
         return len(self.living) != before
 
+    def canary(self, desired: Desired) -> V | None:
+        """The living version that is to have a share of the requests."""
+        return None if desired.canary is None else self.find(desired.canary)
+
+    def keeps(self, desired: Desired, version: V) -> bool:
+        """Whether the channel names the version, for all requests or for a share of them."""
+        return version is self.find(desired) or version is self.canary(desired)
+
     def note_wanted(self, desired: Desired) -> None:
-        """Remember which generation and release named the wanted version last."""
-        version = self.find(desired)
-        if version is not None and version.state is not SlotState.REJECTED:
-            version.generation = desired.generation
-            version.releases.add(desired.release)
+        """Remember which generation and release named the wanted version last, and the canary's."""
+        for wanted in (desired, desired.canary):
+            version = None if wanted is None else self.find(wanted)
+            if wanted is not None and version is not None and version.state is not SlotState.REJECTED:
+                version.generation = wanted.generation
+                version.releases.add(wanted.release)
+                version.shared = version.shared or version.member != desired.member
 
     def switch(self, desired: Desired) -> None:
-        """READY becomes ACTIVE when the channel names it; then, and only then, the others drain."""
+        """READY becomes ACTIVE when the channel names it; then, and only then, others drain. A canary stays READY."""
         wanted = self.find(desired)
         if wanted is None or wanted.state not in SERVING or wanted.leaving:
             return
         if wanted.state is not SlotState.ACTIVE:
             wanted.move(SlotState.ACTIVE)
             self._on_activated()
+        canary = self.canary(desired)
         for version in self.living:
-            if version is not wanted and version.state in (SlotState.READY, SlotState.ACTIVE):
+            if version is canary and version is not wanted and version.state is not SlotState.READY:
+                self._take_back(version)
+            elif version not in (wanted, canary) and version.state in (SlotState.READY, SlotState.ACTIVE):
                 version.move(SlotState.DRAINING)
+
+    def _take_back(self, canary: V) -> None:
+        """A version that served, or drains, gets a share: it is ready, without another start."""
+        if canary.state in SERVING and not canary.leaving:
+            canary.move(SlotState.READY)
 
     async def bring_up_wanted(
         self, desired: Desired, up: Callable[[V], object], quiet: Callable[[V], bool]
     ) -> V | None:
         """Bring up what is named; where no place is free, one that no gateway ever used may have to go.
+
+        A canary comes once the named one is active and a place is free; nothing makes room for it.
 
         Args:
             desired: what is named.
@@ -107,10 +127,17 @@ class Versions(Generic[V]):
             return await self._places.make_room(desired.member.ref, taken, quiet)
         self._places.nobody_waits()
         if self.find(desired) is None:
-            version = self._make(desired)
-            self.living.append(version)
-            up(version)
+            self._begin(desired, up)
+        elif desired.canary is not None and self.find(desired.canary) is None:
+            active = self.active()
+            if active is not None and active is self.find(desired) and len(taken) < MAX_VERSIONS:
+                self._begin(desired.canary, up)
         return None
+
+    def _begin(self, desired: Desired, up: Callable[[V], object]) -> None:
+        version = self._make(desired)
+        self.living.append(version)
+        up(version)
 
 
 async def rounds(one: Callable[[], Awaitable[None]], seconds: float) -> None:

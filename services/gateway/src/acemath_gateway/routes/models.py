@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from acemath_core.errors import ErrorCode, NotFound
+from acemath_gateway.canary import CanaryView
 from acemath_gateway.chat_wire import MODEL
+from acemath_gateway.ports import ReleaseTarget
 from acemath_gateway.routes.parts import parts_of
 from acemath_gateway.routes.schema import failures
 
@@ -33,24 +35,32 @@ def models_router() -> APIRouter:
             )
         return _model(request, since)
 
-    @router.get("/v1/releases", summary="The release that new requests get")
+    @router.get("/v1/releases", summary="The release that new requests get, and one that a share of them gets")
     async def releases(request: Request) -> dict[str, object]:
-        target = parts_of(request).serving()
-        served = (
-            []
-            if target is None
-            else [
-                {
-                    "object": "release",
-                    "id": target.release,
-                    "generation": target.generation,
-                    "models": {"policy": target.policy, "reward": target.reward},
-                }
-            ]
-        )
-        return {"object": "list", "data": served}
+        parts = parts_of(request)
+        target, canary = parts.serving(), parts.canary()
+        served = [] if target is None else [_served(target)]
+        return {"object": "list", "data": served if canary is None else [*served, _shared(canary)]}
 
     return router
+
+
+def _served(target: ReleaseTarget) -> dict[str, object]:
+    return {
+        "object": "release",
+        "id": target.release,
+        "generation": target.generation,
+        "models": {"policy": target.policy, "reward": target.reward},
+    }
+
+
+def _shared(canary: CanaryView) -> dict[str, object]:
+    return {
+        "object": "release",
+        "id": canary.release,
+        "models": {"policy": canary.policy, "reward": canary.reward},
+        "canary": {"share": canary.share, "state": canary.state.value, "reason": canary.reason},
+    }
 
 
 def _model(request: Request, since: int) -> dict[str, object]:

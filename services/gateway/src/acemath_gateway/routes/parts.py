@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from acemath_core.errors import ServiceError
+from acemath_gateway.canary import CanaryView
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget
@@ -28,6 +29,7 @@ class Parts:
         metrics: the gateway's own figures.
         door: the figures of the door.
         serving: the release that new requests get, or None while there is none.
+        canary: the release that a share of them is to get beside it, or None while there is none.
     """
 
     service: SolveService
@@ -36,10 +38,11 @@ class Parts:
     metrics: GatewayMetrics
     door: DoorMetrics
     serving: Callable[[], ReleaseTarget | None]
+    canary: Callable[[], CanaryView | None]
 
     def stream_headers(self) -> dict[str, str]:
-        """Of a stream that starts now: the release that new requests get; its last event names its own."""
-        target = self.serving()
+        """Of a stream that starts now: the release that every new request gets; its last event names its own."""
+        target = self.serving() if self.canary() is None else None
         return {"x-acemath-release": target.release} if target else {}
 
     def client_left(self) -> None:

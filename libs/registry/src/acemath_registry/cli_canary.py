@@ -1,0 +1,56 @@
+"""`acemath registry canary`: a share of a channel's requests for a release that is not current yet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from acemath_core.errors import InvalidRequest
+from acemath_registry.channels import Channel
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing
+from acemath_registry.cli_output import print_document
+from acemath_registry.registry import Registry
+
+
+def canary(
+    channel: ChannelName,
+    by: By,
+    release: Annotated[str | None, typer.Argument(help="Id of the release that gets a share.")] = None,
+    share: Annotated[float | None, typer.Option(help="Of the requests: above 0, at most 1.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="Take the share away.")] = False,
+    expect: Annotated[int | None, typer.Option("--expect", min=1, help="Only at this generation.")] = None,
+    override_gates: Annotated[
+        bool, typer.Option("--override-gates", help="With --reason: begin what the channel's gates refuse.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Give a release a share of the requests beside the current one, change the share, or take it away."""
+    with errors(as_json):
+        registry = existing(root)
+        if stop:
+            if release is not None or share is not None or override_gates:
+                raise InvalidRequest("--stop takes no release, no --share and no --override-gates", param="stop")
+            changed = registry.stop_canary(channel, by=by, expected_generation=expect, why=reason)
+        else:
+            changed = _begin(registry, channel, by, release, share, expect, override_gates, reason)
+    print_document({"channel": channel, **changed.document()}, as_json=as_json)
+
+
+def _begin(
+    registry: Registry,
+    channel: str,
+    by: str,
+    release: str | None,
+    share: float | None,
+    expect: int | None,
+    override_gates: bool,
+    reason: str | None,
+) -> Channel:
+    if release is None or share is None:
+        raise InvalidRequest("give a release and --share, or --stop", param="release")
+    if override_gates != (reason is not None):
+        raise InvalidRequest("--override-gates and --reason belong together; give both or none", param="reason")
+    return registry.canary(channel, release, share, by=by, expected_generation=expect, override=reason)
