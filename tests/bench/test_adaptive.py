@@ -14,6 +14,7 @@ from acemath_core.wire import Selection, StopReason
 from acemath_evaluation.journal import Journal
 from acemath_gateway.stopping import StopRules, wave_sizes
 from bench.adaptive.__main__ import main
+from bench.early_reject import pool
 from bench.recorded.pools import Recorded, joined, read_set
 from bench.recorded.replay import adaptive, fixed
 
@@ -126,3 +127,15 @@ def test_the_command_writes_figures_and_a_plot(tmp_path: Path, capsys: pytest.Ca
             assert all(row["cost"]["value"] <= full["cost"]["value"] for row in rows)
     assert out.with_suffix(".svg").read_text().startswith("<?xml")
     assert "### a+b, best_of_majority (24 problems)" in capsys.readouterr().out
+
+
+def test_a_pool_without_texts_and_scores_is_read_too(tmp_path: Path) -> None:
+    votes = [[9, None, 0, True, []], [8, None, 0, True, []], [7, None, 1, False, []], [6, None, None, False, []]]
+    problems = [{"id": f"p{i}", "cluster": f"p{i}", "candidates": votes} for i in range(3)]
+    pool.write(
+        {"reward": "", "cuts": [], "sets": [{"name": "a", "columns": [], "problems": problems}]},
+        path := tmp_path / "p.json.gz",
+    )
+    main([str(path), "--out", str(tmp_path / "adaptive.json"), "--orders", "1", "--resamples", "20"])
+    (one,) = json.loads((tmp_path / "adaptive.json").read_text())["sets"]
+    assert (one["name"], one["n"], one["unit"], list(one["selections"])) == ("a", 4, "tokens", ["majority"])
