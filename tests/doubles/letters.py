@@ -34,7 +34,7 @@ class Letters:
     def prepare(self, folder: Path) -> Prepared:
         """Below an empty folder."""
         number = next(self._numbers)
-        letter = string.ascii_letters[number]
+        letter = string.ascii_letters[number % 52]
         policy = write_checkpoint(folder / "policy", "policy", mark=letter)
         _with_bytes_as_tokens(policy)
         _configure(policy, {"recites": [letter * self._max_tokens]})
