@@ -100,8 +100,8 @@ def vllm_alone(pid: int) -> float:
     """Seconds in which a server with the arguments of the one that runs is healthy."""
     for process in psutil.Process(pid).children(recursive=True):
         command = process.cmdline()
-        if "--port" in command and "--served-model-name" in command:
-            break
+        if command[1:2] == ["-m"] and command[2].startswith("vllm.") and "--served-model-name" in command:
+            break  # not what looks after it, which ends with the agent
     else:
         raise SystemExit(f"no vLLM server under process {pid}")
     command[command.index("--port") + 1] = str(FREE_PORT)
@@ -123,15 +123,15 @@ def vllm_alone(pid: int) -> float:
 
 def read_seconds(files: list[Path]) -> tuple[int, float]:
     """Bytes of these files and the seconds that reading them takes when the page cache has none of them."""
-    read, began = 0, 0.0
+    read, took = 0, 0.0
     for path in files:
         with path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             start = time.monotonic()
             while piece := file.read(2**22):
                 read += len(piece)
-            began += time.monotonic() - start
-    return read, round(began, 3)
+            took += time.monotonic() - start
+    return read, round(took, 3)
 
 
 def main() -> None:
