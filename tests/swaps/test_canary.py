@@ -95,14 +95,16 @@ async def test_a_share_comes_grows_ends_and_becomes_all_under_load(world: World)
     assert slots(world) == {str(policy): SlotState.ACTIVE, str(other): SlotState.READY}
 
     load.offered = None
-    load.latest = registry.canary("default", tried, 0.8, by="test").generation
-    await world.until(load.latest)
+    generation = registry.canary("default", tried, 0.8, by="test").generation
+    await world.until(generation)
+    load.latest = generation  # from now on, whoever asks gets it
     load.offer(tried, 0.8)
     await load.enough(*ReleaseRole)
 
     load.offered = None
-    load.latest = registry.stop_canary("default", by="test").generation
-    await world.until(load.latest)
+    generation = registry.stop_canary("default", by="test").generation
+    await world.until(generation)
+    load.latest = generation
     load.offer(tried, 0.0)
     await load.enough(ReleaseRole.CURRENT)
     assert world.tracker.canary() is None
@@ -115,8 +117,9 @@ async def test_a_share_comes_grows_ends_and_becomes_all_under_load(world: World)
     load.offer(next_release.id, 0.5)
     await load.enough(*ReleaseRole)
     load.offered = None
-    load.latest = registry.promote("default", next_release.id, expected_generation=None, by="test").generation
-    await world.until(load.latest)
+    generation = registry.promote("default", next_release.id, expected_generation=None, by="test").generation
+    await world.until(generation)
+    load.latest = generation
     before = load.answers[load.latest]
     await until(lambda: bool(load.wrong or load.answers[load.latest] >= before + 8), seconds=120)
 
