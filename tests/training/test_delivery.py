@@ -1,17 +1,21 @@
 """The end of a job: what it made is a version with a canary, and the channel's next release where that is wished."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from acemath_core.errors import ServiceError
 from acemath_registry import EvaluationGate, Gates, ModelKind, ModelRef, Registry, Release
 from acemath_training.cli import train
-from acemath_training.delivery import Delivered, Delivery, check, deliver
+from acemath_training.delivery import Delivered, Delivery, Standing, check
+from acemath_training.delivery import deliver as delivered
 from acemath_training.embedded import canary
 from acemath_training.errors import PublishError
 from acemath_training.jobs import lora
@@ -41,6 +45,11 @@ def finished(output: Path, seed: int, *, head: bool) -> Path:
     return output
 
 
+def deliver(job: str, base: Path, output: Path, wish: Delivery, began: Standing | None = None) -> Delivered:
+    """A job that took no time, unless told when it began."""
+    return delivered(job, base, output, wish, began or check(wish, job, base, lora=True))
+
+
 @pytest.fixture
 def wish(tmp_path: Path) -> Delivery:
     return Delivery("job", str(tmp_path / "registry"), licence="Apache-2.0", by="a job")
@@ -64,7 +73,6 @@ def test_a_result_takes_its_place_beside_the_other_model(
     before = channel.release(channel.channel("default").release)
     output = finished(tmp_path / "out", 3, head=job == "reward_model")
     wish = replace(wish, channel="default")
-    check(wish, job, tiny_base)
     done = deliver(job, tiny_base, output, wish)
     after = channel.release(channel.channel("default").release)
     assert (channel.channel("default").generation, channel.channel("default").by) == (done.generation, "a job")
@@ -128,6 +136,92 @@ def test_what_a_gate_refuses_stays_published_and_the_channel_where_it_was(
     assert [ref.name for ref in channel.versions()].count("job") == 1
 
 
+@pytest.mark.parametrize("what", ["rolled back", "another policy", "a rollback to the same policy"])
+def test_what_was_changed_while_the_job_ran_is_left_alone(
+    what: str, channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    wish, pair = replace(wish, channel="default"), channel.release(channel.channel("default").release)
+    began = check(wish, "sft", tiny_base)
+    other = deliver("sft", tiny_base, finished(tmp_path / "other", 8, head=False), replace(wish, channel=None))
+    theirs = channel.create_release(other.model, pair.reward.ref)
+    channel.promote("default", theirs.id, expected_generation=1, by="somebody")
+    if what != "another policy":
+        channel.rollback("default", by="the watch")
+    before = channel.channel("default")
+    with pytest.raises(PublishError, match=r"(while the job ran).*acemath registry promote"):
+        deliver("sft", tiny_base, finished(tmp_path / "out", 9, head=False), wish, began)
+    assert channel.channel("default") == before
+
+
+def test_a_result_that_was_taken_back_is_not_put_there_again_by_the_same_command(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    output, wish = finished(tmp_path / "out", 5, head=False), replace(wish, channel="default")
+    deliver("sft", tiny_base, output, wish)
+    channel.rollback("default", by="the watch")
+    before = channel.channel("default")
+    with pytest.raises(PublishError, match="was there before"):
+        deliver("sft", tiny_base, output, wish)
+    assert channel.channel("default") == before
+
+
+def test_the_other_model_may_have_been_promoted_meanwhile(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    wish = replace(wish, channel="default")
+    began = check(wish, "sft", tiny_base)
+    reward = deliver("reward_model", tiny_base, finished(tmp_path / "rm", 6, head=True), wish)
+    done = deliver("sft", tiny_base, finished(tmp_path / "out", 7, head=False), wish, began)
+    now = channel.release(channel.channel("default").release)
+    assert (now.policy.ref, now.reward.ref, done.generation) == (done.model, reward.model, 3)
+
+
+def test_a_base_with_a_writing_head_of_its_own_gives_a_reward_model_without_one(
+    tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    base = tmp_path / "untied"
+    shutil.copytree(tiny_base, base)
+    config = LlamaConfig.from_pretrained(str(base), tie_word_embeddings=False)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(str(base))
+    assert "lm_head.weight" in load_file(str(base / "model.safetensors"))
+    done = deliver("reward_model", base, finished(tmp_path / "rm", 1, head=True), wish)
+    stored = Registry(wish.root).path(done.model)
+    assert "lm_head.weight" not in load_file(str(stored / "model.safetensors"))
+
+
+@pytest.mark.parametrize("ends", [None, 0, [0, 2]])
+def test_generation_ends_at_the_end_of_a_turn(
+    ends: int | list[int] | None, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    file = base / "generation_config.json"
+    file.unlink(missing_ok=True)
+    if ends is not None:
+        file.write_text(json.dumps({"eos_token_id": ends, "max_length": 99}))
+    done = deliver("sft", base, finished(tmp_path / "out", 1, head=False), wish)
+    stored = json.loads((Registry(wish.root).path(done.model) / "generation_config.json").read_text())
+    assert stored["eos_token_id"] == {None: [2], 0: [2, 0]}.get(ends if not isinstance(ends, list) else -1, [0, 2])
+    assert ends is None or stored["max_length"] == 99
+
+
+def test_an_adapter_with_a_score_needs_a_base_that_writes(tiny_base: Path, tmp_path: Path, wish: Delivery) -> None:
+    base = tmp_path / "scores"
+    shutil.copytree(tiny_base, base)
+    config = json.loads((base / "config.json").read_text()) | {"architectures": ["LlamaForSequenceClassification"]}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PublishError, match="is trained on a …ForCausalLM"):
+        check(wish, "reward_model", base, lora=True)
+
+
+def test_what_the_disk_refuses_is_said(tiny_base: Path, tmp_path: Path, wish: Delivery) -> None:
+    output = finished(tmp_path / "out", 1, head=False)
+    with pytest.raises(PublishError, match="same command tries again"):
+        (tmp_path / "out" / "config.json").unlink()
+        deliver("sft", tiny_base, output, wish)
+    assert not list(output.glob(".delivery-*"))
+
+
 def test_who_is_overtaken_is_told_and_undoes_nothing(
     channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +246,7 @@ def test_who_is_overtaken_is_told_and_undoes_nothing(
         ({"channel": "default", "beside": "policy"}, "name@version"),
         ({"beside": "reward@s20-000000000000"}, "--with names the other model"),
         ({"licence": None}, "give --licence"),
+        ({"name": "no name"}, "--publish"),
     ],
 )
 def test_what_would_fail_at_the_end_fails_before_the_beginning(

@@ -8,7 +8,7 @@ import typer
 
 from acemath_registry import SigningKey
 from acemath_training.cli_jobs import check_environment, errors_in_one_sentence, load_job
-from acemath_training.delivery import Delivered, Delivery, check, deliver
+from acemath_training.delivery import Delivered, Delivery, Standing, check, deliver
 from acemath_training.errors import ConfigError
 
 PublishAs = Annotated[
@@ -49,20 +49,21 @@ def run_job(
     job: str, config: Path, base: Path, output: Path, ranks: int, wish: Delivery | None, *, as_json: bool
 ) -> None:
     """Train, deliver, say what came of it; ends with the job's status, or 1 when it could not be delivered."""
+    from acemath_training.jobs.config import CandidatesConfig  # noqa: PLC0415 - the command line must start fast
+
     with errors_in_one_sentence():
         check_environment()
-        found = load_job(config).job
-        if found != job:
-            raise ConfigError(f"{config.name} is a job of kind {found}, not {job}")
-        if wish is not None:
-            check(wish, job, base)
-    from acemath_training.jobs import launch  # noqa: PLC0415 - the command line must start fast
+        found = load_job(config)
+        if isinstance(found, CandidatesConfig) or found.job != job:
+            raise ConfigError(f"{config.name} is a job of kind {found.job}, not {job}")
+        began = Standing() if wish is None else check(wish, job, base, lora=found.model.lora is not None)
+    from acemath_training.jobs import launch  # noqa: PLC0415
 
     status = launch.main([job, str(config), "--base", str(base), "--output", str(output), "--ranks", str(ranks)])
     delivered: Delivered | None = None
     if status == 0 and wish is not None:
         with errors_in_one_sentence():
-            delivered = deliver(job, base, output, wish)
+            delivered = deliver(job, base, output, wish, began)
     if as_json:
         typer.echo(json.dumps({"status": status, "output": str(output)} | _document(delivered)))
     raise typer.Exit(status)

@@ -3,18 +3,25 @@
     adapter or model/ ──► whole checkpoint ──► canary ──► publish ──► release with the channel's other model ──► promote
 
 What can be known to be wrong is found before the training begins (`check`). A version's name is its content, so the
-same command again publishes nothing new; a channel that somebody else moved meanwhile is left alone, and said.
+same command again publishes nothing new. While a job trained for hours, others may have promoted the other model, which
+it then stands beside; a channel on which somebody changed the job's own model, rolled back or began a share meanwhile
+is left alone, and so is one on which the result was current before and is not any more.
 """
 
 import getpass
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_registry import Channel, Manifest, ModelKind, ModelRef, NotFound, PublishMetadata, Registry, SigningKey
+from acemath_registry.audit import AuditEvent
+from acemath_registry.refs import check_by, check_name
+from acemath_training.architecture import language_model
 from acemath_training.errors import PublishError
 from acemath_training.jobs import run_record
 from acemath_training.progress import Teller
@@ -61,27 +68,52 @@ class Delivered:
     generation: int | None = None
 
 
-def check(wish: Delivery, job: str, base: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the channel had when the job began.
+
+    Attributes:
+        generation: of the channel; 0 when there was none.
+        model: the version of the job's kind.
+    """
+
+    generation: int = 0
+    model: ModelRef | None = None
+
+
+def check(wish: Delivery, job: str, base: Path, *, lora: bool = False) -> Standing:
     """Find out before hours of training what would fail after them; takes what `deliver` takes.
+
+    Args:
+        wish: where the result goes.
+        job: `sft` or `reward_model`.
+        base: the checkpoint to start from.
+        lora: whether an adapter is trained.
 
     Raises:
         PublishError: no licence, a channel that is not there and nothing to stand beside the result, or a partner that
             is no version of the other kind.
         ServiceError: the registry refuses.
     """
+    check_name(wish.name, what="--publish")
+    check_by(wish.by)
     _licence(wish, _parent(base))
+    if lora and job == "reward_model":
+        language_model(_plain(base))
     if wish.channel is None:
         if wish.beside is not None:
             raise PublishError("--with names the other model of a release; give --promote too, or leave it out")
-        return
-    registry = Registry(wish.root)
-    other = _partner(registry, wish, KINDS[job], _channel(registry, wish.channel))
+        return Standing()
+    registry, ours = Registry(wish.root), KINDS[job]
+    channel = _channel(registry, wish.channel)
+    other = _partner(registry, wish, ours, channel)
     kind = registry.manifest(other).kind
-    if kind is KINDS[job]:
+    if kind is ours:
         raise PublishError(f"{other} is a {kind} model, as the result will be; --with names the other kind")
+    return Standing() if channel is None else Standing(channel.generation, _served(registry, channel, ours))
 
 
-def deliver(job: str, base: Path, output: Path, wish: Delivery) -> Delivered:
+def deliver(job: str, base: Path, output: Path, wish: Delivery, began: Standing) -> Delivered:
     """Publish what a finished job left in `output`, and promote it where that is wished.
 
     Args:
@@ -89,16 +121,17 @@ def deliver(job: str, base: Path, output: Path, wish: Delivery) -> Delivered:
         base: the checkpoint that the job started from.
         output: the job's folder.
         wish: where it goes.
+        began: what `check` gave.
 
     Raises:
-        PublishError: the job is not finished, or its result cannot be made a checkpoint.
+        PublishError: the job is not finished, its result cannot be made a checkpoint, or the channel is left alone.
         ServiceError: the registry refuses (a gate, another promotion, a full disk, …).
     """
     tell, registry = Teller("publish", sys.stderr), Registry(wish.root)
     record = _record(output)
-    with tempfile.TemporaryDirectory(prefix="acemath-delivery-") as scratch:
+    with _scratch(output) as scratch:
         with tell.step("making a whole checkpoint"):
-            checkpoint = _checkpoint(job, base, output, Path(scratch) / "merged")
+            checkpoint = _checkpoint(job, base, output, scratch / "merged")
         with tell.step("computing the canary"):
             metadata = _metadata(job, base, record, wish, checkpoint)
         with tell.step(f"publishing {wish.name}"):
@@ -106,10 +139,21 @@ def deliver(job: str, base: Path, output: Path, wish: Delivery) -> Delivered:
                 checkpoint, name=wish.name, kind=KINDS[job], metadata=metadata, by=wish.by, signer=wish.signer
             )
     tell.say(f"published {ref}")
-    return Delivered(ref) if wish.channel is None else _promoted(registry, job, wish, ref, tell)
+    return Delivered(ref) if wish.channel is None else _promoted(registry, job, wish, ref, began, tell)
 
 
-def _promoted(registry: Registry, job: str, wish: Delivery, ref: ModelRef, tell: Teller) -> Delivered:
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """A folder beside the result, where there is room for one of its size."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".delivery-", dir=output) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        what = f"{error.filename or output}: {error.strerror or error}"
+        raise PublishError(f"the result cannot be made a checkpoint: {what}; the same command tries again") from error
+
+
+def _promoted(registry: Registry, job: str, wish: Delivery, ref: ModelRef, began: Standing, tell: Teller) -> Delivered:
     assert wish.channel is not None
     channel = _channel(registry, wish.channel)
     other = _partner(registry, wish, KINDS[job], channel)
@@ -119,16 +163,47 @@ def _promoted(registry: Registry, job: str, wish: Delivery, ref: ModelRef, tell:
         tell.say(f"channel {wish.channel} already points at {release.id}")
         return Delivered(ref, release.id, channel.generation)
     try:
-        moved = registry.promote(
-            wish.channel, release.id, expected_generation=channel.generation if channel else 0, by=wish.by
-        )
-    except ServiceError as error:
+        _refuse_to_undo(registry, wish.channel, channel, KINDS[job], ref, began)
+        generation = channel.generation if channel else 0
+        moved = registry.promote(wish.channel, release.id, expected_generation=generation, by=wish.by)
+    except (ServiceError, _LeftAlone) as error:
         raise PublishError(
             f"{ref} is published and stays so, but channel {wish.channel} was not pointed at {release.id}: {error}; "
             f"acemath registry promote {wish.channel} --release {release.id} does it when that is settled"
         ) from error
     tell.say(f"promoted {release.id} ({policy}, {reward}) on channel {wish.channel}, generation {moved.generation}")
     return Delivered(ref, release.id, moved.generation)
+
+
+class _LeftAlone(Exception):
+    """Promoting would undo what somebody did; the message says what."""
+
+
+def _refuse_to_undo(
+    registry: Registry, name: str, channel: Channel | None, kind: ModelKind, ref: ModelRef, began: Standing
+) -> None:
+    if channel is None or (served := _served(registry, channel, kind)) == ref:
+        return
+    if channel.generation != began.generation and served != began.model:
+        raise _LeftAlone(f"{channel.by} put {served} there while the job ran")
+    changes = [entry for entry in registry.log() if entry.what == name and entry.generation is not None]
+    for entry in changes:
+        if (entry.generation or 0) > began.generation and entry.event is not AuditEvent.PROMOTE:
+            raise _LeftAlone(f"{entry.by} changed it while the job ran ({entry.event.value})")
+    for release in dict.fromkeys(entry.after for entry in changes if entry.after is not None):
+        if _member(registry, release, kind) == ref:
+            raise _LeftAlone(f"{ref} was there before, in {release}, and somebody took it away")
+
+
+def _served(registry: Registry, channel: Channel, kind: ModelKind) -> ModelRef:
+    return registry.release(channel.release).member(kind).ref
+
+
+def _member(registry: Registry, release: str, kind: ModelKind) -> ModelRef | None:
+    try:
+        return registry.release(release).member(kind).ref
+    except NotFound:  # collected since
+        return None
 
 
 def _channel(registry: Registry, name: str) -> Channel | None:

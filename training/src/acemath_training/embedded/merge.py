@@ -11,20 +11,25 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from acemath_training.architecture import END_OF_TURN, LANGUAGE, language_model
 from acemath_training.embedded.base_model import sha256
 from acemath_training.embedded.cards import WEIGHTS
 from acemath_training.errors import PublishError
 
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _HEAD = "score.weight"
-_LANGUAGE = "ForCausalLM"
+_WRITING_HEAD = "lm_head.weight"
+_GENERATION = "generation_config.json"
 
 
 def policy(base: Path, adapter: Path, target: Path) -> Path:
-    """A checkpoint of the base's architecture, of base and adapter, in `target`."""
-    return _write(base, target, merged(base, adapter), _config(base), with_generation=True)
+    """A checkpoint of the base's architecture, of base and adapter, in `target`; generation ends at a turn's end."""
+    written = _write(base, target, merged(base, adapter), _config(base), with_generation=True)
+    _end_at_turns(written)
+    return written
 
 
 def reward(base: Path, adapter: Path, target: Path) -> Path:
@@ -36,12 +41,9 @@ def reward(base: Path, adapter: Path, target: Path) -> Path:
     tensors = merged(base, adapter)
     if _HEAD not in tensors:
         raise PublishError(f"{adapter / WEIGHTS} has no {_HEAD}")
-    config = _config(base)
-    architecture = str(config["architectures"][0])
-    if not architecture.endswith(_LANGUAGE):
-        raise PublishError(f"{base} is a {architecture}; a reward model's adapter is trained on a …{_LANGUAGE}")
-    config |= {
-        "architectures": [architecture.removesuffix(_LANGUAGE) + "ForSequenceClassification"],
+    tensors.pop(_WRITING_HEAD, None)  # where it is not the embedding; a score needs none, and servers refuse it
+    config = _config(base) | {
+        "architectures": [language_model(base).removesuffix(LANGUAGE) + "ForSequenceClassification"],
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
@@ -88,10 +90,22 @@ def _write(
     target.mkdir(parents=True)
     save_file(dict(sorted(tensors.items())), str(target / "model.safetensors"), metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for name in (*_COPIED, *(("generation_config.json",) if with_generation else ())):
+    for name in (*_COPIED, *((_GENERATION,) if with_generation else ())):
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     return target
+
+
+def _end_at_turns(checkpoint: Path) -> None:
+    """Add the end of a turn, which the rows taught, to what ends generation: a base that was no chat model lacks it."""
+    end = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).token_to_id(END_OF_TURN)
+    file = checkpoint / _GENERATION
+    settings = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    known = settings.get("eos_token_id")
+    ends = known if isinstance(known, list) else [known]
+    if end is not None and end not in ends:
+        settings["eos_token_id"] = [end, *(one for one in ends if one is not None)]
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def digest(adapter: Path) -> str:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from acemath_training import settings
+from acemath_training.architecture import END_OF_TURN
 from acemath_training.errors import TrainingError
 
 
@@ -71,8 +72,6 @@ def _leave_together() -> None:
 
 def _end_of_turn(base: Path) -> int:
     from tokenizers import Tokenizer  # noqa: PLC0415
-
-    from acemath_training.jobs.sft import END_OF_TURN  # noqa: PLC0415
 
     found = Tokenizer.from_file(str(base / "tokenizer.json")).token_to_id(END_OF_TURN)
     if found is None:

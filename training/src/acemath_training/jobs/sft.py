@@ -22,8 +22,6 @@ from acemath_training.jobs.ranks import from_rank_0
 from acemath_training.jobs.response_loss import ResponseLoss
 from acemath_training.jobs.run_record import RunRecord
 
-END_OF_TURN = "<|im_end|>"
-
 
 class BatchTrainer(Trainer):
     """A Trainer whose data set items are whole batches in a fixed order.
