@@ -171,12 +171,16 @@ async def test_a_newer_promotion_while_it_waits_is_what_goes_in(world: World) ->
     assert agent.states() == {"2": "retired", "1": "draining", "4": "active"}
 
 
-async def test_a_restarted_agent_goes_straight_to_what_is_named(world: World, agents: Agents) -> None:
+async def test_a_restarted_agent_brings_back_what_gateways_route_by_beside_what_is_named(
+    world: World, agents: Agents
+) -> None:
     await world.beats(lambda: world.agent.states() == {"1": "active", "2": "draining"}, g1=1)
     world.agent.rounds.cancel()
     await world.agent.reconciler.close()
     world.agent = agents.start()
-    await world.beats(lambda: world.agent.states() == {"3": "active"}, g1=1)
+    await world.beats(lambda: world.agent.states() == {"1": "draining", "3": "active"}, g1=1)
+    assert world.agent.endpoint(1), "whoever still routes by it is served"
+    await world.beats(lambda: world.agent.states() == {"1": "retired", "3": "active"}, g1=3)
 
 
 async def test_a_crash_of_the_version_in_use_keeps_its_place(world: World) -> None:

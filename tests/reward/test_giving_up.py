@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from reward.models import ArithmeticModel
 from reward.world import SETTLE, S, World
 
 from acemath_registry import PublishMetadata
@@ -148,16 +153,75 @@ async def test_a_release_that_this_service_never_saw_named_holds_its_version_too
     assert world.reconciler.choose(swap.refs[1]).served is not None
 
 
-async def test_a_restarted_service_goes_straight_to_what_is_named(swap: Swap) -> None:
+@asynccontextmanager
+async def restarted(swap: Swap) -> AsyncIterator[World]:
+    """The service after a kill; its gateways' records are as they were."""
     await swap.beats(S.ACTIVE, S.DRAINING, None, g1=1)
     again = World(swap.world.registry, swap.world.directory)
     try:
-        deadline = time.monotonic() + 60
-        while again.states() != {swap.refs[2]: S.ACTIVE}:
-            assert time.monotonic() < deadline, again.states()
-            await again.reconciler.round()
-            await asyncio.sleep(0.01)
+        yield again
     finally:
+        again.loading.set()
         await asyncio.to_thread(again.batcher.close)
         await again.reconciler.close()
         again.service.close()
+
+
+async def until(swap: Swap, again: World, states: tuple[S | None, ...], **gateways: int) -> None:
+    deadline = time.monotonic() + 60
+    while tuple(again.states().get(ref) for ref in swap.refs) != states:
+        assert time.monotonic() < deadline, again.states()
+        for name, generation in gateways.items():
+            swap.routed(generation, name)
+        await again.reconciler.round()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_restarted_service_has_what_gateways_route_by_before_what_is_named_is_ready(swap: Swap) -> None:
+    first, _, third = swap.refs
+    async with restarted(swap) as again:
+        gate = threading.Event()
+
+        def made(path: Path) -> ArithmeticModel:
+            assert third.partition("@")[2] not in str(path) or gate.wait(30)
+            return ArithmeticModel()
+
+        again.make = made
+        try:
+            await until(swap, again, (S.ACTIVE, None, S.STAGING), g1=1)
+            assert again.reconciler.readiness().ready and await again.score() == await again.score(first) == first
+        finally:
+            gate.set()
+        await until(swap, again, (S.DRAINING, None, S.ACTIVE), g1=1)
+        assert await again.score() == third and await again.score(first) == first
+        await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
+
+
+async def test_a_restarted_service_serves_while_what_is_named_is_bad(swap: Swap) -> None:
+    async with restarted(swap) as again:
+        weights = swap.world.registry.path(swap.world.versions[3]) / "model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        await until(swap, again, (S.ACTIVE, None, S.REJECTED), g1=1)
+        for _ in range(20):
+            await again.reconciler.round()
+        assert again.states()[swap.refs[0]] is S.ACTIVE and await again.score() == swap.refs[0]
+        good = str(swap.world.publish(4))
+        swap.ids.append(swap.world.promote(swap.world.publish(4)))
+        await again.rounds(lambda: again.states().get(good) is S.ACTIVE)
+        assert again.states()[swap.refs[0]] is S.DRAINING
+
+
+@pytest.mark.parametrize("record", ["missing", "old", "nameless", "of what is named"])
+async def test_a_restarted_service_goes_straight_to_what_is_named_where_nothing_else_is_known(
+    swap: Swap, record: str
+) -> None:
+    async with restarted(swap) as again:
+        {
+            "missing": lambda: swap.world.registry.remove_status("gateway", "g1"),
+            "old": lambda: swap.routed(1, at=time.time() - 100),
+            "nameless": lambda: swap.routed(1, release=None),
+            "of what is named": lambda: swap.routed(3),
+        }[record]()
+        await until(swap, again, (None, None, S.ACTIVE))
+        assert len(again.loaded) == 1

@@ -74,7 +74,8 @@ class Reconciler:
             on_error=metrics.registry_errors.labels("channel").inc,
         )
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
-        self._versions = Versions(_begin, self._places, on_activated=metrics.swaps.labels("activated").inc)
+        activated = metrics.swaps.labels("activated").inc
+        self._versions = Versions(ModelKind.POLICY, _begin, self._places, on_activated=activated)
         self._slots = self._versions.living
         self._lift = Lift(settings, registry, launcher, metrics, self._slots)
         self._status = StatusFile(registry, "policy", settings.instance, metrics.registry_errors.labels("status").inc)
@@ -144,7 +145,8 @@ class Reconciler:
     def _supersede(self, desired: Desired) -> None:
         """Give up bringing up what the channel no longer names, unless requests may still need it."""
         for slot in self._slots:
-            if slot.state in BRINGING_UP and not desired.names(slot.member) and not slot.proved and not slot.stopping:
+            kept = desired.names(slot.member) or slot.proved or slot.stands_in
+            if slot.state in BRINGING_UP and not kept and not slot.stopping:
                 self._lift.down(slot, "superseded", at_once=True)
                 self._metrics.swaps.labels("superseded").inc()
 

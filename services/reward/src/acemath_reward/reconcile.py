@@ -81,7 +81,8 @@ class Reconciler:
         self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
         self._pulse = EnginePulse(batcher, settings.stuck_seconds)
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
-        self._versions = Versions(_begin, self._places, on_activated=metrics.swaps.labels("activated").inc)
+        activated = metrics.swaps.labels("activated").inc
+        self._versions = Versions(ModelKind.REWARD, _begin, self._places, on_activated=activated)
         self._slots = self._versions.living
         self._lift = Lift(settings, registry, load_model, batcher, metrics, self._slots)
         self._shown: VersionSlot | None = None  # whose figures `model_info` shows
@@ -190,7 +191,8 @@ class Reconciler:
     def _supersede(self, desired: Desired) -> None:
         """Give up loading what the channel no longer names, unless calls may still need it."""
         for slot in self._slots:
-            if slot.state in BRINGING_UP and not desired.names(slot.member) and not slot.proved:
+            kept = desired.names(slot.member) or slot.proved or slot.stands_in
+            if slot.state in BRINGING_UP and not kept:
                 self._lift.down(slot)
                 slot.move(SlotState.RETIRED, "superseded")
                 self._metrics.swaps.labels("superseded").inc()

@@ -12,6 +12,7 @@ from acemath_core.errors import Conflict, InvalidRequest, ServiceError
 from acemath_registry.audit import AuditEvent
 from acemath_registry.errors import VerificationError
 from acemath_registry.following.slow import SlowCalls
+from acemath_registry.manifest import ModelKind
 from acemath_registry.registry import Registry
 from acemath_registry.releases import ReleaseMember
 
@@ -19,6 +20,7 @@ _log = logging.getLogger(__name__)
 _FORGET = "; if it has ended: acemath registry forget-gateway"
 _CLOCKS_SECONDS = 5.0  # two machines' clocks may differ by so much
 
+_KINDS = (ModelKind.POLICY, ModelKind.REWARD)
 _REMEMBERED = 64  # releases whose members are kept in memory
 
 
@@ -29,10 +31,14 @@ class Use:
     Attributes:
         how: by which gateway, in words.
         generation: the newest generation by which a gateway routes to it; 0 while it only has leases.
+        release: the one by which it is used.
+        kind: of the version.
     """
 
     how: str
     generation: int
+    release: str
+    kind: ModelKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,14 @@ class _Record:
     leases: Mapping[str, Any]
     at: float
 
-    def held(self) -> Iterator[tuple[str, Use]]:
-        """Releases in use, and how."""
+    def held(self) -> Iterator[tuple[str, str, int]]:
+        """Releases in use, how, and by which generation (0: leases only)."""
         if self.release is not None:
             how = f"gateway {self.gateway}: it still routes by generation {self.generation}"
-            yield self.release, Use(how, self.generation)
+            yield self.release, how, self.generation
         for release, count in self.leases.items():
             if count:
-                yield release, Use(f"gateway {self.gateway}: it holds leases", 0)
+                yield release, f"gateway {self.gateway}: it holds leases", 0
 
 
 class StatusLeases:
@@ -129,9 +135,9 @@ class StatusLeases:
                 if record.generation <= generation:
                     return f"gateway {record.gateway}: it still routes by generation {record.generation}"
                 # By its members too: of two promotions in one second the gateway may have seen the one we did not.
-                for release, use in record.held():
+                for release, how, _ in record.held():
                     if release in releases or member in self._of(record, release):
-                        return use.how
+                        return how
         except _Unknown as unknown:
             return str(unknown)
         return None
@@ -142,8 +148,9 @@ class StatusLeases:
             records = self._records()
             for record in records:
                 self._trust(record)
-                for release, use in record.held():
-                    for member in self._of(record, release):
+                for release, how, generation in record.held():
+                    for kind, member in zip(_KINDS, self._of(record, release), strict=True):
+                        use = Use(how, generation, release, kind)
                         users[member] = max(use, users.get(member, use), key=lambda one: one.generation)
         except _Unknown as unknown:
             return Usage(str(unknown))

@@ -93,6 +93,10 @@ class Places(Generic[V]):
         """The wanted version has its place."""
         self._say(None)
 
+    async def usage(self) -> Usage:
+        """What gateways use, see `Leases.usage`."""
+        return await self._leases.usage()
+
     async def lingers(self, version: V) -> str | None:
         """Why a version that had a share of the requests cannot be stopped yet, by the rule for what drains; or None.
 

@@ -33,6 +33,8 @@ class FollowedVersion:
         failures: failed attempts in a row.
         shared: the channel named it for a share of the requests once: gateways may use it by what they saw, whatever
             generation they route by.
+        stands_in: gateways route by it although the channel names another one, and nothing else is active: it was
+            brought up again after a restart, and serves until the named one does.
     """
 
     member: ReleaseMember
@@ -44,6 +46,7 @@ class FollowedVersion:
     work: asyncio.Task[None] | None = None
     failures: int = 0
     shared: bool = False
+    stands_in: bool = False
 
     @property
     def ref(self) -> ModelRef:

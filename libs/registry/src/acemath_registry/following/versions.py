@@ -12,6 +12,7 @@ from acemath_core.wire import SlotState
 from acemath_registry.following.channel import ChannelFollower, Desired
 from acemath_registry.following.places import Places
 from acemath_registry.following.version import ENDED, SERVING, FollowedVersion
+from acemath_registry.manifest import ModelKind
 
 _log = logging.getLogger(__name__)
 MAX_VERSIONS = 2
@@ -24,6 +25,7 @@ class Versions(Generic[V]):
     """The bookkeeping that every service that follows a channel has in common.
 
     Args:
+        kind: which of a release's two versions these are.
         make: makes a version of member, generation and releases; it is verifying.
         places: says which one goes when the wanted one finds no place.
         on_activated: told of each switch.
@@ -32,8 +34,15 @@ class Versions(Generic[V]):
         living: versions that have not been forgotten, the newest last.
     """
 
-    def __init__(self, make: Callable[[Desired], V], places: Places[V], *, on_activated: Callable[[], object]) -> None:
-        self._make, self._places, self._on_activated = make, places, on_activated
+    def __init__(
+        self,
+        kind: ModelKind,
+        make: Callable[[Desired], V],
+        places: Places[V],
+        *,
+        on_activated: Callable[[], object],
+    ) -> None:
+        self._kind, self._make, self._places, self._on_activated = kind, make, places, on_activated
         self.living: list[V] = []
         self._ended: deque[V] = deque(maxlen=_HISTORY)
 
@@ -91,16 +100,25 @@ class Versions(Generic[V]):
         """READY becomes ACTIVE when the channel names it; then, and only then, others drain. A canary stays READY."""
         wanted = self.find(desired)
         if wanted is None or wanted.state not in SERVING or wanted.leaving:
+            self._let_stand_in()
             return
         if wanted.state is not SlotState.ACTIVE:
             wanted.move(SlotState.ACTIVE)
             self._on_activated()
         canary = self.canary(desired)
         for version in self.living:
+            version.stands_in = False
             if version is canary and version is not wanted and version.state is not SlotState.READY:
                 self._take_back(version)
             elif version not in (wanted, canary) and version.state in (SlotState.READY, SlotState.ACTIVE):
                 version.move(SlotState.DRAINING)
+
+    def _let_stand_in(self) -> None:
+        ready = (version for version in self.living if version.stands_in and version.state is SlotState.READY)
+        version = next(ready, None)
+        if version is not None and self.active() is None:
+            version.move(SlotState.ACTIVE)
+            self._on_activated()
 
     def _take_back(self, canary: V) -> None:
         """A version that served, or drains, gets a share: it is ready, without another start."""
@@ -112,7 +130,8 @@ class Versions(Generic[V]):
     ) -> V | None:
         """Bring up what is named; where no place is free, one that no gateway ever used may have to go.
 
-        A canary comes once the named one is active and a place is free; nothing makes room for it.
+        A canary comes once the named one is active and a place is free; nothing makes room for it. After a restart in
+        the middle of a swap what gateways route by comes first: they wait for it, and the named one may be bad.
 
         Args:
             desired: what is named.
@@ -126,7 +145,10 @@ class Versions(Generic[V]):
         if self.find(desired) is None and len(taken) >= MAX_VERSIONS:
             return await self._places.make_room(desired.member.ref, taken, quiet)
         self._places.nobody_waits()
-        if self.find(desired) is None:
+        routed = await self._routed(desired) if len(taken) < MAX_VERSIONS and self.active() is None else None
+        if routed is not None:
+            self._begin(routed, up).stands_in = True
+        elif self.find(desired) is None:
             self._begin(desired, up)
         elif desired.canary is not None and self.find(desired.canary) is None:
             active = self.active()
@@ -134,10 +156,23 @@ class Versions(Generic[V]):
                 self._begin(desired.canary, up)
         return None
 
-    def _begin(self, desired: Desired, up: Callable[[V], object]) -> None:
+    async def _routed(self, desired: Desired) -> Desired | None:
+        """What the newest gateway routes by, when that is neither named nor here, nor was refused here."""
+        usage = await self._places.usage()
+        ours = [(use, one) for one, use in usage.users.items() if use.kind is self._kind and use.generation]
+        if usage.unknown is not None or not ours:
+            return None
+        use, member = max(ours, key=lambda found: found[0].generation)
+        refused = [version for version in self._ended if version.state is SlotState.REJECTED]
+        if desired.names(member) or any(version.member == member for version in (*self.living, *refused)):
+            return None
+        return Desired(member, use.release, use.generation)
+
+    def _begin(self, desired: Desired, up: Callable[[V], object]) -> V:
         version = self._make(desired)
         self.living.append(version)
         up(version)
+        return version
 
 
 async def rounds(one: Callable[[], Awaitable[None]], seconds: float) -> None:
