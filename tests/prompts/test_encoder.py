@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,16 @@ def test_a_checkpoint_without_a_template_is_refused(checkpoint: Path, tmp_path: 
         (tmp_path / name).write_text((checkpoint / name).read_text())
     with pytest.raises(TemplateError, match="no single chat template"):
         PromptEncoder.from_directory(tmp_path)
+
+
+def test_an_encoder_that_nobody_uses_is_freed_at_once(checkpoint: Path) -> None:
+    """A tokenizer takes tens of megabytes: it does not wait for a full collection, which a busy service may put off."""
+    gc.disable()
+    try:
+        encoder = PromptEncoder.from_directory(checkpoint)
+        assert encoder.encode_prompt(policy_messages("2 + 2"))
+        left = weakref.ref(encoder)
+        del encoder
+        assert left() is None
+    finally:
+        gc.enable()

@@ -53,7 +53,8 @@ class PromptEncoder:
         self._control = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)")
         self._cuts = cuts_of(document, self._ids)
         self._tokenizer = _text_only(tokenizer_json, set(self._ids))
-        self._kept = functools.lru_cache(_KEPT_TEXTS)(self._ids_of)
+        self._ids_of = functools.partial(_ids_of, self._tokenizer)  # not of `self`: with a cycle, only a full
+        self._kept = functools.lru_cache(_KEPT_TEXTS)(self._ids_of)  # collection would free an old version's memory
         self._check_against_plain_rendering(tokenizer_json)
 
     @classmethod
@@ -152,10 +153,6 @@ class PromptEncoder:
             return []
         return list(self._kept(text) if len(text) <= _SHORT_CHARS else self._ids_of(text))
 
-    def _ids_of(self, text: str) -> tuple[int, ...]:
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)  # it makes no offsets
-        return tuple(encoding.ids)
-
     def _check_against_plain_rendering(self, tokenizer_json: str) -> None:
         plain = Tokenizer.from_str(tokenizer_json)
         for end in (2, 3):
@@ -165,6 +162,11 @@ class PromptEncoder:
                 raise TemplateError(
                     "this tokenizer does not split at its control tokens as expected; it is not supported"
                 )
+
+
+def _ids_of(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)  # it makes no offsets
+    return tuple(encoding.ids)
 
 
 def _text_only(tokenizer_json: str, control: set[str]) -> Tokenizer:
