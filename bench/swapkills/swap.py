@@ -18,7 +18,7 @@ from bench.swapkills.asking import after, recovered
 from bench.swapkills.matrix import Cell, Stage, Victim
 from bench.swapkills.publishing import Publishing
 from bench.swapkills.results import Hit, Last, Row, classify
-from bench.swapkills.stack import left_over
+from bench.swapkills.stack import left_over, make_old
 from bench.swapkills.view import Pair, View, holds
 from bench.swaps.load import Release
 from bench.swaps.publishing import Prepared
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS, GLANCE_SECONDS = 0.01, 0.001
 _EARLY = frozenset({Stage.PUBLISHING, Stage.HALF_PUBLISHED})
 _SWEEP = Retention(newest=1_000_000, age_s=0.0)
-"""Takes what dead publishers left at once, and no version."""
+"""Takes what dead publishers left, and no version."""
 
 
 class NotSettled(Exception):
@@ -199,6 +199,7 @@ class Swap:
             await self.bench.wait(self._answers, "an answer since the kill")
         row = self._row(await self._last())
         found: dict[str, Any] = {"left": left_over(self.bench.registry.root), "half": self._half()}
+        make_old(self.bench.registry.root)
         self.bench.registry.collect(_SWEEP, by="bench.swapkills", apply=True)
         found["left_after_gc"] = left_over(self.bench.registry.root)
         again = time.monotonic()

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acemath_registry.stores.staging import sweep_staging
 from bench.swapkills.asking import Asked, Clients, Outcome, account, after, recovered
 from bench.swapkills.matrix import CELLS, MEANS, Cell, Stage, Victim, left_out
 from bench.swapkills.results import End, Hit, Last, Results, Row, broken, classify
 from bench.swapkills.runner import Bench
-from bench.swapkills.stack import files_left, left_over, serving
+from bench.swapkills.stack import files_left, left_over, make_old, serving
 from bench.swapkills.swap import Kill, Swap
 from bench.swapkills.table import MARK, put, render
 from bench.swapkills.view import Pair, View, holds
@@ -110,6 +111,9 @@ def test_what_is_left_in_a_registry(tmp_path: Path) -> None:
     for name in (f".0.json.{'a' * 32}", ".default.lock", "0.json"):
         (tmp_path / "status" / "policy" / name).touch()
     assert left_over(tmp_path) == ["staging/dead"] and files_left(tmp_path) == 1
+    make_old(tmp_path)
+    sweep_staging(tmp_path / "staging")
+    assert left_over(tmp_path) == []
 
 
 # ------------------------------------------------------------------------------------------------------ the account

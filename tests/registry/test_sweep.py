@@ -11,12 +11,19 @@ from registry.tiny import METADATA
 from acemath_registry import ModelRef, Registry
 from acemath_registry.collect import Retention
 from acemath_registry.durable import exclusive_lock
+from acemath_registry.stores.staging import STALE_STAGING_S
 
-EVERYTHING = Retention(newest=1000, age_s=0.0)  # no version goes, and nothing of the dead is too young to
+EVERYTHING = Retention(newest=1000, age_s=0.0)  # no version goes, and of the dead all that is not too young in any case
 
 
 def left(registry: Registry) -> list[str]:
     return sorted(path.name for path in (registry.root / "staging").iterdir())
+
+
+def age(registry: Registry, seconds: float = STALE_STAGING_S + 60.0) -> None:
+    """Make everything in `staging` as old."""
+    for folder in (registry.root / "staging").iterdir():
+        os.utime(folder, (time.time() - seconds, time.time() - seconds))
 
 
 def collect(registry: Registry, retention: Retention = EVERYTHING, *, apply: bool = True) -> None:
@@ -34,6 +41,7 @@ def test_what_a_killed_publisher_left_goes(tmp_path: Path, make_checkpoint: Call
         assert run_killed_at(step, publish) and left(registry)
         collect(registry, apply=False)
         assert left(registry), "a plan removes nothing"
+        age(registry)
         collect(registry)
         assert not left(registry)
         assert publish() in registry.versions()
@@ -44,7 +52,12 @@ def test_a_living_publishers_folder_and_a_young_one_stay(registry: Registry, pol
     for name in ("living", "young"):
         (staging / name).mkdir()
     with exclusive_lock(staging / "living" / "publisher.lock"):
-        collect(registry, Retention(newest=1000))
+        collect(registry)
+        age(registry, STALE_STAGING_S - 60.0)
+        collect(registry)
+        assert left(registry) == ["living", "young"], "on a mount without locks, its publisher may well live"
+        age(registry)
+        collect(registry, Retention(newest=1000, age_s=2 * STALE_STAGING_S))
         assert left(registry) == ["living", "young"]
         collect(registry)
         assert left(registry) == ["living"]

@@ -77,7 +77,8 @@ def collect(
 ) -> list[Verdict]:
     """Look at every version and, if `apply`, mark and remove; sorted by name and step.
 
-    If `apply`, what publishers and writers left who were killed goes too, once it is older than `retention.age_s`.
+    If `apply`, what publishers and writers left who were killed goes too, once it is older than `retention.age_s` (and,
+    of publishers, than a day).
 
     Raises:
         VerificationError: a document that may name versions is damaged: nothing was done.

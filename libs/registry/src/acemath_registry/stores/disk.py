@@ -31,7 +31,7 @@ from acemath_registry.manifest import MANIFEST_NAME, Manifest
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.stores.port import Advance
-from acemath_registry.stores.staging import staging_folder, sweep_documents, sweep_staging
+from acemath_registry.stores.staging import STALE_STAGING_S, staging_folder, sweep_documents, sweep_staging
 from acemath_registry.verify import check_listing
 
 _APPEND_TIMEOUT_S: Final = 5.0
@@ -170,7 +170,7 @@ class Disk:
     def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
         """See `Versions.sweep`."""
         if Path(staging).is_dir():
-            sweep_staging(Path(staging), stale_after_s=older_than_s)
+            sweep_staging(Path(staging), stale_after_s=max(older_than_s, STALE_STAGING_S))
         sweep_documents(Path(root), stale_after_s=max(older_than_s, _WRITTEN_S))
 
     def unmark(self, mark: PurePath) -> bool:

@@ -135,7 +135,14 @@ class Versions(Protocol):
         """No other collection of unused versions runs while the block does; raises `LockTimeout`."""
 
     def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
-        """Remove what those left who were killed while they published, collected or wrote; nothing of who lives."""
+        """Remove what those left who were killed while they published, collected or wrote; nothing of who lives.
+
+        Args:
+            root: of the registry.
+            staging: its folder of versions that are being published.
+            older_than_s: seconds; what would be too young to tell the dead from the living by is kept whatever it says:
+                a folder in `staging` for a day, a document that was to replace another for a minute.
+        """
 
     def unmark(self, mark: PurePath) -> bool:
         """Take away the mark of a version that was to be removed, durably; False when there is none.
