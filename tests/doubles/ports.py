@@ -21,6 +21,7 @@ from acemath_gateway.ports import (
     Sampling,
     TokensGenerated,
 )
+from acemath_gateway.release_figures import CountedAs
 
 POLICY, REWARD = "p@s1-000000000001", "r@s1-000000000002"
 TARGET = ReleaseTarget("r-000000000001", 1, POLICY, REWARD, ("http://policy.test",), ("http://reward.test",), 2048)
@@ -289,6 +290,9 @@ class FixedRelease:
             yield self.target
         finally:
             self.held -= 1
+
+    def counted_as(self, target: ReleaseTarget) -> CountedAs:
+        return CountedAs(target.role) if target.release == self.target.release else CountedAs.OLD
 
 
 @dataclass

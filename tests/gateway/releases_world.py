@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
+from acemath_gateway.canary import CanaryState
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer
 from acemath_gateway.prompts import RegistryEncoders
@@ -56,10 +58,13 @@ class Channel:
 @dataclass
 class Encoders:
     error: Exception | None = None
+    silent: set[str] = field(default_factory=set)
     loaded: list[tuple[str, str | None]] = field(default_factory=list)
 
     async def load(self, version: str, *, manifest_sha256: str | None) -> None:
         self.loaded.append((version, manifest_sha256))
+        if version in self.silent:
+            await asyncio.Event().wait()
         if self.error:
             raise self.error
 
@@ -85,6 +90,13 @@ class World:
             metrics=GatewayMetrics.on(self.registry),
             **({"start_grace_seconds": 3600.0} | options),
         )
+
+    async def poll(self) -> None:
+        """Poll until what the canary needs was read, or could not be."""
+        await self.tracker.poll()
+        while (view := self.tracker.canary()) is not None and view.state is CanaryState.READING:
+            await asyncio.sleep(0)
+            await self.tracker.poll()
 
     def everywhere(self, pointer: Pointer, state: SlotState) -> None:
         for url in (P1, P2):

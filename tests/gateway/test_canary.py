@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
@@ -28,7 +29,10 @@ from acemath_core.wire import SlotState
 from acemath_gateway.canary import CanaryState, in_share
 from acemath_gateway.pointer import CanaryPointer, Pointer
 from acemath_gateway.ports import ReleaseRole
+from acemath_gateway.release_figures import CountedAs
+from acemath_prompts import TemplateError
 from acemath_registry import NotFound
+from doubles.servers import until
 
 S = CanaryState
 SHARES = st.floats(min_value=0.001, max_value=1.0)
@@ -69,11 +73,11 @@ def beside(pointer: Pointer, canary: Pointer, share: float = 1.0, generation: in
 async def world_with(state: SlotState | None = READY, **options: object) -> World:
     """A is current; B has every request, as far as it can be served."""
     world = World(**options)
-    await world.tracker.poll()
+    await world.poll()
     world.channel.pointers = (beside(A, B, generation=2),)
     if state is not None:
         world.everywhere(B, state)
-    await world.tracker.poll()
+    await world.poll()
     return world
 
 
@@ -95,7 +99,7 @@ CURRENT, CANARY = (A.release, ReleaseRole.CURRENT), (B.release, ReleaseRole.CANA
 async def test_it_is_leased_to_its_share_and_the_current_one_to_the_rest() -> None:
     world = await world_with()
     world.channel.pointers = (beside(A, B, 0.5, generation=3),)
-    await world.tracker.poll()
+    await world.poll()
     keys = [f"request-{number}" for number in range(40)]
     found = {key: await leased(world, key) for key in keys}
     assert found == {key: CANARY if in_share(B.release, 0.5, key) else CURRENT for key in keys}
@@ -125,12 +129,12 @@ async def test_where_one_replica_lacks_it_the_current_release_answers(
         world.slots.states[url][version] = slot
     else:
         del world.slots.states[url][version]
-    await world.tracker.poll()
+    await world.poll()
     assert await leased(world) == CURRENT and state(world) is said
     assert world.metric("canary_fallbacks_total", state=said.value) == 1 and world.metric("canary_share") == 0
     assert world.tracker.readiness().ready
     world.slots.states[url] = known
-    await world.tracker.poll()
+    await world.poll()
     assert await leased(world) == CANARY
 
 
@@ -138,7 +142,7 @@ async def test_what_ends_is_given_to_nobody_from_the_moment_that_it_is_read() ->
     world = await world_with()
     async with world.tracker.lease("key") as held:
         world.channel.pointers = (replace(A, generation=3),)
-        await world.tracker.poll()
+        await world.poll()
         assert await leased(world) == CURRENT and world.tracker.canary() is None
         assert held.release == B.release and world.metric("leases", age="old") == 1
     assert world.metric("release_generation") == 3
@@ -147,31 +151,143 @@ async def test_what_ends_is_given_to_nobody_from_the_moment_that_it_is_read() ->
 async def test_its_promotion_makes_it_current_for_everybody() -> None:
     world = await world_with()
     world.channel.pointers = (replace(B, generation=3), replace(A, generation=2))
-    await world.tracker.poll()
+    await world.poll()
     assert await leased(world) == (B.release, ReleaseRole.CURRENT) and world.tracker.canary() is None
 
 
 async def test_beside_a_release_that_is_not_served_here_it_waits() -> None:
     world = await world_with()
     world.channel.pointers = (beside(replace(C, generation=4), B),)
-    await world.tracker.poll()
+    await world.poll()
     assert await leased(world) == CURRENT and state(world) is S.CURRENT_NOT_SERVED
     world.everywhere(C, ACTIVE)
-    await world.tracker.poll()
+    await world.poll()
     assert await leased(world) == CANARY
 
 
 async def test_one_that_cannot_be_read_changes_nothing_else() -> None:
     world = await world_with()
     world.channel.pointers = (replace(A, generation=3, canary=CanaryPointer(B.release, 1.0, None, "was edited")),)
-    await world.tracker.poll()
+    await world.poll()
     view = world.tracker.canary()
     assert view is not None and (view.state, view.reason, view.policy) == (S.UNREADABLE, "was edited", None)
     assert await leased(world) == CURRENT and world.metric("release_generation") == 3
-    world.channel.pointers = (beside(A, B, generation=4),)
-    world.encoders.error = NotFound("no tokenizer")
-    await world.tracker.poll()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotFound("no tokenizer"), TemplateError("no template"), KeyError("special"), Exception("of `tokenizers`")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_whatever_is_wrong_with_its_tokenizer_is_a_reason_and_holds_up_nothing(error: Exception) -> None:
+    world = World()
+    await world.poll()
+    world.channel.pointers = (beside(A, B, generation=2),)
+    world.everywhere(B, READY)
+    world.encoders.error = error
+    await world.poll()
+    await world.poll()
     assert await leased(world) == CURRENT and state(world) is S.UNREADABLE
+    readiness = world.tracker.readiness()
+    assert readiness.ready and readiness.details["generation"] == 2 and readiness.details["problem"] == ""
+    assert "canary" in readiness.details
+    assert len(world.encoders.loaded) == 2, "it is not read again at every look"
+
+
+async def test_a_store_that_is_silent_about_it_holds_up_nothing() -> None:
+    world = World()
+    await world.poll()
+    world.encoders.silent.add(B.policy)
+    world.channel.pointers = (beside(A, B, generation=2),)
+    world.everywhere(B, READY)
+    for _ in range(3):
+        await asyncio.wait_for(world.tracker.poll(), 20)
+        await asyncio.sleep(0)
+    assert await leased(world) == CURRENT and state(world) is S.READING
+    assert [version for version, _ in world.encoders.loaded].count(B.policy) == 1, "one read at a time"
+    del world.slots.states[R2]
+    await asyncio.wait_for(world.tracker.poll(), 20)
+    await asyncio.wait_for(world.tracker.poll(), 20)
+    assert "http://r2" in str(world.tracker.readiness().details["reward_replicas"])
+    assert world.metric("release_generation") == 2
+    world.slots.states[R2] = {C.reward: READY}
+    world.everywhere(C, READY)
+    world.channel.pointers = (replace(C, generation=3),)
+    await asyncio.wait_for(world.poll(), 20)
+    assert await leased(world) == (C.release, ReleaseRole.CURRENT) and world.tracker.canary() is None
+    await until(lambda: not preparing())
+
+
+async def test_what_it_takes_too_long_to_read_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acemath_gateway.canary.PREPARE_SECONDS", 0.01)
+    world = World()
+    await world.poll()
+    world.encoders.silent.add(B.policy)
+    world.channel.pointers = (beside(A, B, generation=2),)
+    world.everywhere(B, READY)
+    await world.poll()
+    assert state(world) is S.UNREADABLE and not preparing()
+
+
+async def test_the_read_ends_with_the_gateway() -> None:
+    world = World()
+    world.encoders.silent.add(B.policy)
+    world.channel.pointers = (beside(A, B, generation=2),)
+    world.everywhere(B, READY)
+    running = asyncio.create_task(world.tracker.run())
+    await until(lambda: bool(preparing()))
+    running.cancel()
+    await asyncio.wait({running})
+    assert not preparing()
+
+
+def preparing() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "prepare the canary"]
+
+
+async def test_a_server_that_does_not_say_what_it_takes_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acemath_gateway.canary._AGAIN_SECONDS", 0.0)
+    world = World()
+    await world.poll()
+    world.channel.pointers = (beside(A, B, generation=2),)
+    world.everywhere(B, READY)
+    lengths = dict(world.slots.lengths)
+    world.slots.lengths.clear()
+    await world.poll()
+    view = world.tracker.canary()
+    assert view is not None and (view.state, "cannot be reached" in view.reason) == (S.NO_ANSWER, True)
+    assert await leased(world) == CURRENT
+    world.slots.lengths |= lengths
+    await world.poll()
+    await asyncio.sleep(0)
+    await world.poll()
+    assert await leased(world) == CANARY
+
+
+async def test_a_job_counts_as_what_its_release_is_when_it_ends() -> None:
+    world, counted = await world_with(), list[CountedAs]()
+    current = world.tracker.current()
+    assert current is not None
+    async with world.tracker.lease("key") as shared:
+        for pointers in (
+            (beside(A, B, 0.5, generation=3),),  # another share of the same
+            (replace(A, generation=4),),
+            (beside(A, C, generation=5),),
+            (replace(B, generation=6),),
+        ):
+            world.channel.pointers = pointers
+            await world.poll()
+            counted += [world.tracker.counted_as(shared), world.tracker.counted_as(current)]
+    canary, now, old = CountedAs.CANARY, CountedAs.CURRENT, CountedAs.OLD
+    assert counted == [canary, now, old, now, old, now, old, old]
+
+
+async def test_a_canarys_job_counts_as_its_own_when_its_replica_died_under_it() -> None:
+    world = await world_with()
+    async with world.tracker.lease("key") as shared:
+        del world.slots.states[P1]
+        await world.poll()
+        assert state(world) is S.NO_ANSWER and world.tracker.counted_as(shared) is CountedAs.CANARY
 
 
 async def test_an_old_view_gives_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +300,6 @@ async def test_an_old_view_gives_nothing_out(monkeypatch: pytest.MonkeyPatch) ->
 async def test_without_a_current_release_nobody_starts_with_the_canary() -> None:
     world = World()
     world.channel.pointers = (beside(C, A),)
-    await world.tracker.poll()
+    await world.poll()
     view = world.tracker.canary()
     assert world.release() is None and view is not None and view.state is S.CURRENT_NOT_SERVED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from acemath_core.errors import InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage, policy_messages
-from acemath_gateway.prompts import RegistryEncoders
+from acemath_gateway.prompts import RegistryEncoders, VersionPrompts
+from acemath_prompts import TemplateError
 from acemath_registry import ModelRef, NotFound, Registry, VerificationError
 
 TEMPLATE = (
@@ -21,14 +23,14 @@ TEMPLATE = (
 )
 
 
-def publish(root: Path, mark: str = "", tensors: Tensors = SMALL) -> str:
+def publish(root: Path, mark: str = "", tensors: Tensors = SMALL, tokenizer: str | None = None) -> str:
     source = write_checkpoint(root / f"export{mark}", tensors=tensors, mark=mark)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    (source / "tokenizer.json").write_text(tokenizer.to_str())
+    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    (source / "tokenizer.json").write_text(tokenizer or made.to_str())
     (source / "chat_template.jinja").write_text(TEMPLATE)
     return str(Registry(root / "registry").publish(source, name="pol", kind="policy", metadata=METADATA))
 
@@ -119,3 +121,37 @@ async def test_only_the_last_few_are_kept_and_each_is_read_once(
     assert reads == []
     await encoders.of(versions[0])
     assert versions[0] in reads
+
+
+async def test_what_is_no_tokenizer_is_said_so(tmp_path: Path) -> None:
+    """`tokenizers` raises a bare `Exception`."""
+    version = publish(tmp_path, tokenizer='{"added_tokens": []}')
+    with pytest.raises(TemplateError, match=f"the tokenizer of {version} cannot be used"):
+        await RegistryEncoders(Registry(tmp_path / "registry")).load(version, manifest_sha256=None)
+
+
+async def test_a_store_that_is_silent_holds_one_thread_and_nobody_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, other = publish(tmp_path, "1"), publish(tmp_path, "2")
+    encoders, answers, reads = RegistryEncoders(Registry(tmp_path / "registry")), threading.Event(), list[str]()
+    real = RegistryEncoders._read
+
+    def read(self: RegistryEncoders, ref: ModelRef, manifest_sha256: str | None) -> VersionPrompts:
+        reads.append(str(ref))
+        if str(ref) == silent:
+            assert answers.wait(60)
+        return real(self, ref, manifest_sha256)
+
+    monkeypatch.setattr(RegistryEncoders, "_read", read)
+    try:
+        with monkeypatch.context() as hurried:
+            hurried.setattr("acemath_gateway.prompts._PATIENCE_SECONDS", 0.01)
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="is still being read"):
+                    await encoders.load(silent, manifest_sha256=None)
+        await encoders.load(other, manifest_sha256=None)
+    finally:
+        answers.set()
+    await encoders.load(silent, manifest_sha256=None)
+    assert reads == [silent, other], "the read that took too long was waited for again"

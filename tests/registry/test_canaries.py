@@ -79,7 +79,7 @@ def test_a_share_begins_changes_and_ends(registry: Registry, releases: list[Rele
 @pytest.mark.parametrize("how", ["promote it", "promote another", "roll back"])
 def test_a_promotion_and_a_rollback_end_it(registry: Registry, releases: list[Release], how: str) -> None:
     registry.promote("default", releases[1].id, expected_generation=None, by="ann")
-    registry.canary("default", releases[2].id, 1.0, by="ann")
+    registry.canary("default", releases[2].id, 0.5, by="ann")
     if how == "roll back":
         changed = registry.rollback("default", by="ann")
     else:
@@ -97,8 +97,9 @@ def test_promoting_the_current_one_leaves_the_share(registry: Registry, releases
 
 def test_what_can_not_get_a_share(registry: Registry, releases: list[Release]) -> None:
     a, b, c = (release.id for release in releases)
-    for share in (0.0, -0.1, 1.0001, float("nan"), float("inf")):
-        with pytest.raises(InvalidRequest, match="share"):
+    for share in (0.0, -0.1, 1.0, 1.0001, float("nan"), float("inf")):
+        said = "promote it instead: acemath registry promote default" if share == 1.0 else "no share of the requests"
+        with pytest.raises(InvalidRequest, match=said):
             registry.canary("default", b, share, by="ann")
     with pytest.raises(Conflict, match="is the current release"):
         registry.canary("default", a, 0.5, by="ann")
@@ -171,6 +172,21 @@ def test_old_and_new_readers_understand_each_other(registry: Registry, releases:
     assert (read.release, read.generation) == (releases[0].id, 2)
 
 
+def test_a_share_of_everything_that_a_record_has_can_be_read_changed_and_stopped(
+    registry: Registry, releases: list[Release]
+) -> None:
+    """Versions of before gave one."""
+    registry.canary("default", releases[1].id, 0.5, by="ann")
+    path, old = registry.root / "channels" / "default.json", document(registry)
+    assert isinstance(old["canary"], dict)
+    path.write_text(json.dumps(old | {"canary": old["canary"] | {"share": 1.0}}))
+    found = registry.channel("default").canary
+    assert found is not None and found.share == 1.0
+    less = registry.canary("default", releases[1].id, 0.5, by="ann")
+    assert (less.generation, less.canary and less.canary.share) == (3, 0.5)
+    assert registry.stop_canary("default", by="ann").canary is None
+
+
 def test_exactly_one_of_many_changes_wins(registry: Registry, releases: list[Release]) -> None:
     ids = [release.id for release in releases]
     for _ in range(3):
@@ -221,7 +237,7 @@ class Changes(RuleBasedStateMachine):
         self.registry.rollback(self.name, by="test", expected_generation=self.generation)
         self.moved(self.previous)
 
-    @rule(number=NUMBERS, share=st.sampled_from([0.1, 0.5, 1.0]))
+    @rule(number=NUMBERS, share=st.sampled_from([0.1, 0.5, 0.999]))
     def canary(self, number: int, share: float) -> None:
         release = self.ids[number]
         if release == self.current or (self.shared is not None and self.shared[0] != release):
@@ -278,6 +294,7 @@ def test_the_command(registry: Registry, releases: list[Release]) -> None:
         (),
         (releases[1].id,),
         (releases[1].id, "--share", "0"),
+        (releases[1].id, "--share", "1"),
         (releases[1].id, "--share", "0.1", "--override-gates"),
         ("--stop", "--share", "0.1"),
         ("--stop", "--expect", "1"),

@@ -21,6 +21,7 @@ from registry.watched_canary import BANDS, M
 from typer.testing import CliRunner
 
 from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.release_figures import CountedAs
 from acemath_registry import CanaryGate, Gates, ModelRef, Registry, Release
 from acemath_registry.canary_figures import (
     CanaryBand,
@@ -190,6 +191,10 @@ def test_the_queries_name_figures_that_the_gateway_has() -> None:
     GatewayMetrics.on(metrics)
     exported = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.collect()}
     queries = [make(m, role, BANDS) for m in M for role in ROLES for make in (role_value_query, role_count_query)]
+    for role in ROLES:
+        asked = [make(m, role, BANDS) for m in M for make in (role_value_query, role_count_query)]
+        assert {name for query in asked for name in re.findall(r'release(=~?"[^"]*")', query)} == {f'="{role}"'}
+    assert {counted.value for counted in CountedAs} == {*ROLES, "old"}, "jobs of a release that is neither any more"
     named = {name for query in queries for name in re.findall(r"acemath_gateway_\w+", query)}
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} <= exported
 
@@ -201,6 +206,7 @@ SERIES = {
     'acemath_gateway_release_requests_total{release="canary",outcome="ok"}': "0+8x10",
     'acemath_gateway_release_requests_total{release="canary",outcome="failed"}': "0+2x10",
     'acemath_gateway_release_requests_total{release="canary",outcome="cancelled"}': "0+90x10",
+    'acemath_gateway_release_requests_total{release="old",outcome="failed"}': "0+70x10",
     'acemath_gateway_release_requests_total{release="current",outcome="ok"}': "0+95x10",
     'acemath_gateway_release_requests_total{release="current",outcome="degraded"}': "0+5x10",
     'acemath_gateway_release_requests_total{release="current",outcome="failed"}': "0+0x10",
@@ -209,6 +215,8 @@ SERIES = {
     'acemath_gateway_release_request_duration_seconds_bucket{release="canary",le="+Inf"}': "0+8x10",
     'acemath_gateway_release_agreement_sum{release="canary"}': "0+6x10",
     'acemath_gateway_release_agreement_count{release="canary"}': "0+8x10",
+    'acemath_gateway_release_agreement_sum{release="old"}': "0+0x10",
+    'acemath_gateway_release_agreement_count{release="old"}': "0+50x10",
 }
 EXPECTED = {
     role_value_query(M.ERROR_RATE, "canary", BANDS): 0.2,

@@ -33,7 +33,7 @@ def begin_canary(
         layout: of the registry.
         name: of the channel.
         release_id: of the release.
-        share: of the requests, above 0 and at most 1.
+        share: of the requests, above 0 and below 1: with none left for the current release nothing could be compared.
         expected_generation: what the caller saw; None for "whatever it is".
         by: who asks, for the record.
         gatekeeper: asked before a share begins, not before it changes.
@@ -46,8 +46,7 @@ def begin_canary(
         LockTimeout, StorageError: it can not be written now.
     """
     check_by(by)
-    if not (math.isfinite(share) and 0.0 < share <= 1.0):
-        raise InvalidRequest(f"{share:g} is no share of the requests; give more than 0 and at most 1", param="share")
+    _check_share(name, release_id, share)
 
     def target(current: Channel | None) -> str:
         found = existing(name, current)
@@ -100,6 +99,17 @@ def _stop_once(layout: Layout, name: str, expected: int | None) -> tuple[Channel
         changed = current.model_copy(update={"generation": current.generation + 1, "canary": None})
         change.write(changed.encoded())
     return current, changed
+
+
+def _check_share(name: str, release_id: str, share: float) -> None:
+    if share == 1.0:
+        raise InvalidRequest(
+            "a share of 1 leaves no request to the current release, so that nothing could be compared; "
+            f"promote it instead: acemath registry promote {name} {release_id}",
+            param="share",
+        )
+    if not (math.isfinite(share) and 0.0 < share < 1.0):
+        raise InvalidRequest(f"{share:g} is no share of the requests; give more than 0 and less than 1", param="share")
 
 
 def _check_free(name: str, channel: Channel, release_id: str) -> None:

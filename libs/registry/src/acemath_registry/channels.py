@@ -18,7 +18,7 @@ class Canary(BaseModel):
     Attributes:
         release: its id.
         release_sha256: of its file.
-        share: of the requests, above 0 and at most 1.
+        share: of the requests, above 0 and at most 1; only records of before may have 1.
         by: who began it, or changed its share.
         at: when it began, in UTC; a change of the share keeps it.
     """

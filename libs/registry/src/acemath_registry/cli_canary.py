@@ -17,7 +17,7 @@ def canary(
     channel: ChannelName,
     by: By,
     release: Annotated[str | None, typer.Argument(help="Id of the release that gets a share.")] = None,
-    share: Annotated[float | None, typer.Option(help="Of the requests: above 0, at most 1.")] = None,
+    share: Annotated[float | None, typer.Option(help="Of the requests: above 0, below 1; promote for all.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Take the share away.")] = False,
     expect: Annotated[int | None, typer.Option("--expect", min=1, help="Only at this generation.")] = None,
     override_gates: Annotated[

@@ -13,7 +13,7 @@ from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import FinishReason, StopReason
 from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
-from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, ReleaseRole, TokensGenerated
+from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, ReleaseTarget, TokensGenerated
 
 _MISSES_UNTIL_AWAY = 3  # one may be an accident of its replica; the scorer has already tried others
 
@@ -32,7 +32,7 @@ class Board:
         settled: why no further candidate is needed, if that is so.
         refusals: why candidates cannot be scored at all, one for each.
         misses: why candidates that could be scored were not, one for each.
-        role: of the release that makes them; None before there is one.
+        target: the release that makes them; None before there is one.
     """
 
     def __init__(self, wanted: int, emit: Callable[[SolveEvent], None]) -> None:
@@ -41,7 +41,7 @@ class Board:
         self.settled: StopReason | None = None
         self.refusals: list[InvalidRequest] = []
         self.misses: list[ServiceError] = []
-        self.role: ReleaseRole | None = None
+        self.target: ReleaseTarget | None = None
         self._started = time.monotonic()
         self._prepared = 0.0
         self._done: dict[int, CandidateDone] = {}

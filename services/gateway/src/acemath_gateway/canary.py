@@ -1,8 +1,13 @@
 """The release that a share of the requests gets beside the current one, while every replica has it ready.
 
-Which requests those are depends on the request's key and the release alone, so that a retry, every gateway and every
-moment agree: the key's hash, read as a number from 0 to 1, lies below the share. A larger share has the same ones and
-more. A request whose turn it is before the release can serve gets the current one, whole; that is counted by why.
+Which requests those are depends on the request's key and the release alone, so that every gateway and every moment
+agree: the key's hash, read as a number from 0 to 1, lies below the share. The key is the caller's `Idempotency-Key`,
+with which a retry meets the same release; without one each attempt gets an id of ours, never the caller's
+`X-Request-ID`. A larger share has the same ones and more. A request whose turn it is before the release can serve gets
+the current one, whole; that is counted by why.
+
+The canary holds the current release up in nothing: its tokenizer and its servers' lengths are read in a task beside the
+poll, one at a time and with a deadline, and whatever goes wrong there is a state with a reason.
 
 A replica stops a version that had a share by what the gateways' records say `SETTLE_SECONDS` after it began to drain
 (`acemath_registry.following.places`). It relies on this: nothing is given out by what replicas said longer ago than
@@ -11,6 +16,7 @@ A replica stops a version that had a share by what the gateways' records say `SE
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterator
@@ -29,6 +35,10 @@ from acemath_prompts import TemplateError
 
 VIEW_SECONDS = 10.0
 """Nothing is begun by what replicas said longer ago; they rely on it."""
+PREPARE_SECONDS = 30.0
+"""For reading its tokenizer and asking its servers for their lengths."""
+_AGAIN_SECONDS = 5.0
+"""From one that failed to the next: a large tokenizer that cannot be used takes a second of a core to find out."""
 
 
 class CanaryState(StrEnum):
@@ -37,7 +47,8 @@ class CanaryState(StrEnum):
     SERVING = "serving"
     CURRENT_NOT_SERVED = "current_not_served"  # this gateway does not use the channel's current release yet
     UNREADABLE = "unreadable"  # its release or its tokenizer cannot be read
-    NO_ANSWER = "no_answer"  # a replica does not answer
+    READING = "reading"  # this gateway reads its tokenizer, and asks its servers what they take
+    NO_ANSWER = "no_answer"  # a replica, or a server of one, does not answer
     NOT_LOADED = "not_loaded"  # a replica does not have one of its versions, yet or since it has no place for it
     COMING = "coming"  # a replica verifies, loads or warms it
     REJECTED = "rejected"  # a replica will not serve it; the reason says why
@@ -98,11 +109,25 @@ class CanaryShare:
         self._viewed = 0.0
         self._target: ReleaseTarget | None = None
         self._state, self._reason = CanaryState.NOT_LOADED, ""
+        self._readable = False
+        self._trouble: tuple[CanaryState, str] | None = None
+        self._not_before = 0.0
+        self._preparing: asyncio.Task[None] | None = None
 
     @property
     def release(self) -> str | None:
         """Id of the release that gets a share now."""
         return None if self._target is None else self._target.release
+
+    @property
+    def policy(self) -> str | None:
+        """Policy version of the release that the channel names for a share."""
+        pointer = self._named.pointer if self._named is not None else None
+        return pointer.policy if pointer is not None else None
+
+    def names(self, release: str) -> bool:
+        """Whether the channel names this release for a share, whether or not it gets it now."""
+        return self._named is not None and self._named.release == release
 
     def view(self) -> CanaryView | None:
         """What the channel names, and how it stands here; None while it names none."""
@@ -133,11 +158,13 @@ class CanaryShare:
         same = named is not None and self._named is not None and named.release == self._named.release
         if newest is None or not same or newest.release != self._beside:
             self._lose(CanaryState.NOT_LOADED, "it was not looked at yet")
+        if not same:
+            self._begin_anew()
         self._named, self._beside = named, newest.release if newest is not None else ""
         self._show()
 
-    async def follow(self, newest: Pointer | None, current: ReleaseTarget | None, viewed: float) -> None:
-        """Serve it, or say why not.
+    def follow(self, newest: Pointer | None, current: ReleaseTarget | None, viewed: float) -> None:
+        """Serve it, or say why not; what has to be read first is begun, and found the next time.
 
         Args:
             newest: what the channel says, told to `name` already.
@@ -149,7 +176,7 @@ class CanaryShare:
             return
         found = self._why_not(newest, named, current)
         if found is None and named.pointer is not None:
-            await self._take(named.pointer, newest.generation, viewed)
+            self._take(named.pointer, newest.generation, viewed)
         elif found is not None:
             self._lose(*found)
         self._show()
@@ -164,18 +191,46 @@ class CanaryShare:
         versions = ((self._policy, named.pointer.policy), (self._reward, named.pointer.reward))
         return next((found for replicas, version in versions for found in _missing(replicas, version)), None)
 
-    async def _take(self, pointer: Pointer, generation: int, viewed: float) -> None:
-        try:
-            await self._encoders.load(pointer.policy, manifest_sha256=pointer.policy_manifest_sha256)
-            target = await self._endpoints.locate(pointer, strict=True)
-        except (ServiceError, TemplateError, OSError, ValueError) as error:
-            self._lose(CanaryState.UNREADABLE, str(error))
+    def _take(self, pointer: Pointer, generation: int, viewed: float) -> None:
+        target = self._endpoints.known(pointer) if self._readable else None
+        if target is None:
+            self._begin_preparing(pointer)
+            self._lose(*self._trouble or (CanaryState.READING, "its tokenizer is read, and its servers are asked"))
             return
         if not target.policy_endpoints or not target.reward_endpoints:
             self._lose(CanaryState.NO_ANSWER, "no replica of both kinds answers")
             return
         self._target = replace(target, generation=generation, role=ReleaseRole.CANARY)
         self._viewed, self._state, self._reason = viewed, CanaryState.SERVING, ""
+        self._trouble = None
+
+    def _begin_preparing(self, pointer: Pointer) -> None:
+        running = self._preparing is not None and not self._preparing.done()
+        if not running and time.monotonic() >= self._not_before:
+            self._preparing = asyncio.create_task(self._prepare(pointer), name="prepare the canary")
+
+    async def _prepare(self, pointer: Pointer) -> None:
+        trouble: tuple[CanaryState, str] | None = None
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._encoders.load(pointer.policy, manifest_sha256=pointer.policy_manifest_sha256)
+                self._readable = True
+                await self._endpoints.locate(pointer, strict=True)
+        except Exception as error:  # whatever is wrong with its files: it is the canary's, and nobody else's
+            trouble = CanaryState.NO_ANSWER if self._readable else CanaryState.UNREADABLE, _said(error)
+            self._not_before = time.monotonic() + _AGAIN_SECONDS
+        self._trouble = trouble
+
+    def _begin_anew(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._readable, self._trouble, self._not_before = False, None, 0.0
+
+    async def close(self) -> None:
+        """End what is being read for it."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.wait({self._preparing})
 
     def _lose(self, state: CanaryState, reason: str) -> None:
         self._target, self._state, self._reason = None, state, reason
@@ -185,6 +240,12 @@ class CanaryShare:
 
     def _show(self) -> None:
         self._figures.share.set(self._named.share if self._named is not None and self._target is not None else 0.0)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {PREPARE_SECONDS:g} s; check the registry's mount or object store, and its servers"
+    return str(error) if isinstance(error, ServiceError | TemplateError) else f"{type(error).__name__}: {error}"
 
 
 def _missing(replicas: ReplicaWatch, version: str) -> Iterator[tuple[CanaryState, str]]:

@@ -28,30 +28,39 @@ class Endpoints:
         Raises:
             Unavailable: (only when strict) a policy server that reports the version does not answer to it.
         """
-        policy, lengths = [], []
-        for slot in _serving(self._policy, pointer.policy).values():
-            if slot.endpoint is None:
-                continue
+        found = dict[str, int]()
+        for server in self._servers(pointer.policy):
             try:
-                lengths.append(await self._length(slot.endpoint.rstrip("/"), pointer.policy))
+                found[server] = await self._length(server, pointer.policy)
             except ServiceError:
                 if strict:
                     raise
-                continue
-            policy.append(slot.endpoint.rstrip("/"))
+        return self._target(pointer, found)
+
+    def known(self, pointer: Pointer) -> ReleaseTarget | None:
+        """What a strict `locate` would find without asking anybody; None while it would have to."""
+        found = {server: self._lengths.get((server, pointer.policy)) for server in self._servers(pointer.policy)}
+        lengths = {server: length for server, length in found.items() if length is not None}
+        return self._target(pointer, lengths) if len(lengths) == len(found) else None
+
+    def forget_all_but(self, *versions: str | None) -> None:
+        """Forget the lengths of other versions' servers."""
+        self._lengths = {key: length for key, length in self._lengths.items() if key[1] in versions}
+
+    def _servers(self, version: str) -> list[str]:
+        slots = _serving(self._policy, version).values()
+        return [slot.endpoint.rstrip("/") for slot in slots if slot.endpoint is not None]
+
+    def _target(self, pointer: Pointer, lengths: dict[str, int]) -> ReleaseTarget:
         return ReleaseTarget(
             pointer.release,
             pointer.generation,
             pointer.policy,
             pointer.reward,
-            tuple(policy),
+            tuple(lengths),
             tuple(_serving(self._reward, pointer.reward)),
-            min(lengths, default=None),
+            min(lengths.values(), default=None),
         )
-
-    def forget_all_but(self, version: str) -> None:
-        """Forget the lengths of other versions' servers."""
-        self._lengths = {key: length for key, length in self._lengths.items() if key[1] == version}
 
     async def _length(self, endpoint: str, version: str) -> int:
         known = self._lengths.get((endpoint, version))

@@ -43,7 +43,7 @@ class SolveJob:
         priority: whom it lets pass at the door.
         asked: when the request came, on `time.monotonic()`.
         caller: whose quotas it is charged to; None for nobody's.
-        share_key: what says whether it is of a canary's share; None for its id.
+        share_key: what says whether it is of a canary's share; None for its id, where that is ours (a stored job's).
     """
 
     id: str

@@ -39,7 +39,7 @@ class CanaryPointer:
 
     Attributes:
         release: its id.
-        share: above 0 and at most 1.
+        share: above 0 and at most 1 (which only older registries gave).
         pointer: its versions; None when it cannot be read.
         problem: why not, in words.
     """

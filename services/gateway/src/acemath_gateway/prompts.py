@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from acemath_prompts import PromptEncoder, TemplateError
 from acemath_registry import Manifest, ModelRef, Registry, RejectReason, VerificationError
 
 _KEPT = 4  # the current release, the one before it, and room for two that are being tried
+_PATIENCE_SECONDS = 5.0
 _SHORT_CHARS = 2000  # some tenths of a millisecond; a thread takes as long to be reached
 _READ = frozenset({"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
 
@@ -76,22 +78,24 @@ class RegistryEncoders:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._kept: OrderedDict[str, VersionPrompts] = OrderedDict()
-        self._loading = asyncio.Lock()
+        self._reading: dict[tuple[str, str | None], asyncio.Task[VersionPrompts]] = {}
 
     async def of(self, version: str) -> PolicyPrompts:
         """See `Encoders.of`."""
-        if version not in self._kept:
-            try:
-                await self.load(version, manifest_sha256=None)
-            except Exception as error:
-                raise Unavailable(
-                    "the policy's tokenizer cannot be read; try again later", code=ErrorCode.NOT_READY, retry_after=5.0
-                ) from error
-        self._kept.move_to_end(version)
-        return self._kept[version]
+        if version in self._kept:
+            self._kept.move_to_end(version)
+            return self._kept[version]
+        try:
+            return await self._read_once(version, None)
+        except Exception as error:
+            raise Unavailable(
+                "the policy's tokenizer cannot be read; try again later", code=ErrorCode.NOT_READY, retry_after=5.0
+            ) from error
 
     async def load(self, version: str, *, manifest_sha256: str | None) -> PolicyPrompts:
         """Read a version's tokenizer and template before the first request needs them.
+
+        A read that takes too long goes on, and is waited for again the next time.
 
         Args:
             version: name@version.
@@ -99,19 +103,51 @@ class RegistryEncoders:
 
         Raises:
             NotFound, StorageError, VerificationError, TemplateError: it cannot be used.
+            Unavailable: it takes more than five seconds.
         """
-        async with self._loading:
-            if version not in self._kept:
-                self._kept[version] = await asyncio.to_thread(self._read, ModelRef.parse(version), manifest_sha256)
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
-        return self._kept[version]
+        if version in self._kept:
+            return self._kept[version]
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await self._read_once(version, manifest_sha256)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the tokenizer of {version} is still being read; check the registry's mount, or the object store",
+                code=ErrorCode.NOT_READY,
+                retry_after=5.0,
+            ) from error
+
+    async def _read_once(self, version: str, manifest_sha256: str | None) -> VersionPrompts:
+        """One thread for a version, however many wait for it: a store that is silent holds no more, and no others."""
+        key = version, manifest_sha256
+        if key not in self._reading:
+            work = asyncio.to_thread(self._read, ModelRef.parse(version), manifest_sha256)
+            self._reading[key] = asyncio.create_task(work, name=f"read the tokenizer of {version}")
+            self._reading[key].add_done_callback(functools.partial(self._keep, key))
+        return await asyncio.shield(self._reading[key])
+
+    def _keep(self, key: tuple[str, str | None], reading: asyncio.Task[VersionPrompts]) -> None:
+        del self._reading[key]
+        if reading.cancelled() or reading.exception() is not None:
+            return  # who waits for it is told
+        self._kept.setdefault(key[0], reading.result())
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
 
     def _read(self, ref: ModelRef, manifest_sha256: str | None) -> VersionPrompts:
         manifest = self._registry.manifest(ref, manifest_sha256=manifest_sha256)
         with self._registry.opened(ref, _READ) as directory:
             _check_digests(directory, manifest)
-            return VersionPrompts(PromptEncoder.from_directory(directory), manifest.compatibility.max_length)
+            return VersionPrompts(_encoder(ref, directory), manifest.compatibility.max_length)
+
+
+def _encoder(ref: ModelRef, directory: Path) -> PromptEncoder:
+    try:
+        return PromptEncoder.from_directory(directory)
+    except (TemplateError, OSError):
+        raise
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise TemplateError(f"the tokenizer of {ref} cannot be used ({type(error).__name__}: {error})") from error
 
 
 def _check_digests(directory: Path, manifest: Manifest) -> None:

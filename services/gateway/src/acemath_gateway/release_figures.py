@@ -1,18 +1,28 @@
 """What tells a canary from the current release: the same figures of both, over the same time, under two labels.
 
-The label `release` is `current` or `canary`, never an id: what they were is in the channel and the audit log. Whether a
-window is all of one canary is told by the channel's generation (`release_generation`), which each change moves.
+The label `release` is never an id: what they were is in the channel and the audit log. A job counts when it ends, under
+what its release is then: a canary's jobs may outlast it, and are `old` then, so that none is charged to the next one.
+Whether a window is all of one canary is told by the channel's generation (`release_generation`), which each change
+moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from acemath_gateway.ports import ReleaseRole
+
+class CountedAs(StrEnum):
+    """What the release of a job is when the job ends."""
+
+    CURRENT = "current"
+    CANARY = "canary"
+    OLD = "old"  # what it was when the job began, it is not any more; nothing compares these
+
 
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -53,16 +63,16 @@ class ReleaseFigures:
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
             made = Histogram(f"acemath_gateway_release_{name}", text, ["release"], registry=registry, buckets=buckets)
-            for role in ReleaseRole:
-                made.labels(role)
+            for counted in CountedAs:
+                made.labels(counted)
             return made
 
         requests = Counter(
             "acemath_gateway_release_requests", "jobs by release and outcome", ["release", "outcome"], registry=registry
         )
         for outcome in outcomes:
-            for role in ReleaseRole:
-                requests.labels(role, outcome)
+            for counted in CountedAs:
+                requests.labels(counted, outcome)
         return cls(
             requests,
             histogram("request_duration_seconds", "duration of an answered job with its wait", seconds),
@@ -76,20 +86,20 @@ class ReleaseFigures:
             Gauge("acemath_gateway_canary_share", "share of the requests that a canary gets now", registry=registry),
         )  # fmt: skip
 
-    def ended(self, role: ReleaseRole, outcome: str, seconds: float, *, answered: bool) -> None:
+    def ended(self, counted: CountedAs, outcome: str, seconds: float, *, answered: bool) -> None:
         """A job that had a release is over."""
-        self.requests.labels(role, outcome).inc()
+        self.requests.labels(counted, outcome).inc()
         if answered:
-            self.duration.labels(role).observe(seconds)
+            self.duration.labels(counted).observe(seconds)
 
     def answered(
-        self, role: ReleaseRole, scores: Iterable[float], margin: float | None, agreement: float | None
+        self, counted: CountedAs, scores: Iterable[float], margin: float | None, agreement: float | None
     ) -> None:
         """What a job's candidates were like; None where it has no such figure."""
-        observed = self.score.labels(role)  # looked up once: there may be 64
+        observed = self.score.labels(counted)  # looked up once: there may be 64
         for score in scores:
             observed.observe(score)
         if margin is not None:
-            self.score_margin.labels(role).observe(margin)
+            self.score_margin.labels(counted).observe(margin)
         if agreement is not None:
-            self.agreement.labels(role).observe(agreement)
+            self.agreement.labels(counted).observe(agreement)

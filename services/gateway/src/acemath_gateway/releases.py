@@ -35,8 +35,9 @@ from acemath_gateway.endpoints import Endpoints
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer, SlowReader
-from acemath_gateway.ports import LeaseStore, ReleaseTarget
+from acemath_gateway.ports import LeaseStore, ReleaseRole, ReleaseTarget
 from acemath_gateway.prompts import RegistryEncoders
+from acemath_gateway.release_figures import CountedAs
 from acemath_gateway.replicas import ADOPTABLE, SERVING, Addresses, ReplicaWatch, SlotsPort
 from acemath_prompts import TemplateError
 from acemath_web.health import Readiness
@@ -110,6 +111,13 @@ class ReleaseTracker:
         with self._ledger.holding(target.release):
             yield target
 
+    def counted_as(self, target: ReleaseTarget) -> CountedAs:
+        """What a release that was leased is now; a canary stays one while the channel names it, ready or not."""
+        if target.role is ReleaseRole.CANARY:
+            return CountedAs.CANARY if self._canary.names(target.release) else CountedAs.OLD
+        current = self._target
+        return CountedAs.CURRENT if current and current.release == target.release else CountedAs.OLD
+
     def current(self) -> ReleaseTarget | None:
         """What new jobs use; None before the first release was ready."""
         return self._target
@@ -124,8 +132,12 @@ class ReleaseTracker:
         return target if target and target.policy_endpoints and target.reward_endpoints else None
 
     def readiness(self) -> Readiness:
-        """The cached verdict for `/readyz`."""
-        return self._readiness
+        """The cached verdict for `/readyz`, and how the canary stands."""
+        verdict, canary = self._readiness, self._canary.view()
+        if canary is None:
+            return verdict
+        shown = {"release": canary.release, "state": canary.state.value, "reason": canary.reason}
+        return replace(verdict, details={**verdict.details, "canary": shown})
 
     # ------------------------------------------------------------------------------------------ in the background
 
@@ -142,6 +154,7 @@ class ReleaseTracker:
                 await asyncio.sleep(self._poll_seconds)
         finally:
             publishing.cancel()
+            await self._canary.close()
             await asyncio.wait({publishing})
             await self._ledger.publish()
 
@@ -158,10 +171,10 @@ class ReleaseTracker:
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
         problem = problem or await self._follow()
         await self._refresh_target()
-        await self._canary.follow(newest, self._target, looked)
         if problem:
             self._metrics.polls_failed.inc()
         self._readiness = self._verdict(problem)
+        self._canary.follow(newest, self._target, looked)  # last, and never waiting: it holds up nothing of the above
 
     # --------------------------------------------------------------------------------------------------- decisions
 
@@ -251,7 +264,7 @@ class ReleaseTracker:
         moved = self._target is None or self._target.generation != target.generation
         self._target = target
         if moved:
-            self._endpoints.forget_all_but(target.policy)
+            self._endpoints.forget_all_but(target.policy, self._canary.policy)
             self._metrics.release_generation.set(target.generation)
             self._metrics.model_info.clear()
             self._metrics.model_info.labels("policy", target.policy).set(1)
@@ -279,9 +292,6 @@ class ReleaseTracker:
             return Readiness(False, problem or _STARTING, details)
         details |= {"release": target.release, "generation": target.generation}
         details |= {"policy": target.policy, "reward": target.reward}
-        canary = self._canary.view()
-        if canary is not None:
-            details["canary"] = {"release": canary.release, "state": canary.state.value, "reason": canary.reason}
         if not target.policy_endpoints:
             return Readiness(False, "no policy server answers", details)
         if not target.reward_endpoints:

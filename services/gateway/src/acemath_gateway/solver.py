@@ -42,6 +42,7 @@ from acemath_gateway.metrics import GatewayMetrics, JobOutcome
 from acemath_gateway.ports import PolicyPort, ReleaseTarget, ScorerPort
 from acemath_gateway.prompts import Encoders
 from acemath_gateway.rejection import RejectRules
+from acemath_gateway.release_figures import CountedAs
 from acemath_gateway.selection import margin, temperature_of
 from acemath_gateway.stopping import CONFIDENCE, StopRules
 from acemath_gateway.tracing import JobTrace, NoTraces, Traces
@@ -60,6 +61,10 @@ class Leases(Protocol):
         Raises:
             Unavailable: (`not_ready`, `policy_unavailable`) there is none to give.
         """
+        ...
+
+    def counted_as(self, target: ReleaseTarget) -> CountedAs:
+        """What a release that was leased is now, for the figures of a job that ends."""
         ...
 
 
@@ -153,12 +158,13 @@ class Solver:
             metrics.requests.labels(became, job.selection).inc()
             seconds = time.monotonic() - job.asked
             metrics.duration.labels(became).observe(seconds)
-            if board.role is not None:
-                metrics.releases.ended(board.role, became, seconds, answered=became in _ANSWERED)
+            if board.target is not None:
+                counted = self._releases.counted_as(board.target)
+                metrics.releases.ended(counted, became, seconds, answered=became in _ANSWERED)
 
     async def _solve(self, job: SolveJob, board: Board, trace: JobTrace) -> Outcome:
         async with self._releases.lease(job.share_key or job.id) as target:
-            board.role = target.role
+            board.target = target
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)
             board.prepared()
@@ -238,7 +244,7 @@ class Solver:
         if gap is not None:
             metrics.score_margin.observe(gap)
         scores = [item.score for item in outcome.candidates if item.score is not None]
-        metrics.releases.answered(outcome.target.role, scores, gap, outcome.agreement)
+        metrics.releases.answered(self._releases.counted_as(outcome.target), scores, gap, outcome.agreement)
 
 
 def _scored_turns(job: SolveJob) -> list[ChatMessage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ def chat_router(limits: Limits) -> APIRouter:
         job = replace(chat_job(body, current_request_id() or "", parts.limits), caller=payer(caller))
         note_facts(n=job.n, selection=job.selection, stream=bool(body.stream))
         key = idempotency_key(request, stream=bool(body.stream))
-        job = replace(job, share_key=key)
+        job = replace(job, share_key=key or uuid.uuid4().hex)  # not the request's id, which a caller may choose
         if body.stream:
             return _stream(parts, job, body)
         answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -62,7 +63,7 @@ def solve_router(limits: Limits) -> APIRouter:
         job = replace(job_of(body, current_request_id() or "", parts.limits), caller=payer(caller))
         note_facts(n=job.n, selection=job.selection, stream=body.stream)
         key = idempotency_key(request, stream=body.stream)
-        job = replace(job, share_key=key)
+        job = replace(job, share_key=key or uuid.uuid4().hex)  # not the request's id, which a caller may choose
         if body.stream:
             return _stream(parts, job, body.candidates)
         answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
