@@ -153,7 +153,7 @@ class Versions(Generic[V]):
         elif desired.canary is not None and self.find(desired.canary) is None:
             active = self.active()
             if active is not None and active is self.find(desired) and len(taken) < MAX_VERSIONS:
-                self._begin(desired.canary, up)
+                self._begin(desired.canary, up).shared = True  # it may be ready before the next look
         return None
 
     async def _routed(self, desired: Desired) -> Desired | None:
