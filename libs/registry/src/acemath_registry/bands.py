@@ -25,12 +25,11 @@ class Measure(StrEnum):
     SCORE_MEDIAN = "score_median"
 
 
-class Band(BaseModel):
-    """What one measure may be; beyond `low` or `high`, it is outside."""
+class Interval(BaseModel):
+    """What a figure may be; beyond `low` or `high`, it is outside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    measure: Measure
     low: float | None = None
     high: float | None = None
 
@@ -49,6 +48,12 @@ class Band(BaseModel):
     def __str__(self) -> str:
         """E.g. `-1.5 … 4`."""
         return f"{'' if self.low is None else f'{self.low:g} '}…{'' if self.high is None else f' {self.high:g}'}"
+
+
+class Band(Interval):
+    """What one measure may be."""
+
+    measure: Measure
 
 
 class Bands(BaseModel):

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from acemath_registry.bands import Interval
 from acemath_registry.prometheus import ANSWERED, JOBS, Window, increase
 
 
@@ -34,30 +35,10 @@ _HISTOGRAMS: Final = {
 }
 
 
-class CanaryBand(BaseModel):
-    """What one difference (or ratio) may be; beyond `low` or `high`, it is outside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class CanaryBand(Interval):
+    """What one difference (or ratio) may be."""
 
     measure: CanaryMeasure
-    low: float | None = None
-    high: float | None = None
-
-    @model_validator(mode="after")
-    def _between(self) -> Self:
-        if self.low is None and self.high is None:
-            raise ValueError("give a lowest value, a highest, or both")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("the lowest value is above the highest")
-        return self
-
-    def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-
-    def __str__(self) -> str:
-        """E.g. `-0.05 … 0.05`."""
-        return f"{'' if self.low is None else f'{self.low:g} '}…{'' if self.high is None else f' {self.high:g}'}"
 
 
 class CanaryBands(BaseModel):
