@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from acemath_policy.reconcile import Reconciler
 from acemath_policy.server import Launcher
 from acemath_policy.settings import PolicySettings, inherited_environment
 from acemath_registry import ModelRef, PublishMetadata, Registry, SigningKey, TrustedKeys
-from acemath_registry.following import Leases, StatusLeases
+from acemath_registry.following import Leases, StatusLeases, SwapStrategy
 
 FAKE_VLLM = Path(doubles.fake_vllm.__file__)
 KEY = SecretStr("the internal key")
@@ -37,7 +38,13 @@ def port_range() -> tuple[int, int]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, port_range: tuple[int, int]) -> PolicySettings:
+def strategy() -> SwapStrategy:
+    """Of swaps; tests that hold for both are parametrised by it."""
+    return SwapStrategy.AVAILABILITY_PRESERVING
+
+
+@pytest.fixture
+def settings(tmp_path: Path, port_range: tuple[int, int], strategy: SwapStrategy) -> PolicySettings:
     """An agent that runs doubles and does everything soon."""
     first, last = port_range
     return PolicySettings(
@@ -57,6 +64,7 @@ def settings(tmp_path: Path, port_range: tuple[int, int]) -> PolicySettings:
         warm_timeout_seconds=3,
         drain_quiet_seconds=0.1,
         restart_backoff_max_seconds=0.1,
+        swap_strategy=strategy,
     )
 
 
@@ -94,8 +102,25 @@ class Releases:
         release: str | None = None,
     ) -> None:
         """What a gateway would write."""
-        record = {"generation": generation, "release": release, "leases": leases or {}, "at": time.time() - age}
+        at = time.time() - age
+        record = {"generation": generation, "release": release, "leases": leases or {}, "at": at, "viewed": at}
         self.registry.write_status("gateway", name, record)
+
+    @asynccontextmanager
+    async def gateway_that(self, **says: Any) -> AsyncIterator[dict[str, Any]]:
+        """A gateway that looks and writes all the time; what it says can be changed."""
+
+        async def write() -> None:
+            while True:
+                self.gateway(**says)
+                await asyncio.sleep(0.05)
+
+        writing = asyncio.create_task(write())
+        try:
+            yield says
+        finally:
+            writing.cancel()
+            await asyncio.wait({writing})
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import pytest
 from policy.conftest import KEY, Agent, Agents, Releases
 from policy.test_shim import alive
 
+from acemath_registry.following import SwapStrategy
 from doubles.fake_vllm_call import prompt_logprob
 
 Eventually = Callable[..., Awaitable[None]]
 Control = Callable[[dict[str, Any]], object]
+BOTH = pytest.mark.parametrize("strategy", list(SwapStrategy))
 
 
 async def active(agent: Agent, eventually: Eventually, step: int) -> None:
@@ -28,6 +30,7 @@ def pids(agent: Agent) -> list[int]:
     return [pid for server in servers if (pid := server._tree.pid) is not None]
 
 
+@BOTH
 async def test_the_channels_version_becomes_active_and_answers_as_itself(
     agents: Agents, releases: Releases, eventually: Eventually
 ) -> None:
@@ -48,6 +51,7 @@ async def test_the_channels_version_becomes_active_and_answers_as_itself(
     assert agent.metrics.get_sample_value("acemath_policy_slots", {"state": "active"}) == 1
 
 
+@BOTH
 async def test_before_the_first_promotion_it_waits_and_says_so(agents: Agents, eventually: Eventually) -> None:
     agent = agents.start()
     await eventually(lambda: "promote a release" in agent.reconciler.readiness().reason)
@@ -137,6 +141,7 @@ async def test_of_quick_promotions_only_the_last_is_brought_up(
     assert agent.states() == {"2": "retired", "1": "draining", "3": "active"}
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -152,7 +157,7 @@ async def test_of_quick_promotions_only_the_last_is_brought_up(
 async def test_a_bad_checkpoint_changes_a_status_line_only_and_a_good_one_follows(
     agents: Agents, releases: Releases, eventually: Eventually, spoil: Callable[[Path], object], reason: str
 ) -> None:
-    releases.promote(releases.publish("a"))
+    first = releases.promote(releases.publish("a"))
     agent = agents.start()
     await active(agent, eventually, 1)
     before, bad = pids(agent), releases.publish("b")
@@ -165,8 +170,9 @@ async def test_a_bad_checkpoint_changes_a_status_line_only_and_a_good_one_follow
     assert agent.reconciler.readiness().ready
     await asyncio.sleep(0.3)
     assert agent.states()["2"] == "rejected"  # and is not tried again
-    releases.promote(releases.publish("c"))
-    await active(agent, eventually, 3)
+    async with releases.gateway_that(generation=1, release=first):
+        releases.promote(releases.publish("c"))
+        await active(agent, eventually, 3)
 
 
 def _make_writable(directory: Path) -> None:
@@ -181,6 +187,7 @@ def canary(shift: float = 0.0) -> dict[str, object]:
     return {"cases": cases, "dtype": "bfloat16"}
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
@@ -192,15 +199,18 @@ def canary(shift: float = 0.0) -> dict[str, object]:
 async def test_a_canary_that_does_not_fit_rejects(
     agents: Agents, releases: Releases, eventually: Eventually, made: dict[str, object], reason: str
 ) -> None:
-    releases.promote(releases.publish("a", canary()))
+    first = releases.promote(releases.publish("a", canary()))
     agent = agents.start()
     await active(agent, eventually, 1)
-    releases.promote(releases.publish("b", made))
-    await eventually(lambda: agent.states().get("2") == "rejected", what=agent.states)
-    assert reason in agent.reason(2)
-    assert agent.states()["1"] == "active"
+    async with releases.gateway_that(generation=1, release=first):
+        releases.promote(releases.publish("b", made))
+        await eventually(lambda: agent.states().get("2") == "rejected", what=agent.states)
+        assert reason in agent.reason(2)
+        await active(agent, eventually, 1)
+        assert agent.states()["2"] == "rejected"
 
 
+@BOTH
 async def test_a_server_that_answers_as_another_version_never_serves(
     agents: Agents, releases: Releases, eventually: Eventually, control: Control
 ) -> None:
@@ -212,19 +222,23 @@ async def test_a_server_that_answers_as_another_version_never_serves(
     await active(agent, eventually, 1)  # nothing else serves, so it is tried again and again
 
 
+@BOTH
 async def test_a_version_that_cannot_start_is_rejected_beside_one_that_serves(
     agents: Agents, releases: Releases, eventually: Eventually
 ) -> None:
-    releases.promote(releases.publish("a"))
+    first = releases.promote(releases.publish("a"))
     agent = agents.start()
     await active(agent, eventually, 1)
     agents.environment["FAKE_VLLM_FAIL_START"] = "1"
-    releases.promote(releases.publish("b"))
-    await eventually(lambda: agent.states().get("2") == "rejected", what=agent.states)
-    assert "ended with status 1: ValueError: the double was told to fail" in agent.reason(2)
-    assert agent.states()["1"] == "active"
+    async with releases.gateway_that(generation=1, release=first):
+        releases.promote(releases.publish("b"))
+        await eventually(lambda: agent.states().get("2") == "rejected", what=agent.states)
+        assert "ended with status 1: ValueError: the double was told to fail" in agent.reason(2)
+        del agents.environment["FAKE_VLLM_FAIL_START"]
+        await active(agent, eventually, 1)
 
 
+@BOTH
 async def test_closing_stops_every_server(agents: Agents, releases: Releases, eventually: Eventually) -> None:
     releases.promote(releases.publish("a"))
     agent = agents.start()

@@ -14,6 +14,7 @@ from reward.tiny import write_checkpoint
 from reward.world import S, World
 
 from acemath_registry import Registry
+from acemath_registry.following import SwapStrategy
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
 
@@ -51,8 +52,14 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-async def world(registry: Registry, tmp_path: Path) -> AsyncIterator[World]:
-    made = World(registry, tmp_path)
+def strategy() -> SwapStrategy:
+    """Of swaps; tests that hold for both are parametrised by it."""
+    return SwapStrategy.AVAILABILITY_PRESERVING
+
+
+@pytest.fixture
+async def world(registry: Registry, tmp_path: Path, strategy: SwapStrategy) -> AsyncIterator[World]:
+    made = World(registry, tmp_path, strategy=strategy)
     yield made
     made.loading.set()
     await asyncio.to_thread(made.batcher.close)

@@ -61,7 +61,8 @@ def test_the_frames_of_the_websocket_are_there(document: dict[str, Any]) -> None
         frames = [schemas[name] for name in names]
         kinds[side] = {frame["properties"]["type"]["const"] for frame in frames}
         assert all(frame["description"] and frame["additionalProperties"] is False for frame in frames)
-    assert kinds == {"client": {"open", "piece", "peek", "drop", "end"}, "server": {"score", "partial", "error"}}
+    client, server = {"open", "piece", "peek", "drop", "end", "done"}, {"score", "partial", "error", "done"}
+    assert kinds == {"client": client, "server": server}
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -74,7 +75,8 @@ def test_the_frames_of_the_documentation_are_frames() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reward-api.md").read_text("utf-8")
     lines = re.findall(r"^→ ([\[{].*?[\]}])(?:  .*)?$", page, re.MULTILINE)
     frames = [frame for line in lines for frame in read_frames(line)]
-    assert [type(frame).__name__ for frame in frames] == ["Open", "Piece", "Piece", "Piece", "Peek", "Drop", "End"]
+    kinds = [type(frame).__name__ for frame in frames]
+    assert kinds == ["Open", "Piece", "Piece", "Piece", "Peek", "Drop", "End", "Done"]
 
 
 def dumped(part: Any) -> str:

@@ -12,9 +12,13 @@ from reward.models import ArithmeticModel
 from reward.world import S, World
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_registry.following import SwapStrategy
 from acemath_reward.ports import RewardModel, UnsupportedCheckpoint
 
+BOTH = pytest.mark.parametrize("strategy", list(SwapStrategy))
 
+
+@BOTH
 async def test_before_the_first_promotion_it_is_alive_and_not_ready(world: World) -> None:
     await world.reconciler.round()
     assert not world.reconciler.readiness().ready
@@ -23,6 +27,7 @@ async def test_before_the_first_promotion_it_is_alive_and_not_ready(world: World
     assert refused.value.code is ErrorCode.NOT_READY
 
 
+@BOTH
 async def test_the_named_version_becomes_active(world: World) -> None:
     first = world.publish(1)
     world.promote(first)
@@ -124,6 +129,7 @@ async def test_of_several_promotions_only_the_last_is_brought_up(world: World) -
     assert await world.score() == str(world.publish(3))
 
 
+@BOTH
 async def test_a_bad_checkpoint_changes_nothing_but_a_status_line(world: World) -> None:
     first, second = world.publish(1), world.publish(2)
     world.promote(first)
@@ -141,6 +147,7 @@ async def test_a_bad_checkpoint_changes_nothing_but_a_status_line(world: World) 
     assert world.reconciler.readiness().ready
 
 
+@BOTH
 async def test_a_checkpoint_that_the_engine_does_not_serve_is_rejected(world: World) -> None:
     def refuse(directory: Path) -> RewardModel:
         raise UnsupportedCheckpoint("rotary scaling 'llama3' is not implemented")
@@ -151,6 +158,7 @@ async def test_a_checkpoint_that_the_engine_does_not_serve_is_rejected(world: Wo
     assert "llama3" in world.reconciler.readiness().reason
 
 
+@BOTH
 async def test_a_crash_while_loading_is_a_rejection(world: World) -> None:
     def crash(directory: Path) -> RewardModel:
         raise RuntimeError("boom")
@@ -161,6 +169,7 @@ async def test_a_crash_while_loading_is_a_rejection(world: World) -> None:
     assert "RuntimeError" in world.reconciler.readiness().reason
 
 
+@BOTH
 async def test_a_storage_fault_is_tried_again(world: World) -> None:
     attempts = 0
 
@@ -191,6 +200,7 @@ async def test_private_copies_of_dropped_versions_are_removed(world: World) -> N
     assert copies() == {second.version}
 
 
+@BOTH
 async def test_without_its_engine_thread_a_replica_is_not_ready(world: World) -> None:
     world.promote(world.publish(1))
     await world.until(v1=S.ACTIVE)
@@ -198,6 +208,7 @@ async def test_without_its_engine_thread_a_replica_is_not_ready(world: World) ->
     assert "engine's thread" in world.reconciler.readiness().reason
 
 
+@BOTH
 async def test_the_registry_going_away_does_not_stop_the_service(world: World) -> None:
     first = world.publish(1)
     world.promote(first)
@@ -248,6 +259,7 @@ async def test_a_load_that_fails_when_nobody_wants_it_any_more_harms_nobody(worl
     await world.until(v2=S.RETIRED, v3=S.ACTIVE)
 
 
+@BOTH
 async def test_closing_waits_for_a_load_under_way(world: World) -> None:
     world.promote(world.publish(1))
     world.loading.clear()
@@ -259,6 +271,7 @@ async def test_closing_waits_for_a_load_under_way(world: World) -> None:
     await asyncio.wait_for(closing, 60)
 
 
+@BOTH
 async def test_an_engine_that_is_stuck_says_so_until_it_goes_on(world: World) -> None:
     world.promote(world.publish(1))
     await world.until(v1=S.ACTIVE)

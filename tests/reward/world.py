@@ -17,7 +17,7 @@ from reward.tiny import write_checkpoint
 from acemath_core.deadline import Deadline
 from acemath_core.wire import ScoreRequest, SlotState
 from acemath_registry import ModelRef, Registry
-from acemath_registry.following import StatusLeases
+from acemath_registry.following import StatusLeases, SwapStrategy
 from acemath_reward.batcher import Batcher, QueueLimits
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import RewardModel
@@ -32,7 +32,13 @@ SETTLE = 0.1  # seconds
 class World:
     """A registry and a reconciler whose rounds the test does."""
 
-    def __init__(self, registry: Registry, directory: Path, settings: RewardSettings | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        directory: Path,
+        settings: RewardSettings | None = None,
+        strategy: SwapStrategy = SwapStrategy.AVAILABILITY_PRESERVING,
+    ) -> None:
         self.registry, self.directory = registry, directory
         self.settings = settings or RewardSettings(
             registry_root=registry.root,
@@ -41,6 +47,7 @@ class World:
             retry_max_seconds=0.05,
             spare_copies=0,
             stuck_seconds=1.0,
+            swap_strategy=strategy,
         )
         self.figures = CollectorRegistry()
         metrics = RewardMetrics(self.figures)
@@ -88,7 +95,8 @@ class World:
             await asyncio.sleep(0.01)
 
     def gateway(self, generation: int, **more: Any) -> None:
-        record = {"generation": generation, "leases": {}, "at": time.time()} | more
+        now = time.time()
+        record = {"generation": generation, "leases": {}, "at": now, "viewed": now} | more
         self.registry.write_status("gateway", "g1", record)
 
     async def score(self, model: str | None = None) -> str:

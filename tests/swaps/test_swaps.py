@@ -28,19 +28,20 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @dataclass
 class Load:
-    """Clients that ask one question after the other, and check every answer."""
+    """Clients that ask one question after the other, with `seconds` for each, and check every answer."""
 
     world: World
     answers: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     latest: int = 0
     ending: bool = False
+    seconds: float = 10.0
 
     async def client(self) -> None:
         while not self.ending:
             admitted = self.latest
             try:
-                outcome = await self.world.solve(CANDIDATES)
+                outcome = await self.world.solve(CANDIDATES, seconds=self.seconds)
             except Exception as error:  # whatever it is, a client has seen it
                 self.wrong.append(f"{type(error).__name__}: {error}")
                 continue

@@ -40,7 +40,7 @@ from acemath_policy.server import PolicyServer
 from acemath_policy.settings import PolicySettings
 from acemath_policy.vllm_server import VllmClient
 from acemath_registry import ModelRef, PublishMetadata, Registry
-from acemath_registry.following import StatusLeases
+from acemath_registry.following import StatusLeases, SwapStrategy
 from acemath_reward.app import create_app as reward_app
 from acemath_reward.settings import RewardSettings
 from doubles.fake_vllm_server import FakeServer, Tokens
@@ -51,12 +51,15 @@ from doubles.servers import until
 from doubles.small_release import CONTEXT_LENGTH, _with_bytes_as_tokens
 
 SETTLE = 0.3  # seconds
+AVAILABILITY = SwapStrategy.AVAILABILITY_PRESERVING
 
 
 class Engine(FakeServer):
     """vLLM's double that writes its version into every text, and counts what comes after it was told to stop."""
 
+    started: bool = False
     stopping: bool = False
+    ended: bool = False
     late: int = 0
 
     def faults(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class InProcess:
 
     async def start(self) -> None:
         """It listens already."""
+        self.engine.started = True
 
     def remember(self, *, now: bool = False) -> None:
         """There is no process to remember."""
@@ -90,6 +94,7 @@ class InProcess:
         self.engine.stopping = True
         await until(lambda: not self.engine.running, seconds=30)
         await self._open.aclose()
+        self.engine.ended = True
 
     kill = stop
 
@@ -102,6 +107,7 @@ class Engines:
     metrics: Any
     ready: dict[ModelRef, InProcess] = field(default_factory=dict)
     made: list[Engine] = field(default_factory=list)
+    most: int = 0
 
     async def prepare(self, ref: ModelRef) -> None:
         """Listen for a version before it is asked for: `make` cannot wait."""
@@ -111,6 +117,7 @@ class Engines:
         await self.ready[ref].open()
 
     def make(self, ref: ModelRef, model: Path, taken: Collection[int]) -> PolicyServer:
+        self.most = max(self.most, 1 + sum(engine.started and not engine.ended for engine in self.made))
         tree = self.ready.pop(ref)
         client = VllmClient(tree.url, str(ref), None)
         port = int(tree.url.rpartition(":")[2])
@@ -124,6 +131,7 @@ class World:
     Attributes:
         scores: reward version → the score that it gives to everything.
         models: what was loaded and is still alive.
+        most: reward models that were alive when another was loaded, that one included; one number for each load.
     """
 
     registry: Registry
@@ -134,6 +142,7 @@ class World:
     engines: Engines
     scores: dict[str, float] = field(default_factory=dict)
     models: list[weakref.ref[ArithmeticModel]] = field(default_factory=list)
+    most: list[int] = field(default_factory=list)
 
     async def publish(self, kind: str) -> ModelRef:
         """A new version; every one has another number."""
@@ -176,27 +185,32 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(folder: Path) -> AsyncIterator[World]:
-    registry = Registry(folder / "registry")
-    registry.root.mkdir()
+async def open_world(
+    folder: Path, root: Path | str | None = None, strategy: SwapStrategy = AVAILABILITY
+) -> AsyncIterator[World]:
+    registry = Registry(root or folder / "registry")
+    if root is None:
+        registry.root.mkdir()
     metrics = GatewayMetrics.on(CollectorRegistry())
     scores: dict[str, float] = {}
     models: list[weakref.ref[ArithmeticModel]] = []
+    most: list[int] = []
 
     def load(directory: Path) -> ArithmeticModel:
         model = ArithmeticModel(max_tokens=CONTEXT_LENGTH)
         value = scores[f"{directory.parent.name}@{directory.name}"]
         model.answer = lambda prompt, own: value
+        most.append(1 + sum(other() is not None for other in models))
         models.append(weakref.ref(model))
         return model
 
     policy_settings = PolicySettings(
-        registry_root=registry.root, cache_dir=folder / "policy", poll_seconds=0.05, probe_seconds=0.05,
-        drain_quiet_seconds=0.1, restart_backoff_max_seconds=0.1, spare_copies=0,
+        registry_root=root or registry.root, cache_dir=folder / "policy", poll_seconds=0.05, probe_seconds=0.05,
+        drain_quiet_seconds=0.1, restart_backoff_max_seconds=0.1, spare_copies=0, swap_strategy=strategy,
     )  # fmt: skip
     reward_settings = RewardSettings(
-        registry_root=registry.root, cache_dir=folder / "reward", poll_seconds=0.05, drain_quiet_seconds=0.1,
-        spare_copies=0, max_queue_items=100_000,
+        registry_root=root or registry.root, cache_dir=folder / "reward", poll_seconds=0.05, drain_quiet_seconds=0.1,
+        spare_copies=0, max_queue_items=100_000, swap_strategy=strategy,
     )  # fmt: skip
     made: list[tuple[Reconciler, Engines]] = []
 
@@ -227,7 +241,7 @@ async def open_world(folder: Path) -> AsyncIterator[World]:
         agent, engines = made[0]
         following = asyncio.create_task(tracker.run())
         try:
-            yield World(registry, folder, tracker, solver, agent, engines, scores, models)
+            yield World(registry, folder, tracker, solver, agent, engines, scores, models, most)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

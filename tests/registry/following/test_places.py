@@ -99,7 +99,7 @@ class Service:
             if gone is not None:
                 gone.move(S.RETIRED)
             return
-        self.places.nobody_waits()
+        self.places.waits_for(None)
         if self.find(wanted) is None:
             self.slots.append(Slot(wanted, generation, {named.id}, self.world.now, self.world))
 

@@ -65,7 +65,7 @@ class SharedService(Service):
             if gone is not None:
                 gone.move(S.RETIRED)
             return
-        self.places.nobody_waits()
+        self.places.waits_for(None)
         if self.find(wanted) is None:
             self.slots.append(SharedSlot(wanted, generation, {named.id}, self.world.now, self.world))
         elif canary is not None and beside is not None and self.find(beside) is None:

@@ -72,6 +72,11 @@ class Slot(Wire):
     endpoint: str | None = Field(None, description="base URL that serves it, e.g. http://127.0.0.1:8110")
     since: float = Field(description="Unix time of the last change of state, seconds")
     reason: str | None = None
+    gated: bool = Field(
+        False,
+        description="takes no new jobs, because it makes room; jobs that hold it go on. Left out where it is false",
+        exclude_if=lambda gated: not gated,  # readers from before it refuse fields that they do not know
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- reward

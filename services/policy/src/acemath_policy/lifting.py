@@ -70,6 +70,7 @@ class Lift(Lifting[VersionSlot]):
                     manifest_sha256=slot.member.manifest_sha256,
                 )
         canary = await asyncio.to_thread(self._canary, slot, slot.model)
+        await self._until_placed(slot)
         slot.move(SlotState.STAGING, slot.reason)
         taken = {other.server.port for other in self._slots if other.server is not None}
         slot.server = self._launcher.make(slot.ref, slot.model, taken)

@@ -7,7 +7,8 @@ next step; nothing depends on having seen an event. A bad checkpoint changes not
         +-----------+----------+-> rejected         +<-------+ rollback while draining
 
 At most two servers run: the one that serves and the one that comes. Of several promotions in a row only the last is
-brought up. Which one goes where both places are taken is `acemath_registry.following.places`.
+brought up. Which one goes where both places are taken is `acemath_registry.following.places`; with the
+resource-preserving strategy at most one runs (`acemath_registry.following.making_way`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from acemath_registry.following import (
     ChannelFollower,
     Desired,
     Leases,
+    MakingWay,
     Places,
     StatusFile,
+    StatusRefusals,
     Versions,
     prune,
     rounds,
@@ -75,8 +78,16 @@ class Reconciler:
         )
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
-        self._versions = Versions(ModelKind.POLICY, _begin, self._places, on_activated=activated)
+        way: MakingWay[VersionSlot] = MakingWay(
+            settings.swap_strategy,
+            leases,
+            StatusRefusals(registry),
+            settings.gate_timeout_seconds,
+            settle_seconds,
+        )
+        self._versions = Versions(ModelKind.POLICY, _begin, self._places, way, on_activated=activated)
         self._slots = self._versions.living
+        self._to_prune = False  # a version ended, and its copy may have to go when none is being made
         self._lift = Lift(settings, registry, launcher, metrics, self._slots)
         self._status = StatusFile(registry, "policy", settings.instance, metrics.registry_errors.labels("status").inc)
 
@@ -88,7 +99,7 @@ class Reconciler:
 
     def readiness(self) -> Readiness:
         """Whether the active version makes tokens; from what the last rounds saw, at once."""
-        active = self._versions.active()
+        active = self._versions.answering()
         details: dict[str, object] = {"slots": {str(slot.ref): slot.state.value for slot in self._slots}}
         details["waiting"] = self._places.waiting
         if active is None or active.server is None:
@@ -106,7 +117,8 @@ class Reconciler:
     async def round(self) -> None:
         """One look at everything, and the next step."""
         desired = await self._reader.read()
-        if self._versions.forget_ended(desired):
+        self._to_prune = self._versions.forget_ended(desired) or self._to_prune
+        if self._to_prune:
             await self._prune_copies()
         if desired is not None:
             self._versions.note_wanted(desired)
@@ -115,7 +127,9 @@ class Reconciler:
             self._versions.switch(desired)
             await self._stop_released(desired)
             unused = await self._versions.bring_up_wanted(desired, self._lift.up, self._idle)
-            if unused is not None:
+            if unused is not None and unused.refusal is not None:
+                self._lift.reject(unused, unused.refusal)
+            elif unused is not None:
                 self._lift.down(unused, None, at_once=not self._running(unused))
         self._metrics.set_slots(slot.state for slot in self._versions.all())
         self._metrics.ready.set(self.readiness().ready)
@@ -139,6 +153,7 @@ class Reconciler:
     async def _prune_copies(self) -> None:
         if any(slot.state is SlotState.VERIFYING for slot in self._slots):
             return
+        self._to_prune = False
         in_use = [slot.ref for slot in self._slots if slot.model is not None]
         await asyncio.to_thread(prune, self._settings.cache_dir / "models", in_use, self._settings.spare_copies)
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
 from acemath_core.settings import HttpServiceSettings, settings_config
+from acemath_registry.following import GATE_TIMEOUT_SECONDS, SwapStrategy
 
 _OWNED_FLAGS = OWNED_FLAGS | {"--fingerprint-mode", "--fingerprint-value", "--generation-config", "--max-num-seqs"}
 
@@ -37,7 +38,10 @@ class PolicySettings(HttpServiceSettings):
     enforce_eager: bool = Field(False, description="no compilation: starts sooner and needs no C++ compiler")
     tensor_parallel_size: int = Field(1, ge=1)
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="share of a GPU's memory for one server; two run during a swap"
+        None,
+        gt=0,
+        le=1,
+        description="share of a GPU's memory for one server; two run in a swap, unless resource_preserving",
     )
     cpu_kvcache_space: int | None = Field(None, ge=1, description="GiB of KV cache of a CPU server")
     omp_num_threads: int | None = Field(None, ge=1, description="threads of a CPU server; None: vLLM binds its own")
@@ -56,6 +60,15 @@ class PolicySettings(HttpServiceSettings):
         120.0, gt=0, description="a server that makes no token for so long is restarted"
     )
     drain_quiet_seconds: float = Field(5.0, ge=0, description="nothing running or waiting for so long before a stop")
+    swap_strategy: SwapStrategy = Field(
+        SwapStrategy.AVAILABILITY_PRESERVING,
+        description="resource_preserving: the old version is stopped before the new one is loaded; requests wait",
+    )
+    gate_timeout_seconds: float = Field(
+        GATE_TIMEOUT_SECONDS,
+        gt=0,
+        description="resource_preserving: an old version that is in use for longer stays, the new one is rejected",
+    )
     lease_record_max_age_seconds: float = Field(30.0, gt=0, description="an older gateway record counts as unknown")
     warm_timeout_seconds: float = Field(180.0, gt=0, description="first generation and canary together")
     canary_mean_tolerance: float = Field(0.1, gt=0, description="mean |difference| of log-probabilities, nats")

@@ -49,4 +49,11 @@ class VersionSlot(FollowedVersion):
     def wire(self) -> Slot:
         """As `GET /v1/slots` shows it."""
         reason = self.silence() or self.reason
-        return Slot(version=str(self.ref), state=self.state, endpoint=self.offered(), since=self.since, reason=reason)
+        return Slot(
+            version=str(self.ref),
+            state=self.state,
+            endpoint=self.offered(),
+            since=self.since,
+            reason=reason,
+            gated=self.gated,
+        )

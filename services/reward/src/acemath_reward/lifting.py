@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
-from acemath_prompts import TemplateError
-from acemath_registry import Registry, VerificationError
+from acemath_prompts import PromptEncoder, TemplateError
+from acemath_registry import Manifest, Registry, VerificationError
 from acemath_registry.following import Lifting, Patience
 from acemath_reward.batcher import Batcher
 from acemath_reward.finishing import to_its_end
@@ -99,6 +100,9 @@ class Lift(Lifting[VersionSlot]):
                 copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
                 slot.copy = await to_its_end(asyncio.to_thread(copy))
         manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, slot.copy, manifest_sha256=digest)
+        if not slot.place.is_set():  # what needs no engine is found before another version makes room
+            await asyncio.to_thread(_check_prompts, slot.copy, manifest)
+        await self._until_placed(slot)
         slot.move(SlotState.STAGING, slot.reason)
         with self._timed("stage"):
             load_it = partial(load, slot.copy, str(slot.ref), self._load_model, self._settings.batch_tokens)
@@ -111,6 +115,10 @@ class Lift(Lifting[VersionSlot]):
             found = await to_its_end(checking, alive=lambda: self._batcher.alive)
         slot.served, slot.proved = Served(_alone_unless_invariant(engine, found), vocabulary, found), True
         slot.move(SlotState.READY)
+
+
+def _check_prompts(copy: Path, manifest: Manifest) -> None:
+    check_prompts(PromptEncoder.from_directory(copy), manifest.canary)
 
 
 async def _start(slot: VersionSlot, server: ModelServer | None) -> None:

@@ -8,7 +8,8 @@ next step. A bad checkpoint changes nothing but a status line.
 
 At most two versions are in memory; a third waits, also for a load that was given up and goes on in its thread. Of
 several promotions in a row only the last is brought up. Which one goes where both places are taken is
-`acemath_registry.following.places`.
+`acemath_registry.following.places`; with the resource-preserving strategy at most one is in memory
+(`acemath_registry.following.making_way`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from acemath_registry.following import (
     ChannelFollower,
     Desired,
     Leases,
+    MakingWay,
     Places,
     StatusFile,
+    StatusRefusals,
     Versions,
     prune,
     rounds,
@@ -82,8 +85,16 @@ class Reconciler:
         self._pulse = EnginePulse(batcher, settings.stuck_seconds)
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
-        self._versions = Versions(ModelKind.REWARD, _begin, self._places, on_activated=activated)
+        way: MakingWay[VersionSlot] = MakingWay(
+            settings.swap_strategy,
+            leases,
+            StatusRefusals(registry),
+            settings.gate_timeout_seconds,
+            settle_seconds,
+        )
+        self._versions = Versions(ModelKind.REWARD, _begin, self._places, way, on_activated=activated)
         self._slots = self._versions.living
+        self._to_prune = False  # a version ended, and its copy may have to go when none is being made
         self._lift = Lift(settings, registry, load_model, batcher, metrics, self._slots)
         self._shown: VersionSlot | None = None  # whose figures `model_info` shows
 
@@ -105,9 +116,9 @@ class Reconciler:
         for slot in serving:
             if str(slot.ref) == version or (version is None and slot.state is SlotState.ACTIVE):
                 return slot
-        if not serving and version is None:
+        if version is None and all(slot.gated for slot in serving):
             raise Unavailable(
-                f"no version is loaded: {self._versions.why_nothing_serves(self._reader)}",
+                f"no version is active: {self._versions.why_nothing_serves(self._reader)}",
                 code=ErrorCode.NOT_READY,
                 retry_after=2,
             )
@@ -126,7 +137,7 @@ class Reconciler:
         stuck = self._pulse.problem()
         if stuck is not None:
             return Readiness(False, stuck, details)
-        active = self._versions.active()
+        active = self._versions.answering()
         if active is None:
             return Readiness(False, self._versions.why_nothing_serves(self._reader), details)
         broken = active.broken()  # no round has seen it yet
@@ -142,7 +153,8 @@ class Reconciler:
         """One look at everything, and the next step."""
         self._pulse.beat()
         desired = await self._reader.read()
-        if self._versions.forget_ended(desired):
+        self._to_prune = self._versions.forget_ended(desired) or self._to_prune
+        if self._to_prune:
             await self._prune_copies()
         if desired is not None:
             self._versions.note_wanted(desired)
@@ -151,7 +163,9 @@ class Reconciler:
             self._versions.switch(desired)
             await self._drop_released(desired)
             unused = await self._versions.bring_up_wanted(desired, self._lift.up, self._quiet)
-            if unused is not None:
+            if unused is not None and unused.refusal is not None:
+                self._lift.reject(unused, unused.refusal)
+            elif unused is not None:
                 self._lift.down(unused)
         self._metrics.set_versions(slot.state for slot in self._versions.all())
         self._show_active()
@@ -185,6 +199,7 @@ class Reconciler:
 
     async def _prune_copies(self) -> None:
         if not any(slot.state in BRINGING_UP or slot.busy for slot in self._slots):
+            self._to_prune = False
             keep = [slot.ref for slot in self._slots]
             await asyncio.to_thread(prune, self._settings.cache_dir, keep, self._settings.spare_copies)
 

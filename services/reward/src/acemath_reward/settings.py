@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
 from acemath_core.settings import HttpServiceSettings, settings_config
+from acemath_registry.following import GATE_TIMEOUT_SECONDS, SwapStrategy
 
 _OWNED_FLAGS = OWNED_FLAGS | {"--runner", "--convert", "--task", "--max-num-batched-tokens"}
 
@@ -49,7 +50,10 @@ class RewardSettings(HttpServiceSettings):
 
     tensor_parallel_size: int = Field(1, ge=1, description="engine=vllm: devices that share a checkpoint")
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="engine=vllm: share of a GPU's memory for one version; two are loaded in a swap"
+        None,
+        gt=0,
+        le=1,
+        description="engine=vllm: share of a GPU's memory for one version; two in a swap, unless resource_preserving",
     )
     cpu_kvcache_space: int | None = Field(None, ge=1, description="engine=vllm on a CPU: GiB of its cache")
     enforce_eager: bool = Field(False, description="engine=vllm: no compilation, starts sooner")
@@ -79,11 +83,11 @@ class RewardSettings(HttpServiceSettings):
         120.0, gt=0, le=3600, description="longest wait of a call; a caller's x-acemath-deadline-ms can only shorten it"
     )
 
-    live_candidates: int = Field(256, ge=1, le=4096, description="candidates of one live connection")
-    live_content_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of candidates on one live connection")
+    live_candidates: int = Field(256, ge=1, le=4096, description="candidates of one live job")
+    live_content_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of candidates of one live job")
     live_idle_seconds: float = Field(30.0, gt=0, le=3600, description="a live connection on which nothing moves ends")
     live_deadline_seconds: float = Field(
-        600.0, gt=0, le=3600, description="longest life of a live connection; its deadline can only shorten it"
+        600.0, gt=0, le=3600, description="longest life of a live job; its deadline can only shorten it"
     )
 
     stuck_seconds: float = Field(
@@ -93,6 +97,15 @@ class RewardSettings(HttpServiceSettings):
     load_attempts: int = Field(3, ge=1, description="failed attempts after which a new version is rejected")
     retry_max_seconds: float = Field(60.0, gt=0, description="longest pause between two attempts to load a version")
     drain_quiet_seconds: float = Field(5.0, ge=0, description="a version is dropped only after so long without a call")
+    swap_strategy: SwapStrategy = Field(
+        SwapStrategy.AVAILABILITY_PRESERVING,
+        description="resource_preserving: the old version is stopped before the new one is loaded; requests wait",
+    )
+    gate_timeout_seconds: float = Field(
+        GATE_TIMEOUT_SECONDS,
+        gt=0,
+        description="resource_preserving: an old version that is in use for longer stays, the new one is rejected",
+    )
     lease_record_max_age_seconds: float = Field(30.0, gt=0, description="an older gateway record counts as unknown")
     canary_tolerance: float = Field(
         0.05, gt=0, description="largest |difference| of a score from the manifest's, of the scores' spread"

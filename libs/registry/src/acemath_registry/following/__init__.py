@@ -6,6 +6,8 @@ versions.py  all of them, and what the channel's word means for each
 lifting.py   a version's way to ready, or to rejected
 leases.py    whether a gateway may still use an older one
 places.py    which version goes when the wanted one finds no place
+making_way.py  the old version goes before the new one is loaded, where two do not fit
+refusals.py  whether a version of the release was refused somewhere
 status.py    this replica's own record
 slow.py      a registry that does not answer
 spares.py    private copies that nothing uses any more
@@ -14,7 +16,9 @@ spares.py    private copies that nothing uses any more
 from acemath_registry.following.channel import ChannelFollower, Desired
 from acemath_registry.following.leases import Leases, StatusLeases, Usage, forget_gateway
 from acemath_registry.following.lifting import Lifting, Patience
+from acemath_registry.following.making_way import GATE_TIMEOUT_SECONDS, MakingWay, SwapStrategy
 from acemath_registry.following.places import SETTLE_SECONDS, Places
+from acemath_registry.following.refusals import Refusals, StatusRefusals
 from acemath_registry.following.spares import prune
 from acemath_registry.following.status import StatusFile
 from acemath_registry.following.version import BRINGING_UP, ENDED, SERVING, FollowedVersion
@@ -23,6 +27,7 @@ from acemath_registry.following.versions import MAX_VERSIONS, Versions, rounds
 __all__ = [
     "BRINGING_UP",
     "ENDED",
+    "GATE_TIMEOUT_SECONDS",
     "MAX_VERSIONS",
     "SERVING",
     "SETTLE_SECONDS",
@@ -31,10 +36,14 @@ __all__ = [
     "FollowedVersion",
     "Leases",
     "Lifting",
+    "MakingWay",
     "Patience",
     "Places",
+    "Refusals",
     "StatusFile",
     "StatusLeases",
+    "StatusRefusals",
+    "SwapStrategy",
     "Usage",
     "Versions",
     "forget_gateway",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,11 +49,16 @@ class Usage:
         unknown: why that is not known of every gateway, in words; None when it is.
         written: Unix time of the oldest record.
         users: version → how it is used; one that no gateway routes to or holds a lease on is not there.
+        leased: version → by whom; one that no job holds is not there, whoever routes to it.
+        viewed: Unix time of what replicas said, by which new leases are given, of the gateway where that is oldest;
+            None when one does not say.
     """
 
     unknown: str | None
     written: float = 0.0
     users: Mapping[ReleaseMember, Use] = field(default_factory=dict)
+    leased: Mapping[ReleaseMember, str] = field(default_factory=dict)
+    viewed: float | None = None
 
 
 class Leases(Protocol):
@@ -85,6 +90,7 @@ class _Record:
     release: str | None
     leases: Mapping[str, Any]
     at: float
+    viewed: float | None
 
     def held(self) -> Iterator[tuple[str, str, int]]:
         """Releases in use, how, and by which generation (0: leases only)."""
@@ -101,8 +107,9 @@ class StatusLeases:
 
     A record is `{"generation": g, "release": id, "leases": {release id: count}, "at": unix seconds}`: g and id are the
     channel generation and the release to which that gateway sends new requests (0 and null before its first), and
-    `leases` everything it holds. A gateway that ends in order removes its own; for one that was killed a person does
-    (`forget_gateway`).
+    `leases` everything it holds. `"viewed"` (Unix seconds) is when it began to ask the replicas for what new leases are
+    given by; older gateways do not write it. A gateway that ends in order removes its own record; for one that was
+    killed a person does (`forget_gateway`).
 
     Args:
         registry: where the records lie.
@@ -144,6 +151,7 @@ class StatusLeases:
 
     def _usage(self) -> Usage:
         users: dict[ReleaseMember, Use] = {}
+        leased: dict[ReleaseMember, str] = {}
         try:
             records = self._records()
             for record in records:
@@ -152,9 +160,11 @@ class StatusLeases:
                     for kind, member in zip(_KINDS, self._of(record, release), strict=True):
                         use = Use(how, generation, release, kind)
                         users[member] = max(use, users.get(member, use), key=lambda one: one.generation)
+                        if record.leases.get(release):
+                            leased[member] = f"gateway {record.gateway}: it holds leases"
         except _Unknown as unknown:
             return Usage(str(unknown))
-        return Usage(None, min(record.at for record in records), users)
+        return Usage(None, min(record.at for record in records), users, leased, _oldest_view(records))
 
     def _records(self) -> list[_Record]:
         try:
@@ -171,7 +181,9 @@ class StatusLeases:
             raise _Unknown(f"gateway {name}: its record has no generation, leases and at")
         if self._now() - at > self._max_age:
             raise _Unknown(f"gateway {name}: its record is {self._now() - at:.0f} s old{_FORGET} {name}")
-        return _Record(name, routed, release if isinstance(release, str) else None, leases, at)
+        viewed = record.get("viewed")
+        viewed = float(viewed) if isinstance(viewed, int | float) else None
+        return _Record(name, routed, release if isinstance(release, str) else None, leases, at, viewed)
 
     def _trust(self, record: _Record) -> None:
         if record.generation and record.release is None:
@@ -191,6 +203,11 @@ class StatusLeases:
             self._members.clear()
         self._members[release] = (found.policy, found.reward)
         return self._members[release]
+
+
+def _oldest_view(records: Sequence[_Record]) -> float | None:
+    views = [record.viewed for record in records if record.viewed is not None]
+    return min(views) if len(views) == len(records) else None
 
 
 def _unreadable(error: ServiceError) -> str:

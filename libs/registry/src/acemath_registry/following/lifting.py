@@ -20,6 +20,7 @@ from acemath_registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 V = TypeVar("V", bound=FollowedVersion)
+_WAITS = "verified; waits for its place"
 _MOST_DOUBLINGS = 30  # a float of 2 to the 1,024th is none
 
 
@@ -39,6 +40,10 @@ class Patience:
     backoff_max_seconds: float
     bad: tuple[type[Exception], ...]
     transient: tuple[type[Exception], ...]
+
+
+class NoPlace(Exception):
+    """The version it waited for did not make room; the message says why."""
 
 
 class Lifting(abc.ABC, Generic[V]):
@@ -71,6 +76,11 @@ class Lifting(abc.ABC, Generic[V]):
         """Begin to bring a version up."""
         version.work = asyncio.create_task(self._bring_up(version))
 
+    def reject(self, version: V, reason: str) -> None:
+        """Begin to end a version that is ready, and that nothing will ever use."""
+        version.move(SlotState.REJECTED, reason)
+        version.work = asyncio.create_task(self._reject(version, reason))
+
     @abc.abstractmethod
     async def _attempt(self, version: V) -> None:
         """Bring it to ready; raises one of the declared errors when that fails."""
@@ -78,9 +88,25 @@ class Lifting(abc.ABC, Generic[V]):
     async def _let_go(self, version: V) -> None:
         """Free what a failed attempt, or an earlier life, left."""
 
+    async def _until_placed(self, version: V) -> None:
+        """Wait, once it is verified and before anything is loaded, until it may be loaded.
+
+        Raises:
+            NoPlace: it may not be; it is rejected.
+        """
+        reason = version.reason
+        if not version.place.is_set():
+            version.waits = True
+            version.move(version.state, _WAITS)
+            await version.place.wait()
+        if version.refusal is not None:
+            raise NoPlace(version.refusal)
+        version.waits = False
+        version.move(version.state, reason)
+
     def _dispensable(self, version: V) -> bool:
-        """Whether it may be rejected after some failed attempts: another one serves."""
-        return any(other.state in SERVING for other in self._versions if other is not version)
+        """Whether it may be rejected after some failed attempts: another one serves, or did until it made way."""
+        return version.displaced or any(other.state in SERVING for other in self._versions if other is not version)
 
     async def _bring_up(self, version: V) -> None:
         away = 0  # attempts in which the registry could not be read
@@ -89,6 +115,9 @@ class Lifting(abc.ABC, Generic[V]):
                 await self._let_go(version)
                 await self._wait(version.failures + away)
                 await self._attempt(version)
+                return
+            except NoPlace as error:
+                await self._reject(version, str(error))
                 return
             except self._patience.bad as error:
                 await self._reject(version, str(error))

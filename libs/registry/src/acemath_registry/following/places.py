@@ -89,9 +89,9 @@ class Places(Generic[V]):
         self._began = now()
         self.waiting: str | None = None
 
-    def nobody_waits(self) -> None:
-        """The wanted version has its place."""
-        self._say(None)
+    def waits_for(self, reason: str | None) -> None:
+        """What the version that is to be loaded waits for but a free place, in words; None when nothing waits."""
+        self._say(reason)
 
     async def usage(self) -> Usage:
         """What gateways use, see `Leases.usage`."""

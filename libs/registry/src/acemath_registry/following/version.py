@@ -35,6 +35,12 @@ class FollowedVersion:
             generation they route by.
         stands_in: gateways route by it although the channel names another one, and nothing else is active: it was
             brought up again after a restart, and serves until the named one does.
+        place: set when it may be loaded, or when it may never be, see `refusal`.
+        granted: it may be loaded, or was.
+        waits: it is verified, and waits for its place.
+        refusal: why it gets no place, or loses it, None as long as it may have one.
+        displaced: another version was stopped for it and can be brought back: it is not tried for ever.
+        gated: it takes no new jobs, because it makes room; it drains.
     """
 
     member: ReleaseMember
@@ -47,6 +53,12 @@ class FollowedVersion:
     failures: int = 0
     shared: bool = False
     stands_in: bool = False
+    place: asyncio.Event = field(default_factory=asyncio.Event)
+    granted: bool = False
+    waits: bool = False
+    refusal: str | None = None
+    displaced: bool = False
+    gated: bool = False
 
     @property
     def ref(self) -> ModelRef:
@@ -63,9 +75,25 @@ class FollowedVersion:
         """Whether it has ended, or is being stopped: its place is free as soon as no task is at work on it."""
         return self.state in ENDED
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is loaded, may be at any moment, or is still being stopped."""
+        return self.granted and (self.state not in ENDED or self.busy)
+
+    def give_place(self) -> None:
+        """Let it be loaded."""
+        self.granted = True
+        self.place.set()
+
+    def refuse(self, reason: str) -> None:
+        """Let it wait for its place no longer; it is rejected."""
+        self.refusal, self.waits = reason, False
+        self.place.set()
+
     def move(self, state: SlotState, reason: str | None = None) -> None:
-        """Enter a state; the same state with another reason is no change of state."""
+        """Enter a state; the same state with another reason is no change of state. Gated is only what drains."""
         if state is not self.state:
             self.since = time.time()
             _log.info("%s: %s -> %s", self.ref, self.state, state, extra={"version": str(self.ref), "reason": reason})
         self.state, self.reason = state, reason
+        self.gated = self.gated and state is SlotState.DRAINING

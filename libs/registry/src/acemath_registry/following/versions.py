@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from acemath_core.wire import SlotState
 from acemath_registry.following.channel import ChannelFollower, Desired
+from acemath_registry.following.making_way import MakingWay
 from acemath_registry.following.places import Places
 from acemath_registry.following.version import ENDED, SERVING, FollowedVersion
 from acemath_registry.manifest import ModelKind
@@ -28,6 +29,7 @@ class Versions(Generic[V]):
         kind: which of a release's two versions these are.
         make: makes a version of member, generation and releases; it is verifying.
         places: says which one goes when the wanted one finds no place.
+        way: lets the old one go before the wanted one is loaded, where that is the strategy.
         on_activated: told of each switch.
 
     Attributes:
@@ -39,10 +41,12 @@ class Versions(Generic[V]):
         kind: ModelKind,
         make: Callable[[Desired], V],
         places: Places[V],
+        way: MakingWay[V],
         *,
         on_activated: Callable[[], object],
     ) -> None:
-        self._kind, self._make, self._places, self._on_activated = kind, make, places, on_activated
+        self._kind, self._make, self._on_activated = kind, make, on_activated
+        self._places, self._way = places, way
         self.living: list[V] = []
         self._ended: deque[V] = deque(maxlen=_HISTORY)
 
@@ -53,6 +57,11 @@ class Versions(Generic[V]):
     def active(self) -> V | None:
         """The one that the channel named last and that serves."""
         return next((version for version in self.living if version.state is SlotState.ACTIVE), None)
+
+    def answering(self) -> V | None:
+        """The active one, or the one that makes room and still answers the jobs that hold it."""
+        gated = (version for version in self.living if version.gated and not version.leaving)
+        return self.active() or next(gated, None)
 
     def find(self, desired: Desired) -> V | None:
         """The living version that the channel names."""
@@ -131,7 +140,8 @@ class Versions(Generic[V]):
         """Bring up what is named; where no place is free, one that no gateway ever used may have to go.
 
         A canary comes once the named one is active and a place is free; nothing makes room for it. After a restart in
-        the middle of a swap what gateways route by comes first: they wait for it, and the named one may be bad.
+        the middle of a swap what gateways route by comes first: they wait for it, and the named one may be bad. Where
+        only one version fits, that also comes back after the named one was bad.
 
         Args:
             desired: what is named.
@@ -139,37 +149,54 @@ class Versions(Generic[V]):
             quiet: whether a version has had nothing to do for a while.
 
         Returns:
-            The version that is to be stopped now, None for none.
+            The version that is to be stopped now, None for none; one with a `refusal` is to be rejected.
         """
+        unused = await self._begin_wanted(desired, up, quiet)
+        going = await self._way.step(desired, self.find(desired), self.living, quiet)
+        return unused or going
+
+    async def _begin_wanted(self, desired: Desired, up: Callable[[V], object], quiet: Callable[[V], bool]) -> V | None:
         taken = [version for version in self.living if version.state not in ENDED or version.busy]
         if self.find(desired) is None and len(taken) >= MAX_VERSIONS:
             return await self._places.make_room(desired.member.ref, taken, quiet)
-        self._places.nobody_waits()
-        routed = await self._routed(desired) if len(taken) < MAX_VERSIONS and self.active() is None else None
+        self._places.waits_for(self._way.waiting or self._unfit(desired))
+        free = not taken if self._way.one_at_a_time else len(taken) < MAX_VERSIONS
+        routed = await self._routed(desired) if free and self.active() is None else None
         if routed is not None:
             self._begin(routed, up).stands_in = True
         elif self.find(desired) is None:
             self._begin(desired, up)
-        elif desired.canary is not None and self.find(desired.canary) is None:
+        elif desired.canary is not None and self.find(desired.canary) is None and not self._way.one_at_a_time:
             active = self.active()
             if active is not None and active is self.find(desired) and len(taken) < MAX_VERSIONS:
                 self._begin(desired.canary, up).shared = True  # it may be ready before the next look
         return None
 
+    def _unfit(self, desired: Desired) -> str | None:
+        """Why a canary is not brought up, where that is by design."""
+        canary = desired.canary
+        if canary is None or canary.member == desired.member or not self._way.one_at_a_time:
+            return None
+        return f"{canary.member.ref} gets no share here: with swap_strategy resource_preserving one version is loaded"
+
     async def _routed(self, desired: Desired) -> Desired | None:
-        """What the newest gateway routes by, when that is neither named nor here, nor was refused here."""
+        """What the newest gateway routes by, or else what was stopped for the named one, when that is neither named nor
+        here, nor was refused here.
+        """
         usage = await self._places.usage()
         ours = [(use, one) for one, use in usage.users.items() if use.kind is self._kind and use.generation]
         if usage.unknown is not None or not ours:
-            return None
-        use, member = max(ours, key=lambda found: found[0].generation)
+            found = self._way.way_back()
+        else:
+            use, member = max(ours, key=lambda found: found[0].generation)
+            found = Desired(member, use.release, use.generation)
         refused = [version for version in self._ended if version.state is SlotState.REJECTED]
-        if desired.names(member) or any(version.member == member for version in (*self.living, *refused)):
-            return None
-        return Desired(member, use.release, use.generation)
+        here = {version.member for version in (*self.living, *refused)}
+        return None if found is None or desired.names(found.member) or found.member in here else found
 
     def _begin(self, desired: Desired, up: Callable[[V], object]) -> V:
         version = self._make(desired)
+        self._way.admit(version, self.living)
         self.living.append(version)
         up(version)
         return version
