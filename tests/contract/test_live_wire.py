@@ -178,3 +178,30 @@ def test_frames_are_read_however_they_are_cut() -> None:
 def test_a_frame_that_no_client_sends_is_refused(sent: bytes) -> None:
     with pytest.raises(BrokenFrame):
         whole_frames(bytearray(sent))
+
+
+async def test_one_connection_serves_one_job_after_another(service: Service) -> None:
+    text = "3 + 4 = 7. \\boxed{7}"
+    async with service.connected() as socket:
+        await say(socket, "piece", 0, text)
+        await say(socket, "end", 0)
+        first = await hear(socket)
+        await say(socket, "piece", 1, "left alone: what is not scored ends with the job")
+        await socket.send(json.dumps({"type": "done"}))
+        assert await hear(socket) == {"type": "done"}
+        opening = {"type": "open", "messages": TURNS, "model": service.version, "deadline": SECONDS, "joined": True}
+        pieces = [{"type": "piece", "index": 1, "text": text}, {"type": "end", "index": 1}]
+        await socket.send(json.dumps([opening, *pieces]))
+        (second,) = (await messages(socket, 1))[0]
+        assert second == {**first, "index": 1}
+
+
+@pytest.mark.parametrize("frame", [{"type": "piece", "index": 0, "text": "x"}, {"type": "done"}])
+async def test_between_two_jobs_nothing_but_an_opening_may_come(service: Service, frame: dict[str, Any]) -> None:
+    async with service.connected() as socket:
+        await socket.send(json.dumps({"type": "done"}))
+        assert await hear(socket) == {"type": "done"}
+        await socket.send(json.dumps(frame))
+        assert (await hear(socket))["code"] == "invalid_request"
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()

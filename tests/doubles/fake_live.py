@@ -3,13 +3,15 @@
 It scores with `FakeReward`'s rule and fails as that is told to (`failure` ends a connection at once, an unscorable
 candidate has an error of its own). What a test may set besides: `handshake_status`, `answers` (index → a message that
 is sent as it is at the candidate's first piece), `die_after` (frames after which the connection is cut), `deaf` (it
-takes the opening and reads nothing more), `silent` (it never sends a score), `blind` (nor a partial one). What it may
-read: `sessions`.
+takes the opening and reads nothing more), `silent` (it never sends a score), `blind` (nor a partial one), `never_done`
+(it does not answer that), `die_at_second` (a connection is cut at its second opening), `hang_up` (set: those between
+two jobs are closed, after `hang_up_with` if there is one). What it may read: `sessions`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -37,7 +39,7 @@ class Scores(Protocol):
 
 @dataclass
 class LiveRecord:
-    """One connection: how it was opened, and what has come on it."""
+    """One job: how it was opened, its connection's headers, and what has come of it; `closed` when it has ended."""
 
     opening: dict[str, Any]
     headers: dict[str, str]
@@ -58,7 +60,8 @@ class FakeLive:
         self.handshake_status: int | None = None
         self.answers: dict[int, str | dict[str, Any]] = {}
         self.die_after: int | None = None
-        self.deaf = self.silent = self.blind = False
+        self.deaf = self.silent = self.blind = self.never_done = self.die_at_second = False
+        self.hang_up, self.hang_up_with = asyncio.Event(), ""
         self.sessions: list[LiveRecord] = []
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -67,31 +70,77 @@ class FakeLive:
             await websocket.send_denial_response(Response(status_code=self.handshake_status))
             return
         await websocket.accept()
-        record = LiveRecord(json.loads(await websocket.receive_text()), dict(websocket.headers))
+        with contextlib.suppress(WebSocketDisconnect):
+            await self._jobs(websocket)
+
+    async def _jobs(self, websocket: WebSocket) -> None:
+        frames, first = _frames(websocket), True
+        while (opening := await self._opening(websocket, frames)) is not None:
+            if self.die_at_second and not first:
+                await websocket.close(1011)
+                return
+            first = False
+            if not await self._job(websocket, opening, frames):
+                return
+            if not self.never_done:
+                await websocket.send_text(json.dumps({"type": "done"}))
+
+    async def _opening(self, websocket: WebSocket, frames: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+        coming: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(frames))
+        hung_up = asyncio.ensure_future(self.hang_up.wait())
+        try:
+            await asyncio.wait({coming, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                return coming.result()
+            if self.hang_up_with:
+                await websocket.send_text(self.hang_up_with)
+            await websocket.close(1000)
+            return None
+        finally:
+            coming.cancel()
+            hung_up.cancel()
+            await asyncio.wait({coming, hung_up})
+
+    async def _job(self, websocket: WebSocket, opening: dict[str, Any], frames: AsyncIterator[dict[str, Any]]) -> bool:
+        """One job; whether its client is done, so that another may come."""
+        record = LiveRecord(opening, dict(websocket.headers))
         self.sessions.append(record)
         scoring: set[asyncio.Task[None]] = set()
         try:
-            await self._exchange(websocket, record, scoring)
+            done = await self._exchange(websocket, record, frames, scoring)
+            self._reward.cancelled += len(record.ended) - record.scored
+            return done
         except WebSocketDisconnect:
             self._reward.cancelled += len(record.ended) - record.scored
+            raise
         except ServiceError as error:
             await websocket.send_text(json.dumps(_error(error)))
             await websocket.close(1013)
+            return False
         finally:
             record.closed = True
             for task in scoring:
                 task.cancel()
+            await asyncio.gather(*scoring, return_exceptions=True)
 
-    async def _exchange(self, websocket: WebSocket, record: LiveRecord, scoring: set[asyncio.Task[None]]) -> None:
+    async def _exchange(
+        self,
+        websocket: WebSocket,
+        record: LiveRecord,
+        coming: AsyncIterator[dict[str, Any]],
+        scoring: set[asyncio.Task[None]],
+    ) -> bool:
         self._check(record, "")
         if self.deaf:
             await asyncio.sleep(3600)
         frames = 0
-        async for frame in _frames(websocket):
+        async for frame in coming:
             frames += 1
             if self.die_after is not None and frames > self.die_after:
                 await websocket.close(1011)
-                return
+                return False
+            if frame["type"] == "done":
+                return True
             index = frame["index"]
             if index in record.dropped:
                 continue  # whatever comes of it, as of one that failed
@@ -106,6 +155,7 @@ class FakeLive:
                 await self._peek(websocket, record, index)
             else:
                 await self._take(websocket, record, index, frame["text"])
+        return False
 
     async def _take(self, websocket: WebSocket, record: LiveRecord, index: int, text: str) -> None:
         assert index not in record.ended, "a piece of an ended candidate"
@@ -149,7 +199,7 @@ class FakeLive:
         opening = record.opening
         if self._reward.failure is not None:
             raise self._reward.failure
-        if opening.keys() - {"joined"} != {"type", "messages", "model", "deadline"}:
+        if opening.keys() - {"joined", "request_id"} != {"type", "messages", "model", "deadline"}:
             raise InvalidRequest("not an opening")
         request = ScoreRequest(messages=opening["messages"], candidates=[text], model=opening["model"])
         self._reward.check(request)

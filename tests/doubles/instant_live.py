@@ -5,6 +5,7 @@
     ->  {"type": "drop", "index": 0}
     ->  a list of these; scores come in lists, too, where the opening said "joined": true
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
+    ->  {"type": "done"}    <-  {"type": "done"}    and another opening may come
 
 As little of RFC 6455 as a client can do with, read by hand: a library takes several times as long for a frame, and
 there are three of them for each candidate of each request. What a client need not do (a message in fragments, binary
@@ -129,6 +130,9 @@ class LiveConnection(asyncio.Protocol):
 
     def _heard(self, frame: dict[str, Any]) -> dict[str, Any] | None:
         kind = frame.get("type")
+        if self._opened and kind == "done":
+            self._opened, self._texts, self._dropped = False, {}, set()
+            return {"type": "done"}
         if self._opened and frame.get("index") in self._dropped:
             return None
         if self._opened and kind == "drop" and self._texts.pop(frame["index"], None) is not None:

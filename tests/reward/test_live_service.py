@@ -192,13 +192,18 @@ def test_a_stopping_server_gives_connections_time_and_then_tells_them(service: S
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         wait_for(lambda: server.started)
-        with Live(f"http://127.0.0.1:{listener.getsockname()[1]}") as live:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Live(url) as live, Live(url) as resting:
+            resting.send(type="done")
+            assert resting.receive() == {"type": "done"}
             live.write(0, ["Tom "], end=False)
             wait_for(lambda: service.metric("live_pieces_total") == 1)
             server.should_exit = True  # what the handler of SIGTERM does
             live.write(1, ["7"])
             assert live.scores(1)[1], "it has time to finish"
             frame, code = live.last()
+            assert (frame["code"], code) == ("draining", 1001)
+            frame, code = resting.last()
             assert (frame["code"], code) == ("draining", 1001)
         thread.join(30)
         assert not thread.is_alive()

@@ -40,13 +40,16 @@ class _Frame(Wire):
 
 
 class Open(_Frame):
-    """The first frame, once."""
+    """The first frame of a job."""
 
     type: Literal["open"]
     messages: Annotated[list[Turn], Field(min_length=1)]
     model: str | None = Field(None, description="name@version; omitted = the only active one")
     deadline: float | None = Field(None, gt=0, description="seconds from now in which all scores are wanted")
     joined: bool = Field(False, description="whether the client reads lists of frames, too")
+    request_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$", description="for the log; omitted = that of the connection"
+    )
 
 
 class Piece(_Frame):
@@ -85,6 +88,12 @@ class Drop(_Frame):
     index: Annotated[int, Field(ge=0)]
 
 
+class Done(_Frame):
+    """The client wants nothing more of this job; the service frees it, says the same, and takes another opening."""
+
+    type: Literal["done"] = "done"
+
+
 class Score(_Frame):
     """A candidate's score, as in `POST /v1/score`."""
 
@@ -114,8 +123,8 @@ class Error(_Frame):
     retry_after: float | None = None
 
 
-ClientFrame = Open | Piece | End | Peek | Drop
-ServerFrame = Score | Partial | Error
+ClientFrame = Open | Piece | End | Peek | Drop | Done
+ServerFrame = Score | Partial | Error | Done
 _Read = Annotated[ClientFrame, Field(discriminator="type")]
 _FRAME: TypeAdapter[ClientFrame] = TypeAdapter(_Read)
 _FRAMES: TypeAdapter[list[ClientFrame]] = TypeAdapter(Annotated[list[_Read], Field(min_length=1)])

@@ -1,14 +1,18 @@
 """`WS /v1/score/live`.
 
-The client opens once, hands candidates over in pieces, ends each, and closes when it has what it wants, which cancels.
+The client opens a job, hands candidates over in pieces and ends each. When it has what it wants it says so or closes;
+either cancels what is left.
 
-    ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null, "joined": false}
+    ->  {"type": "open", "messages": […], "model": "name@version" | null, "deadline": seconds | null, "joined": false,
+         "request_id": "…" | null}
     ->  {"type": "piece", "index": 0, "text": "…"}    or    {"type": "piece", "index": 0, "token_ids": […]}
     ->  {"type": "peek", "index": 0}
     <-  {"type": "partial", "index": 0, "score": …, "tokens": …}
     ->  {"type": "drop", "index": 0}
     ->  {"type": "end", "index": 0}
     <-  {"type": "score", "index": 0, "score": …, "tokens": …}
+    ->  {"type": "done"}
+    <-  {"type": "done"}
     <-  {"type": "error", "index": 0 | null, "code": "…", "message": "…", "param": … | null, "retry_after": … | null}
 
 A message may also be a list of frames, which are taken one after the other: `[{…}, {…}]`. The service sends lists only
@@ -18,6 +22,9 @@ A peek asks what a candidate were worth if it ended there: the score of what cam
 candidate; one that is not answered when its candidate ends is dropped. It changes nothing of the candidate itself.
 
 A drop gives one candidate up, and nothing more is sent of it but what was on its way.
+
+After a done nothing more of that job is sent but the service's own done, and another job may be opened: a handshake
+costs both sides more than a job's frames. Between two jobs a connection rests no longer than it may be silent.
 
 An error with an index is one candidate's, which is given up, and the others go on. Without one it is the last frame,
 and the connection is closed: 1008 for what the client did, or did not do in time, 1001 when the service stops, 1013
@@ -29,7 +36,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any, Never, TypeVar
 
 from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -38,6 +47,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InternalError, InvalidRequest, ServiceError
 from acemath_reward.live.frames import (
     ClientFrame,
+    Done,
     Drop,
     End,
     Open,
@@ -52,8 +62,11 @@ from acemath_reward.live.service import LiveService
 from acemath_reward.live.session import LiveScoring, error_frame
 from acemath_reward.metrics import RewardMetrics
 from acemath_web.auth import KeySet
+from acemath_web.context import request_named
 
 LIVE_PATH = "/v1/score/live"
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 _MOST_JOINED = 64  # so that no message is larger than a client expects
@@ -99,54 +112,63 @@ class _Exchange:
 
     def __init__(self, websocket: WebSocket, service: LiveService, idle_seconds: float, metrics: RewardMetrics) -> None:
         self._websocket, self._service, self._idle, self._metrics = websocket, service, idle_seconds, metrics
-        # At most a partial and a score or an error for each candidate, and one for the end: bounded by their number.
         self._outgoing: asyncio.Queue[ServerFrame | ServiceError] = asyncio.Queue()
         self._joined = False
+        self._begun = asyncio.Event()  # before that a service that stops waits for the opening, to refuse it
+        self._rests = False  # between two jobs, so that its end is nobody's
 
     async def run(self) -> None:
         """Serve the connection; whatever ends it is told to the client and counted."""
         reason = "closed"
         try:
             with suppress(WebSocketDisconnect):  # how most connections end, and nobody is left to be told
-                await self._serve()
+                await _first_of(self._serve(), self._stop())
         except ServiceError as error:
             reason = await self._end(error)
         except Exception:
             _log.exception("a live connection failed")
             reason = await self._end(InternalError("the reward service failed on this connection"))
-        self._metrics.live_ends.labels(reason).inc()
+        if not self._rests:
+            self._metrics.live_ends.labels(reason).inc()
 
-    async def _serve(self) -> None:
-        opening, more = await self._first_frame()
+    async def _serve(self) -> Never:
+        frames: list[ClientFrame] = []
+        while True:
+            opening, frames = await self._opening(frames)
+            with request_named(opening.request_id):
+                frames = await self._job(opening, frames)
+            self._metrics.live_ends.labels("done").inc()
+            self._rests, self._outgoing = True, asyncio.Queue()  # what nobody waits for any more
+            await self._send(Done())
+
+    async def _job(self, opening: Open, frames: list[ClientFrame]) -> list[ClientFrame]:
+        """One job from its opening until its client is done; gives what came in the same message after that."""
         deadline, self._joined = self._service.deadline(opening), opening.joined
+        # At most a partial and a score or an error for each candidate, and one for the end: bounded by their number.
+        self._outgoing = asyncio.Queue()
         async with self._service.opened(opening, deadline, self._outgoing.put_nowait) as scoring:
-            parts = [self._read(scoring, deadline, more), self._write(scoring), self._stop()]
-            running = [asyncio.ensure_future(part) for part in parts]
-            try:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for part in done:
-                    part.result()
-            finally:
-                for part in running:
-                    part.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+            return await _first_of(self._read(scoring, deadline, frames), self._write(scoring))
 
-    async def _first_frame(self) -> tuple[Open, list[ClientFrame]]:
-        """What opens the connection, and what came in the same message."""
+    async def _opening(self, frames: list[ClientFrame]) -> tuple[Open, list[ClientFrame]]:
+        """What opens a job, and what came in the same message; `frames` came before."""
         try:
             async with asyncio.timeout(self._idle):
-                first, *more = read_frames(await self._receive())
+                first, *more = frames or read_frames(await self._receive())
         except TimeoutError:
             raise _Idle(f"no open came in {self._idle:g} s") from None
+        self._rests = False
+        self._begun.set()
         if not isinstance(first, Open):
             raise InvalidRequest("the first frame must be open", param="type")
         return first, more
 
-    async def _read(self, scoring: LiveScoring, deadline: Deadline, frames: list[ClientFrame]) -> None:
+    async def _read(self, scoring: LiveScoring, deadline: Deadline, frames: list[ClientFrame]) -> list[ClientFrame]:
         while True:
-            for frame in frames:
+            for place, frame in enumerate(frames, 1):
+                if isinstance(frame, Done):
+                    return frames[place:]
                 if isinstance(frame, Open):
-                    raise InvalidRequest("a connection is opened once", param="type")
+                    raise InvalidRequest("a job is opened once; say done before the next", param="type")
                 await _taken(scoring, frame)
             text = await self._next(scoring, deadline)
             frames = [] if text is None else read_frames(text)
@@ -174,7 +196,7 @@ class _Exchange:
             raise InvalidRequest("frames are JSON in text messages")
         return text
 
-    async def _write(self, scoring: LiveScoring) -> None:
+    async def _write(self, scoring: LiveScoring) -> Never:
         while True:
             frames, error = await self._ready()
             for frame in frames:
@@ -196,7 +218,8 @@ class _Exchange:
             if not self._joined or self._outgoing.empty() or len(frames) == _MOST_JOINED:
                 return frames, None
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> Never:
+        await self._begun.wait()
         await self._service.stopping.wait()
         raise self._service.draining()
 
@@ -220,6 +243,18 @@ class _Exchange:
                 await self._websocket.send_text(message_of(frames))
         except TimeoutError:
             raise WebSocketDisconnect(1006) from None
+
+
+async def _first_of(*parts: Coroutine[Any, Any, _T]) -> _T:
+    """What the first of them gives or raises; the others are cancelled, and over when this returns."""
+    running = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        return next(part.result() for part in done)
+    finally:
+        for part in running:
+            part.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _taken(scoring: LiveScoring, frame: Piece | End | Peek | Drop) -> None:
