@@ -45,6 +45,20 @@ async def test_a_key_is_made_listed_and_revoked(acemath):
         assert (await http.post("/v1/solve", json={"problem": PROBLEM}, headers=headers)).status_code == 401
 
 
+async def test_quotas_of_a_key_are_changed(acemath):
+    async with gateway_client(GatewayOnDoubles(settings={"require_keys": True}, admin_key=ADMIN)) as http:
+        made = await acemath(
+            http, "create", "a team", "--requests-per-minute", "5", "--tokens-per-minute", "9", "--json"
+        )
+        key_id = json.loads(made.stdout)["id"]
+        changed = await acemath(http, "change", key_id, "--requests-per-minute", "0", "--sequences-in-flight", "8")
+        assert changed.stdout == f"{key_id} (a team): quotas 9 tokens/min, 8 in flight\n"
+        renamed = await acemath(http, "change", key_id, "--name", "b team", "--json")
+        assert json.loads(renamed.stdout)["name"] == "b team"
+        nothing = await acemath(http, "change", key_id)
+        assert nothing.exit_code == 1 and "names nothing to change" in nothing.stderr
+
+
 async def test_the_admin_key_may_come_from_its_file(acemath, tmp_path, monkeypatch):
     monkeypatch.delenv("ACEMATH_CLI__API_KEY")
     path = tmp_path / "admin.key"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from acemath_core.admin import KeyChange
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
-from acemath_gateway.keys.records import KeyRecord
+from acemath_gateway.keys.records import KeyRecord, changed
 from acemath_gateway.keys.store import MAX_KEYS
 
 
@@ -40,6 +41,12 @@ class MemoryKeys:
     async def every(self) -> list[KeyRecord]:
         self._check()
         return list(self.records.values())
+
+    async def change(self, key_id: str, change: KeyChange) -> KeyRecord | None:
+        record = await self.read(key_id)
+        if record is not None:
+            self.records[key_id] = changed(record, change)
+        return record and self.records[key_id]
 
     async def revoke(self, key_id: str) -> KeyRecord | None:
         self._check()

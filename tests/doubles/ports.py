@@ -280,7 +280,7 @@ class FixedRelease:
     keys: list[str] = field(default_factory=list)
 
     @asynccontextmanager
-    async def lease(self, key: str) -> AsyncIterator[ReleaseTarget]:
+    async def lease(self, key: str, deadline: Deadline) -> AsyncIterator[ReleaseTarget]:
         self.keys.append(key)
         if self.error:
             raise self.error
@@ -328,11 +328,15 @@ class TextJudge:
 
 @dataclass
 class ScriptedSlots:
-    """`SlotsPort` from dictionaries: url → version → state; a url that is not there does not answer."""
+    """`SlotsPort` from dictionaries: url → version → state; a url that is not there does not answer.
+
+    What drains at a url of `gated` makes room.
+    """
 
     states: dict[str, dict[str, SlotState]] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
 
     async def slots(self, url: str) -> tuple[Slot, ...]:
@@ -340,9 +344,12 @@ class ScriptedSlots:
         if url not in self.states:
             raise Unavailable(f"{url} cannot be reached")
         return tuple(
-            Slot(version=version, state=state, endpoint=self.endpoints.get(url, url), since=0.0)
+            Slot(
+                version=version, state=state, endpoint=self.endpoints.get(url, url), since=0.0,
+                gated=url in self.gated and state is SlotState.DRAINING,
+            )
             for version, state in self.states[url].items()
-        )
+        )  # fmt: skip
 
     async def context_length(self, endpoint: str, version: str) -> int:
         self.asked[endpoint] += 1
@@ -358,6 +365,8 @@ class MemoryLeases:
     records: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     releases: list[str | None] = field(default_factory=list)
 
-    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
+    async def assert_leases(
+        self, generation: int, release: str | None, counts: dict[str, int], viewed: float | None = None
+    ) -> None:
         self.records.append((generation, dict(counts)))
         self.releases.append(release)

@@ -34,10 +34,12 @@ class MemoryQuotas:
     Attributes:
         away: behaves as if the store could not be reached.
         inside: the visits that are not over.
+        paid: the tokens of those that are, in order.
     """
 
     away: bool = False
     inside: dict[str, Visit] = field(default_factory=dict)
+    paid: list[int] = field(default_factory=list)
     buckets: dict[tuple[str, QuotaKind], _Bucket] = field(default_factory=dict)
 
     async def enter(self, visit: Visit) -> Standing | None:
@@ -58,6 +60,7 @@ class MemoryQuotas:
         return self._standing(visit, None, 0.0)
 
     def leave(self, visit: Visit, *, tokens: int, started: bool) -> None:
+        self.paid.append(tokens)
         if self.inside.pop(visit.id, None) is None:
             return
         paid, given = self._bucket(visit, QuotaKind.TOKENS), self._bucket(visit, QuotaKind.REQUESTS)

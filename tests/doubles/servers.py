@@ -135,6 +135,16 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.005)
 
 
+@contextlib.asynccontextmanager
+async def nothing_left(close: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """At the end of the block `close` is called, and then no task may be left but the test's own."""
+    yield
+    await close()
+    await settled()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, left
+
+
 async def settled() -> None:
     """Let the loop finish what it has already been told to do."""
     for _ in range(10):

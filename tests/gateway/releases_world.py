@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
+from acemath_core.deadline import Deadline
 from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
 from acemath_gateway.canary import CanaryState
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer
+from acemath_gateway.ports import ReleaseTarget
 from acemath_gateway.prompts import RegistryEncoders
 from acemath_gateway.releases import ReleaseTracker
 from doubles.ports import MemoryLeases, ScriptedSlots
@@ -103,6 +106,9 @@ class World:
             self.slots.states[url][pointer.policy] = state
         for url in (R1, R2):
             self.slots.states[url][pointer.reward] = state
+
+    def lease(self, key: str, seconds: float = 10.0) -> AbstractAsyncContextManager[ReleaseTarget]:
+        return self.tracker.lease(key, Deadline.after(seconds))
 
     def release(self) -> str | None:
         current = self.tracker.current()

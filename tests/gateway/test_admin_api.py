@@ -17,6 +17,7 @@ KEYS = "/admin/v1/keys"
 ROUTES = [
     ("GET", KEYS),
     ("POST", KEYS),
+    ("PATCH", f"{KEYS}/key-0123456789abcdef"),
     ("DELETE", f"{KEYS}/key-0123456789abcdef"),
     ("POST", "/admin/v1/releases/default"),
     ("POST", "/admin/v1/releases/default/rollback"),
@@ -84,6 +85,43 @@ async def test_a_key_lives_from_its_making_to_its_end():
         assert (await http.post("/v1/solve", json=body, headers=headers)).status_code == 401
         assert (await http.get(KEYS, headers=AS_ADMIN)).json()["data"] == [gone.json()]
         assert (await http.delete(f"{KEYS}/{made['id']}", headers=AS_ADMIN)).json() == gone.json()
+
+
+async def test_quotas_and_name_of_a_key_are_changed_and_hold_at_once():
+    gateway = _gateway(require_keys=True, key_cache_seconds=60)
+    async with gateway_client(gateway) as http:
+        made = await _make(http, "solve", requests_per_minute=1, tokens_per_minute=1_000_000)
+        path, headers, body = f"{KEYS}/{made['id']}", _as(made["key"]), {"problem": PROBLEM}
+        answers = [(await http.post("/v1/solve", json=body, headers=headers)).status_code for _ in range(2)]
+        assert answers == [200, 429]
+        more = await http.patch(path, json={"quotas": {"requests_per_minute": None}}, headers=AS_ADMIN)
+        assert more.status_code == 200 and more.json()["quotas"]["tokens_per_minute"] == 1_000_000
+        assert more.json()["quotas"]["requests_per_minute"] is None and "key" not in more.json()
+        assert (await http.post("/v1/solve", json=body, headers=headers)).status_code == 200
+        named = await http.patch(path, json={"name": "b team"}, headers=AS_ADMIN)
+        assert named.json() == {**more.json(), "name": "b team"}
+        assert (await http.get(KEYS, headers=AS_ADMIN)).json()["data"] == [named.json()]
+        await http.delete(path, headers=AS_ADMIN)
+        assert (await http.patch(path, json={"name": "c team"}, headers=AS_ADMIN)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, None),
+        ({"quotas": {}}, None),
+        ({"name": None}, None),
+        ({"name": ""}, "name"),
+        ({"scopes": ["admin"]}, "scopes"),
+        ({"quotas": {"requests_per_minute": 0}}, "quotas.requests_per_minute"),
+    ],
+)
+async def test_a_change_of_nothing_or_of_what_cannot_be_changed_is_refused(body, param):
+    async with gateway_client(_gateway()) as http:
+        made = await _make(http, "solve")
+        refused = await http.patch(f"{KEYS}/{made['id']}", json=body, headers=AS_ADMIN)
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == param
+        assert (await http.get(KEYS, headers=AS_ADMIN)).json()["data"][0]["quotas"] == made["quotas"]
 
 
 async def test_the_answer_that_holds_a_key_is_kept_by_nobody():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,16 +16,55 @@ from prometheus_client import CollectorRegistry
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ServiceError, Unavailable
 from acemath_gateway.adapters import breakers
-from acemath_gateway.adapters.attempts import Replicas, RetryBudget
+from acemath_gateway.adapters.attempts import Replicas, RetryBudget, at_fault
 from acemath_gateway.adapters.breakers import Breakers
 from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.policy_vllm import VllmPolicy
 from acemath_gateway.adapters.reward_http import HttpScorer
-from acemath_gateway.metrics import BreakerState, GatewayMetrics
+from acemath_gateway.adapters.reward_live import LiveScorer
+from acemath_gateway.metrics import BreakerState, CallResult, GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget, Sampling
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
 from doubles.servers import EVENT_STREAM, RawServer, chunked, served, until, until_closed, unused_url
+
+
+@pytest.mark.parametrize(
+    ("result", "left", "waited", "blamed"),
+    [
+        (CallResult.TIMEOUT, 0.0, 0.01, False),  # the caller's own haste
+        (CallResult.TIMEOUT, 0.0, 6.0, True),
+        (CallResult.TIMEOUT, 9.0, 0.01, True),  # our patience, not the caller's deadline
+        (CallResult.BROKEN, 0.0, 0.01, True),
+        (CallResult.UNREACHABLE, 0.0, 0.01, True),
+    ],
+)
+def test_a_callers_haste_is_no_replicas_fault(result: CallResult, left: float, waited: float, blamed: bool) -> None:
+    assert at_fault(result, Deadline.after(left), time.monotonic() - waited) is blamed
+
+
+async def test_short_deadlines_open_no_breaker() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with RawServer(script).serving() as url:
+        registry = CollectorRegistry()
+        metrics = GatewayMetrics.on(registry)
+        reward, policy = (Upstream(role, key=None, metrics=metrics) for role in ("reward", "policy"))
+        target = replace(TARGET, reward_endpoints=(url,), policy_endpoints=(url,))
+        for scorer in (HttpScorer(reward), LiveScorer(reward, HttpScorer(reward))):
+            with pytest.raises(ServiceError):
+                async with scorer.session(target, [{"role": "user", "content": "3?"}], Deadline.after(0.05)) as session:
+                    await session.score(0, "3")
+        with contextlib.suppress(ServiceError):
+            async for _ in VllmPolicy(policy).generate(target, [1], Sampling(1, 0.7, 1.0, 9, 0), Deadline.after(0.05)):
+                pass
+        for role in ("reward", "policy"):
+            opened = registry.get_sample_value("acemath_gateway_breakers", {"role": role, "state": "open"})
+            assert opened == 0, role
+        await reward.close()
+        await policy.close()
+
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 

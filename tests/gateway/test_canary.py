@@ -89,7 +89,7 @@ def state(world: World) -> CanaryState:
 
 
 async def leased(world: World, key: str = "key") -> tuple[str, ReleaseRole]:
-    async with world.tracker.lease(key) as target:
+    async with world.lease(key) as target:
         return target.release, target.role
 
 
@@ -105,7 +105,7 @@ async def test_it_is_leased_to_its_share_and_the_current_one_to_the_rest() -> No
     assert found == {key: CANARY if in_share(B.release, 0.5, key) else CURRENT for key in keys}
     assert set(found.values()) == {CURRENT, CANARY}
     assert world.metric("canary_share") == 0.5 and world.metric("release_generation") == 3
-    async with world.tracker.lease(next(key for key in keys if found[key] == CANARY)) as target:
+    async with world.lease(next(key for key in keys if found[key] == CANARY)) as target:
         assert (target.policy, target.reward, target.generation) == (B.policy, B.reward, 3)
         assert world.metric("leases", age="canary") == 1 and world.metric("leases", age="old") == 0
     assert world.release() == A.release
@@ -140,7 +140,7 @@ async def test_where_one_replica_lacks_it_the_current_release_answers(
 
 async def test_what_ends_is_given_to_nobody_from_the_moment_that_it_is_read() -> None:
     world = await world_with()
-    async with world.tracker.lease("key") as held:
+    async with world.lease("key") as held:
         world.channel.pointers = (replace(A, generation=3),)
         await world.poll()
         assert await leased(world) == CURRENT and world.tracker.canary() is None
@@ -268,7 +268,7 @@ async def test_a_job_counts_as_what_its_release_is_when_it_ends() -> None:
     world, counted = await world_with(), list[CountedAs]()
     current = world.tracker.current()
     assert current is not None
-    async with world.tracker.lease("key") as shared:
+    async with world.lease("key") as shared:
         for pointers in (
             (beside(A, B, 0.5, generation=3),),  # another share of the same
             (replace(A, generation=4),),
@@ -284,7 +284,7 @@ async def test_a_job_counts_as_what_its_release_is_when_it_ends() -> None:
 
 async def test_a_canarys_job_counts_as_its_own_when_its_replica_died_under_it() -> None:
     world = await world_with()
-    async with world.tracker.lease("key") as shared:
+    async with world.lease("key") as shared:
         del world.slots.states[P1]
         await world.poll()
         assert state(world) is S.NO_ANSWER and world.tracker.counted_as(shared) is CountedAs.CANARY

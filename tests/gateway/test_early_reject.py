@@ -56,8 +56,9 @@ class Bench:
             rejection=self.rules,
         )
 
-    async def events(self, **changes: Any) -> list[SolveEvent]:
-        async with aclosing(self.solver.run(a_job(**({"n": 8, "early_reject": True} | changes)))) as run:
+    async def events(self, bill: Bill | None = None, **changes: Any) -> list[SolveEvent]:
+        job = a_job(**({"n": 8, "early_reject": True} | changes))
+        async with aclosing(self.solver.run(job, (bill or Bill()).spend)) as run:
             return [event async for event in run]
 
     async def solve(self, **changes: Any) -> Outcome:
@@ -87,15 +88,13 @@ async def test_the_worse_half_is_stopped_and_the_winner_is_the_same(selection: S
 
 async def test_what_was_stopped_is_paid_for_and_counted() -> None:
     bench, bill = Bench(), Bill()
-    events = await bench.events()
+    events = await bench.events(bill)
     outcome = events[-1]
     assert isinstance(outcome, Outcome)
     stopped = [event for event in events if isinstance(event, CandidateRejected)]
     assert [(event.index, event.partial_score) for event in stopped] == [(i, float(i)) for i in range(4)]
     assert all(4 <= event.completion_tokens < 12 for event in stopped)
     assert outcome.completion_tokens == 4 * 12 + sum(event.completion_tokens for event in stopped)
-    for event in events[:-1]:
-        bill.see(event)
     assert bill.tokens == outcome.completion_tokens
     assert {event.index for event in events if isinstance(event, CandidateDone)} == {4, 5, 6, 7}
     results = {kind: bench.metric("candidates_total", result=kind) for kind in ("scored", "rejected", "cancelled")}
@@ -116,9 +115,7 @@ class Late(ScriptedPolicy):
 
 async def test_tokens_of_a_stopped_candidate_that_were_on_their_way_are_paid_for_and_not_scored() -> None:
     bench, bill = Bench(policy=Late(WORTHS, token_seconds=0.003)), Bill()
-    events = await bench.events()
-    for event in events:
-        bill.see(event)
+    events = await bench.events(bill)
     told = sum(event.completion_tokens for event in events if isinstance(event, CandidateRejected))
     assert bill.tokens == 4 * 12 + told + 4 * 2 == bench.metric("generated_tokens_total")
     assert not [text for text in bench.scorer.told.values() if "late" in text]

@@ -1,8 +1,9 @@
 """Who calls a gateway without keys is on this machine and knows it; a path has one spelling."""
 
 import pytest
+from starlette.responses import PlainTextResponse
 
-from acemath_web.hosts import names_loopback
+from acemath_web.hosts import LoopbackHostMiddleware, names_loopback
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 
 KEY = "k" * 32
@@ -16,6 +17,31 @@ async def test_another_hosts_page_is_refused_where_there_are_no_keys(host):
         for reply in (await http.post("/v1/solve", json={"problem": PROBLEM}), await http.get("/")):
             assert reply.status_code == 400 and reply.json()["error"]["param"] == "host"
             assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        ("1.1", ["localhost"], 200),
+        ("1.1", [], 400),
+        ("1.0", [], 200),
+        ("1.1", ["localhost", "evil.example"], 400),
+        ("1.1", ["localhost", "localhost"], 400),
+    ],
+)
+async def test_a_request_names_one_host(version, hosts, status):
+    async def app(scope, receive, send):
+        await PlainTextResponse("here")(scope, receive, send)
+
+    said = []
+
+    async def send(message):
+        said.append(message)
+
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "http_version": version, "method": "GET", "path": "/", "headers": headers}
+    await LoopbackHostMiddleware(app)(scope, None, send)
+    assert said[0]["status"] == status
 
 
 async def test_with_keys_any_host_will_do(tmp_path):

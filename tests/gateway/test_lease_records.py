@@ -44,7 +44,7 @@ async def test_run_publishes_on_change_as_heartbeat_and_at_the_end(monkeypatch: 
     world = World(poll_seconds=0.01, heartbeat_seconds=0.05)
     running = asyncio.create_task(world.tracker.run())
     await until(lambda: world.release() is not None)
-    async with world.tracker.lease("key"):
+    async with world.lease("key"):
         await until(lambda: world.leases.records[-1:] == [(1, {A.release: 1})])
         assert world.leases.releases[-1] == A.release
         told = len(world.leases.records)
@@ -60,6 +60,7 @@ async def test_the_ledger_says_zero_for_the_last_releases_and_forgets_older_ones
         metrics=GatewayMetrics.on(CollectorRegistry()),
         current=lambda: None,
         canary=lambda: None,
+        viewed=lambda: 0.0,
         heartbeat_seconds=1,
     )
     for number in range(20):

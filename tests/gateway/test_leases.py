@@ -18,6 +18,7 @@ async def test_leases_become_old_at_a_flip():
         metrics=GatewayMetrics.on(registry),
         current=lambda: current[0],
         canary=lambda: canary[0],
+        viewed=lambda: 0.0,
         heartbeat_seconds=5.0,
     )
 

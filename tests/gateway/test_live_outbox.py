@@ -32,3 +32,14 @@ async def test_room_comes_back_when_frames_are_taken() -> None:
     assert outbox.put("12345", "67890") and not outbox.put("1")
     assert await outbox.take() == ["12345", "67890"]
     assert outbox.put("1234567890")
+
+
+async def test_an_opening_comes_first_and_what_is_forgotten_never() -> None:
+    outbox = Outbox(max_chars=10)
+    assert outbox.put("1234567890")
+    outbox.put_first("opening")  # whether there is room or not
+    assert not outbox.put("1")
+    assert await outbox.take() == ["opening", "1234567890"]
+    assert outbox.put("left")
+    outbox.clear()
+    assert outbox.put("1234567890") and await outbox.take() == ["1234567890"]

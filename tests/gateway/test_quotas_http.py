@@ -103,6 +103,21 @@ async def test_candidates_in_flight_are_bounded_and_more_than_ever_possible_is_t
         assert (await http.post("/v1/solve", json=SOLVE, headers=headers)).status_code == 200
 
 
+async def test_what_was_written_is_paid_for_however_it_ends():
+    gateway = _gateway()
+    async with gateway_client(gateway) as http:
+        headers = await _headers(http, tokens_per_minute=100_000)
+        assert (await http.post("/v1/solve", json=SOLVE, headers=headers)).status_code == 200
+        gateway.policy.hang_after = 3  # no candidate ever ends
+        late = await http.post("/v1/solve", json=SOLVE | {"deadline_seconds": 0.5}, headers=headers)
+        assert late.status_code == 504
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/v1/solve", json=SOLVE, headers=headers, timeout=0.5)
+        await eventually(lambda: len(gateway.quotas.paid) == 3)
+    whole, late_tokens, left = gateway.quotas.paid
+    assert 0 < left == late_tokens < whole
+
+
 async def test_what_costs_nothing():
     gateway = _gateway(max_queued_requests=0)
     async with gateway_client(gateway) as http:

@@ -33,7 +33,7 @@ async def test_before_the_first_poll_nothing_is_leased() -> None:
     world = World()
     assert not world.tracker.readiness().ready
     with pytest.raises(Unavailable) as caught:
-        async with world.tracker.lease("key"):
+        async with world.lease("key"):
             pass
     assert caught.value.code is ErrorCode.NOT_READY
 
@@ -158,11 +158,11 @@ async def test_a_release_whose_server_does_not_answer_to_us_is_not_taken() -> No
 async def test_a_job_keeps_its_release_over_a_flip() -> None:
     world = World()
     await world.tracker.poll()
-    async with world.tracker.lease("key") as old:
+    async with world.lease("key") as old:
         world.channel.pointers = (B, A)
         world.everywhere(B, READY)
         await world.tracker.poll()
-        async with world.tracker.lease("key") as new:
+        async with world.lease("key") as new:
             assert (old.release, new.release) == (A.release, B.release)
             assert (old.policy, old.reward) == (A.policy, A.reward)
             assert world.metric("leases", age="old") == world.metric("leases", age="current") == 1
@@ -207,14 +207,14 @@ async def test_without_any_policy_server_nothing_is_leased_and_without_reward_it
     for _ in range(2):
         await world.tracker.poll()
     assert world.tracker.readiness().reason == "no reward service answers"
-    async with world.tracker.lease("key") as target:
+    async with world.lease("key") as target:
         assert target.reward_endpoints == ()
     del world.slots.states[P1], world.slots.states[P2]
     for _ in range(2):
         await world.tracker.poll()
     assert world.tracker.serving() is None
     with pytest.raises(Unavailable) as caught:
-        async with world.tracker.lease("key"):
+        async with world.lease("key"):
             pass
     assert caught.value.code is ErrorCode.POLICY_UNAVAILABLE
 

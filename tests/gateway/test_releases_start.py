@@ -9,6 +9,7 @@ from gateway.releases_world import (
     DRAINING,
     P1,
     P2,
+    R2,
     READY,
     REJECTED,
     STAGING,
@@ -63,6 +64,38 @@ async def test_a_starting_gateway_takes_what_another_one_routes_by_when_the_last
     await world.tracker.poll()
     current = world.tracker.current()
     assert current is not None and (current.release, current.generation) == (A.release, 1)
+
+
+async def test_a_gateway_that_was_restarted_goes_on_with_what_it_routed_by_while_the_newest_comes() -> None:
+    world = World()
+    world.channel.pointers, world.channel.others = (B, A), (A,)
+    world.everywhere(B, STAGING)
+    await world.tracker.look_back()
+    await world.tracker.poll()
+    assert world.release() == A.release, "at once: nobody has been given anything newer"
+    world.everywhere(B, READY)
+    await world.tracker.poll()
+    assert world.release() == B.release
+
+
+async def test_a_gateway_that_was_restarted_waits_for_what_it_had_flipped_to() -> None:
+    world = World()
+    world.channel.pointers, world.channel.others = (B, A), (B, A)
+    world.everywhere(B, STAGING)
+    await world.tracker.look_back()
+    await world.tracker.poll()
+    assert world.release() is None, "its callers had answers of the newest already"
+
+
+@pytest.mark.parametrize("silent", [P1, R2])
+async def test_a_gateway_that_was_restarted_waits_for_replicas_that_do_not_answer(silent: str) -> None:
+    world = World()
+    world.channel.pointers, world.channel.others = (B, A), (A,)
+    world.everywhere(B, STAGING)
+    del world.slots.states[silent]
+    await world.tracker.look_back()
+    await world.tracker.poll()
+    assert world.release() is None
 
 
 async def test_a_version_that_is_brought_up_again_counts_and_not_what_it_was_before() -> None:

@@ -21,7 +21,7 @@ from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
-from doubles.servers import RawServer, served, settled, until, until_closed, unused_url
+from doubles.servers import RawServer, nothing_left, served, until, until_closed, unused_url
 
 CONTEXT: list[ChatMessage] = [{"role": "user", "content": "What is 3 * 8?"}]
 
@@ -60,10 +60,8 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(reward_http, "_FIRST_WAIT_SECONDS", waits)
     monkeypatch.setattr(reward_http, "_LONGEST_WAIT_SECONDS", 0.05)
     rig = Rig()
-    yield rig
-    await rig.upstream.close()
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left(rig.upstream.close):
+        yield rig
 
 
 @pytest.fixture

@@ -17,16 +17,14 @@ from acemath_gateway.settings import GatewaySettings
 from acemath_web.context import current_request_id
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
-from doubles.servers import RawServer, served, settled, until, unused_url
+from doubles.servers import RawServer, nothing_left, served, until, unused_url
 
 
 @pytest.fixture
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     rig = Rig(waiting_chars=100_000, patience_seconds=getattr(request, "param", 30.0))
-    yield rig
-    await rig.upstream.close()
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left(rig.upstream.close):
+        yield rig
 
 
 @pytest.fixture

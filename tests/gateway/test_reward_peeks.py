@@ -10,16 +10,14 @@ from gateway.test_reward_live import SCORES, TEXTS, Rig
 
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
-from doubles.servers import served, settled, until, unused_url
+from doubles.servers import nothing_left, served, until, unused_url
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     rig = Rig(waiting_chars=10_000)
-    yield rig
-    await rig.upstream.close()
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left(rig.upstream.close):
+        yield rig
 
 
 @pytest.fixture

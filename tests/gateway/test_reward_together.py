@@ -21,7 +21,7 @@ from acemath_gateway.metrics import CallResult, GatewayMetrics
 from acemath_gateway.ports import ReleaseTarget
 from doubles.fake_reward import FakeReward, score_of
 from doubles.ports import TARGET
-from doubles.servers import RawServer, Script, served, settled, until, until_closed, unused_url
+from doubles.servers import RawServer, Script, nothing_left, served, settled, until, until_closed, unused_url
 
 TEXTS = [f"it is \\boxed{{{i}}}" for i in range(5)]
 SCORES = [score_of(text) for text in TEXTS]
@@ -62,10 +62,8 @@ class Rig:
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(reward_http, "_FIRST_WAIT_SECONDS", {CallResult.OVERLOADED: 0.01, CallResult.LATE: 0.02})
     rig = Rig(patience_seconds=0.5, most_together=64)
-    yield rig
-    await rig.upstream.close()
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with nothing_left(rig.upstream.close):
+        yield rig
 
 
 @pytest.fixture

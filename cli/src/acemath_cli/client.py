@@ -59,7 +59,8 @@ def ask(url: str, key: SecretStr | None, method: str, path: str, body: Wire | No
     """
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     timeout = httpx.Timeout(_PLAIN_SECONDS, connect=_CONNECT_SECONDS)
-    content = None if body is None else body.model_dump(mode="json", exclude_none=True)
+    patch = method == "PATCH"  # in which null says something
+    content = None if body is None else body.model_dump(mode="json", exclude_none=not patch, exclude_unset=patch)
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False) as client:
             response = client.request(method, path, json=content)

@@ -1,4 +1,4 @@
-"""`acemath keys`: make, list and revoke the API keys of a running gateway.
+"""`acemath keys`: make, list, change and revoke the API keys of a running gateway.
 
 It takes an admin key from `--key-file`, or else from ACEMATH_CLI__API_KEY; the first one is where the gateway's log
 says. Results go to standard output, errors to standard error with exit status 1.
@@ -18,9 +18,9 @@ from acemath_cli.arguments import AsJson, Url, gateway_and_key
 from acemath_cli.client import AskError, ask
 from acemath_cli.failures import failing_as
 from acemath_cli.render import print_json
-from acemath_core.admin import KeyInfo, KeyList, KeyRequest, KeyScope, NewKey, Quotas
+from acemath_core.admin import KeyChange, KeyInfo, KeyList, KeyRequest, KeyScope, NewKey, Quotas
 
-app = typer.Typer(no_args_is_help=True, help="API keys of a gateway: make, list, revoke. Needs an admin key.")
+app = typer.Typer(no_args_is_help=True, help="API keys of a gateway: make, list, change, revoke. Needs an admin key.")
 
 _PATH = "/admin/v1/keys"
 _COLUMNS = ["id", "name", "ends in", "scopes", "quotas", "made", "revoked"]
@@ -72,6 +72,34 @@ def every(url: Url = None, key_file: KeyFile = None, as_json: AsJson = False) ->
     for key in found.data:
         table.add_row(*(escape(cell) for cell in _cells(key)), style="dim" if key.revoked_at else None)
     console.print(table)
+
+
+@app.command()
+def change(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="such as key-0123456789abcdef; `acemath keys list`")],
+    name: Annotated[str | None, typer.Option(help="the new name")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=0, help="quota; 0 takes it away")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=0, help="quota; 0 takes it away")] = None,
+    sequences_in_flight: Annotated[int | None, typer.Option(min=0, help="quota; 0 takes it away")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key's name or quotas; the rest stays. Every other gateway knows within KEY_CACHE_SECONDS (5)."""
+    named = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "sequences_in_flight": sequences_in_flight,
+    }
+    quotas = {quota: value or None for quota, value in named.items() if value is not None}
+    with failing_as("keys change"):
+        wanted = KeyChange.model_validate(({"name": name} if name else {}) | ({"quotas": quotas} if quotas else {}))
+        path = f"{_PATH}/{_as_segment(key_id)}"
+        now = KeyInfo.model_validate(ask(*gateway_and_key(url, key_file), "PATCH", path, wanted))
+    if as_json:
+        print_json(now)
+    else:
+        typer.echo(f"{now.id} ({now.name}): quotas {_quotas(now.quotas)}")
 
 
 @app.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from acemath_core.wire import Wire
 
 KEY_ID_PATTERN = r"^key-[0-9a-f]{16}$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@:+/ -]{0,63}$"
 
 
 class KeyScope(StrEnum):
@@ -48,16 +49,39 @@ class Quotas(Wire):
 class KeyRequest(Wire):
     """`POST /admin/v1/keys`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:+/ -]{0,63}$", description="for people: who has the key")
+    name: str = Field(pattern=_NAME, description="for people: who has the key")
     scopes: Scopes
     quotas: Quotas = Quotas()
+
+
+class KeyChange(Wire):
+    """`PATCH /admin/v1/keys/{id}`: what is named is changed, everything else stays (JSON Merge Patch, RFC 7396).
+
+    What a key opens is not changed: who needs another scope gets another key.
+    """
+
+    name: str | None = Field(None, pattern=_NAME, description="the new name; null: the old one")
+    quotas: Quotas | None = Field(
+        None, description="a number sets a quota, null takes it away; those that are not named stay"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.name is None and (self.quotas is None or not self.quotas.model_fields_set):
+            raise ValueError("names nothing to change; give name or quotas")
+        return self
+
+    def of(self, quotas: Quotas) -> Quotas:
+        """Quotas with these changes."""
+        named = self.quotas.model_dump(exclude_unset=True) if self.quotas is not None else {}
+        return Quotas(**(quotas.model_dump() | named))
 
 
 class KeyInfo(Wire):
     """A key as everybody may know it.
 
     Attributes:
-        id: names the key in logs and in `DELETE`.
+        id: names the key in logs, in `PATCH` and in `DELETE`.
         last_four: the key's last four characters, to tell keys apart.
         created_by: id of the key that made it.
         revoked_at: when it was revoked, in UTC; None while it is valid.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
@@ -30,6 +32,16 @@ _TAKEN = frozenset(vars(logging.makeLogRecord({}))) | {
 def current_request_id() -> str | None:
     """The id of the request that this task works for, or None outside a request."""
     return _current.get()
+
+
+@contextmanager
+def request_named(request_id: str | None) -> Iterator[None]:
+    """Work for another request than the one that the connection was made for, where it has an id."""
+    token = _current.set(request_id or _current.get())
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def note_facts(**facts: Fact) -> None:

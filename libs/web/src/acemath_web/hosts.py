@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from acemath_core.errors import InvalidRequest
-from acemath_web.context import header_of
 from acemath_web.errors import error_response
 
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1; before a websocket is accepted the server makes it an HTTP 403
@@ -26,17 +25,22 @@ class LoopbackHostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it with a 400."""
-        host = header_of(scope, "host") if scope["type"] in ("http", "websocket") else None
-        if host is None or names_loopback(host):
+        if scope["type"] not in ("http", "websocket") or _is_ours(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": "the host is not loopback"})
         else:
             refusal = InvalidRequest(
-                "the Host header must name loopback, such as 127.0.0.1 or localhost, where no API keys are configured",
+                "one Host header must name loopback, such as 127.0.0.1 or localhost, where no API keys are configured",
                 param="host",
             )
             await error_response(refusal)(scope, receive, send)
+
+
+def _is_ours(scope: Scope) -> bool:
+    """By the one Host header that a request has; only HTTP/1.0 knows none (RFC 9112, section 3.2)."""
+    hosts = [value.decode("latin-1") for key, value in scope["headers"] if key == b"host"]
+    return names_loopback(hosts[0]) if len(hosts) == 1 else not hosts and scope.get("http_version") == "1.0"
 
 
 def names_loopback(host: str) -> bool:

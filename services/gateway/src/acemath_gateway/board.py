@@ -35,7 +35,7 @@ class Board:
         target: the release that makes them; None before there is one.
     """
 
-    def __init__(self, wanted: int, emit: Callable[[SolveEvent], None]) -> None:
+    def __init__(self, wanted: int, emit: Callable[[SolveEvent], object]) -> None:
         self.wanted, self._emit = wanted, emit
         self.asked, self.cut = 0, False
         self.settled: StopReason | None = None
@@ -79,6 +79,11 @@ class Board:
     def discarded_tokens(self) -> int:
         """Tokens seen of candidates that never became complete."""
         return sum(tokens for index, tokens in self._seen.items() if index not in self._done)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen, of every candidate, whatever became of it."""
+        return sum(event.completion_tokens for event in self._done.values()) + self.discarded_tokens
 
     @property
     def scorer_away(self) -> bool:
@@ -172,7 +177,7 @@ class Board:
             metrics.saved_candidates.inc(saved)
             metrics.saved_tokens.inc(saved * statistics.fmean(e.completion_tokens for e in self._done.values()))
         metrics.truncated.inc(sum(1 for event in self._done.values() if event.finish_reason is FinishReason.LENGTH))
-        metrics.generated_tokens.inc(sum(e.completion_tokens for e in self._done.values()) + self.discarded_tokens)
+        metrics.generated_tokens.inc(self.tokens)
         metrics.candidates_per_request.observe(self.finished)
         if self._done:
             metrics.first_candidate.observe(min(event.seconds for event in self._done.values()))

@@ -70,6 +70,7 @@ class Endpoints:
         return known
 
 
+# What is gated makes room: who holds it goes on, nobody new comes.
 def _serving(replicas: ReplicaWatch, version: str) -> dict[str, Slot]:
     slots = {url: replicas.slot(url, version) for url in replicas.urls}
-    return {url: slot for url, slot in slots.items() if slot is not None and slot.state in SERVING}
+    return {url: slot for url, slot in slots.items() if slot is not None and slot.state in SERVING and not slot.gated}

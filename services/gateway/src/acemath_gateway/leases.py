@@ -26,6 +26,7 @@ class LeaseLedger:
         metrics: where they are shown.
         current: the release that new jobs use now.
         canary: id of the release that a share of them uses, None for none.
+        viewed: Unix time when the replicas began to be asked for what new leases are given by.
         heartbeat_seconds: longest time between two publications.
     """
 
@@ -36,10 +37,11 @@ class LeaseLedger:
         metrics: GatewayMetrics,
         current: Callable[[], ReleaseTarget | None],
         canary: Callable[[], str | None],
+        viewed: Callable[[], float],
         heartbeat_seconds: float,
     ) -> None:
         self._stores, self._metrics = tuple(stores), metrics
-        self._current, self._canary = current, canary
+        self._current, self._canary, self._viewed = current, canary, viewed
         self._heartbeat_seconds = heartbeat_seconds
         self._counts: dict[str, int] = {}
         self._changed = asyncio.Event()
@@ -66,8 +68,8 @@ class LeaseLedger:
         """Tell every store."""
         current = self._current()
         generation, release = (current.generation, current.release) if current else (0, None)
-        counts = self.counts()
-        await asyncio.gather(*(store.assert_leases(generation, release, counts) for store in self._stores))
+        told = generation, release, self.counts(), self._viewed()
+        await asyncio.gather(*(store.assert_leases(*told) for store in self._stores))
 
     async def publish_forever(self) -> None:
         """Publish on change and as a heartbeat until cancelled."""

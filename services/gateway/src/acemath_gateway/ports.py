@@ -240,12 +240,16 @@ class IdempotencyStore(Protocol):
 class LeaseStore(Protocol):
     """Tells everybody which releases this gateway still works with."""
 
-    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
+    async def assert_leases(
+        self, generation: int, release: str | None, counts: dict[str, int], viewed: float | None = None
+    ) -> None:
         """Publish this gateway's leases per release; called on change and as a heartbeat. Never raises.
 
         Args:
             generation: the channel's generation that new jobs use, 0 before the first release.
             release: the release that they use, None before the first.
             counts: release → leases on it.
+            viewed: Unix time when the replicas began to be asked for what new leases are given by, None for not known;
+                for who stops versions, so a store that none of those reads leaves it out.
         """
         ...

@@ -11,10 +11,11 @@ Rules:
 * While the channel's release is not ready, one that another gateway routes by is taken if that is a step forward: one
   of two gateways may have flipped before the channel moved on, and an old version is kept for the slower one.
 * A version that drains is never flipped to, unless it drains because the newest one is there: it is kept for us then.
-* A replica that stops answering only takes its endpoint out of the current release; the others go on.
-* A gateway that starts has nothing to stay on: it takes the channel's release or, when that one is not ready
-  anywhere, the one before it or another gateway's; replicas that do not answer are waited for during
-  `start_grace_seconds`, then left out.
+* A replica that stops answering only takes its endpoint out of the current release; the others go on. While one makes
+  room and no other is left, new jobs wait (`handing_out`); a version that makes room is never flipped to.
+* A gateway that starts has nothing to stay on: it takes the channel's release or, when that one is not ready, the one
+  by which gateways routed last, itself before a restart among them. After `start_grace_seconds` it takes an older one
+  too, and replicas that do not answer are left out.
 * A job keeps the release it leased to its end, whatever moves meanwhile (`leases`).
 * A release that the channel names for a share of the requests gets it beside the current one (`canary`).
 """
@@ -28,10 +29,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from acemath_core.errors import ErrorCode, ServiceError, Unavailable
+from acemath_core.deadline import Deadline
+from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
 from acemath_gateway.canary import VIEW_SECONDS, CanaryShare, CanaryView
 from acemath_gateway.endpoints import Endpoints
+from acemath_gateway.handing_out import HandingOut, verdict
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer, SlowReader
@@ -87,13 +90,15 @@ class ReleaseTracker:
         self._endpoints = Endpoints(slots, self._policy, self._reward)
         self._metrics, self._poll_seconds = metrics, poll_seconds
         self._canary = CanaryShare(self._policy, self._reward, self._endpoints, encoders, metrics.releases)
+        self._handing_out = HandingOut(self.current, self._policy, self._reward)
         self._ledger = LeaseLedger(
             stores=stores, metrics=metrics, current=self.current, canary=lambda: self._canary.release,
-            heartbeat_seconds=heartbeat_seconds,
+            viewed=lambda: time.time() - (time.monotonic() - self._viewed), heartbeat_seconds=heartbeat_seconds,
         )  # fmt: skip
         self._patient_until = time.monotonic() + start_grace_seconds
-        self._looked = time.monotonic()
+        self._looked = self._viewed = time.monotonic()
         self._target: ReleaseTarget | None = None
+        self._routed: Pointer | None = None
         self._pointers: tuple[Pointer, ...] = ()
         self._reading, self._peers = SlowReader(channel.read), SlowReader(channel.peers)
         self._readiness = Readiness(False, _STARTING)
@@ -101,13 +106,14 @@ class ReleaseTracker:
     # ------------------------------------------------------------------------------------------------ for requests
 
     @contextlib.asynccontextmanager
-    async def lease(self, key: str) -> AsyncIterator[ReleaseTarget]:
+    async def lease(self, key: str, deadline: Deadline) -> AsyncIterator[ReleaseTarget]:
         """Hold a release for the length of the block: the current one, or the canary for a key that is of its share.
 
         Raises:
-            Unavailable: (`not_ready`) no release has been ready yet; (`policy_unavailable`) no policy server is left.
+            Unavailable: (`not_ready`) no release has been ready yet, or it was being replaced until the deadline;
+                (`policy_unavailable`) no policy server is left.
         """
-        target = self._canary.pick(key) or self._leasable()
+        target = self._canary.pick(key) or await self._handing_out.target(deadline)
         with self._ledger.holding(target.release):
             yield target
 
@@ -133,16 +139,17 @@ class ReleaseTracker:
 
     def readiness(self) -> Readiness:
         """The cached verdict for `/readyz`, and how the canary stands."""
-        verdict, canary = self._readiness, self._canary.view()
+        found, canary = self._readiness, self._canary.view()
         if canary is None:
-            return verdict
+            return found
         shown = {"release": canary.release, "state": canary.state.value, "reason": canary.reason}
-        return replace(verdict, details={**verdict.details, "canary": shown})
+        return replace(found, details={**found.details, "canary": shown})
 
     # ------------------------------------------------------------------------------------------ in the background
 
     async def run(self) -> None:
         """Poll and publish until cancelled; then say once more what is leased."""
+        await self.look_back()
         publishing = asyncio.create_task(self._ledger.publish_forever(), name="publish leases")
         try:
             while True:
@@ -158,6 +165,11 @@ class ReleaseTracker:
             await asyncio.wait({publishing})
             await self._ledger.publish()
 
+    async def look_back(self) -> None:
+        """Remember by what gateways routed last: before this one's own record is written anew."""
+        with contextlib.suppress(ServiceError):  # then the grace time is waited for
+            self._routed = next(iter(await self._peers.result()), None)
+
     async def poll(self) -> None:
         """Look once at everything and act on it; what is wrong with what it sees is in the verdict."""
         problem = ""
@@ -171,6 +183,9 @@ class ReleaseTracker:
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
         problem = problem or await self._follow()
         await self._refresh_target()
+        if self._policy.fresh() and self._reward.fresh():
+            self._viewed = looked
+        self._handing_out.follow()
         if problem:
             self._metrics.polls_failed.inc()
         self._readiness = self._verdict(problem)
@@ -190,6 +205,8 @@ class ReleaseTracker:
         problem = await self._adopt(newest, ADOPTABLE)
         if problem and (self._target is not None or self._impatient()):
             await self._follow_others(newest, before)
+        elif problem and self._routed is not None and self._routed.generation < newest.generation:
+            await self._adopt_older(self._routed, newest)
         return problem
 
     async def _follow_others(self, newest: Pointer, before: Sequence[Pointer]) -> None:
@@ -243,6 +260,8 @@ class ReleaseTracker:
                 return f"{url} does not have {version} yet"
             if slot.state not in states:
                 return f"{url} has {version} in state {slot.state.value}" + (f": {slot.reason}" if slot.reason else "")
+            if slot.gated:
+                return f"{url} makes room, and takes no new jobs for {version}"
         return ""
 
     def _impatient(self) -> bool:
@@ -263,6 +282,7 @@ class ReleaseTracker:
             return
         moved = self._target is None or self._target.generation != target.generation
         self._target = target
+        self._handing_out.follow()
         if moved:
             self._endpoints.forget_all_but(target.policy, self._canary.policy)
             self._metrics.release_generation.set(target.generation)
@@ -271,29 +291,6 @@ class ReleaseTracker:
             self._metrics.model_info.labels("reward", target.reward).set(1)
             self._ledger.note_change()
 
-    def _leasable(self) -> ReleaseTarget:
-        target = self._target
-        if target is None:
-            raise Unavailable("no release is ready yet; try again shortly", code=ErrorCode.NOT_READY, retry_after=5.0)
-        if not target.policy_endpoints:
-            raise Unavailable(
-                "no policy server answers; try again shortly", code=ErrorCode.POLICY_UNAVAILABLE, retry_after=5.0
-            )
-        return target
-
     def _verdict(self, problem: str) -> Readiness:
-        details: dict[str, object] = {
-            "problem": problem,
-            "policy_replicas": self._policy.describe(),
-            "reward_replicas": self._reward.describe(),
-        }
-        target = self._target
-        if target is None:
-            return Readiness(False, problem or _STARTING, details)
-        details |= {"release": target.release, "generation": target.generation}
-        details |= {"policy": target.policy, "reward": target.reward}
-        if not target.policy_endpoints:
-            return Readiness(False, "no policy server answers", details)
-        if not target.reward_endpoints:
-            return Readiness(False, "no reward service answers", details)
-        return Readiness(True, "", details)
+        replicas = {"policy_replicas": self._policy.describe(), "reward_replicas": self._reward.describe()}
+        return verdict(problem, self._target, self._handing_out.making_room, replicas)

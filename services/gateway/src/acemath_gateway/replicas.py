@@ -83,6 +83,10 @@ class ReplicaWatch:
         """Whether the replica has been silent for more than a moment."""
         return self._misses.get(url, _MISSES_UNTIL_DOWN) >= _MISSES_UNTIL_DOWN
 
+    def fresh(self) -> bool:
+        """Whether everything that is shown was said at the last refresh: nothing of a replica that missed just one."""
+        return all(self.answering(url) or self.down(url) for url in self.urls)
+
     def slot(self, url: str, version: str) -> Slot | None:
         """The replica's slot of a version as last seen; None when it is down or has none.
 

@@ -21,12 +21,12 @@ _LONGEST_WAIT_SECONDS = 600.0  # for places, of what nobody waits for; the door'
 class Runs(Protocol):
     """The solver, as the service needs it."""
 
-    def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
-        """The job's events, an `Outcome` last; closing it cancels everything behind it."""
+    def run(self, job: SolveJob, spent: Callable[[int], object]) -> AsyncGenerator[SolveEvent, None]:
+        """The job's events, an `Outcome` last; closing it cancels everything behind it. `spent` as of `outcome`."""
         ...
 
-    async def outcome(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> Outcome:
-        """The outcome; `emit` gets every event when it happens, and cancelling cancels everything behind it."""
+    async def outcome(self, job: SolveJob, *, spent: Callable[[int], object]) -> Outcome:
+        """The outcome; `spent` gets the generated tokens however it ends; cancelling cancels everything behind it."""
         ...
 
 
@@ -58,9 +58,8 @@ class SolveService:
         """
         async with self._entered(job, job.deadline) as (bill, admitted):
             yield admitted
-            async with aclosing(self._solver.run(job)) as run:
+            async with aclosing(self._solver.run(job, bill.spend)) as run:
                 async for event in run:
-                    bill.see(event)
                     yield event
 
     async def solve(self, job: SolveJob) -> Solved:
@@ -70,7 +69,7 @@ class SolveService:
             ServiceError: whatever the door or the solver raises.
         """
         async with self._entered(job, job.deadline) as (bill, admitted):
-            return Solved(await self._solver.outcome(job, bill.see), admitted.queue_seconds)
+            return Solved(await self._solver.outcome(job, spent=bill.spend), admitted.queue_seconds)
 
     async def solve_from_queue(self, job: SolveJob, seconds: float) -> Solved:
         """The outcome of a job that nobody waits for: it has its `seconds` from when it has its places.
@@ -81,7 +80,7 @@ class SolveService:
         asked = Deadline.after(_LONGEST_WAIT_SECONDS + seconds)
         async with self._entered(job, asked, patience_seconds=_QUOTA_SECONDS) as (bill, admitted):
             begun = replace(job, deadline=Deadline.after(seconds), asked=time.monotonic())
-            return Solved(await self._solver.outcome(begun, bill.see), admitted.queue_seconds)
+            return Solved(await self._solver.outcome(begun, spent=bill.spend), admitted.queue_seconds)
 
     @asynccontextmanager
     async def _entered(
@@ -92,7 +91,7 @@ class SolveService:
             self._quotas.charged(job.caller, cost(job), asked, patience_seconds=patience_seconds) as bill,
             self._admission.enter(job.id, cost(job), asked, job.priority) as admitted,
         ):
-            bill.see(admitted)
+            bill.begin()
             yield bill, admitted
 
 

@@ -52,11 +52,17 @@ _RESERVE_SHARE = 0.1
 _ANSWERED = (JobOutcome.OK, JobOutcome.DEGRADED)
 
 
+def _nobody(_: object) -> None:
+    """Who needs to be told nothing."""
+
+
 class Leases(Protocol):
     """Gives the release that a job works with."""
 
-    def lease(self, key: str) -> AbstractAsyncContextManager[ReleaseTarget]:
+    def lease(self, key: str, deadline: Deadline) -> AbstractAsyncContextManager[ReleaseTarget]:
         """Hold a release for the length of the block; the same key gets the same one, as long as it can be had.
+
+        While a replica makes room for the next release, this waits inside the deadline.
 
         Raises:
             Unavailable: (`not_ready`, `policy_unavailable`) there is none to give.
@@ -106,8 +112,8 @@ class Solver:
         self._calibration, self._confidence = calibration, confidence
         self._traces = traces or NoTraces()
 
-    async def run(self, job: SolveJob) -> AsyncGenerator[SolveEvent, None]:
-        """Events as they happen and, last, the `Outcome`.
+    async def run(self, job: SolveJob, spent: Callable[[int], object] = _nobody) -> AsyncGenerator[SolveEvent, None]:
+        """Events as they happen and, last, the `Outcome`; `spent` as of `outcome`.
 
         Closing the generator cancels generation and queued scoring, and returns when nothing of the job is left.
 
@@ -118,7 +124,7 @@ class Solver:
         """
         # Never more than two events for each candidate, the outcome, and the end: putting never waits.
         events: asyncio.Queue[SolveEvent | None] = asyncio.Queue(maxsize=2 * job.n + 2)
-        work = asyncio.create_task(self.outcome(job, events.put_nowait), name=f"solve {job.id}")
+        work = asyncio.create_task(self.outcome(job, events.put_nowait, spent), name=f"solve {job.id}")
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -127,12 +133,18 @@ class Solver:
         finally:
             await _end(work)
 
-    async def outcome(self, job: SolveJob, emit: Callable[[SolveEvent], None]) -> Outcome:
+    async def outcome(
+        self,
+        job: SolveJob,
+        emit: Callable[[SolveEvent], object] = _nobody,
+        spent: Callable[[int], object] = _nobody,
+    ) -> Outcome:
         """What `run` ends with, for who needs the events at most in passing; cancelling returns as closing does.
 
         Args:
             job: what is asked.
             emit: gets each event, the outcome included, when it happens.
+            spent: gets the tokens that were generated, however this ends.
 
         Raises:
             InvalidRequest, Unavailable, DeadlineExceeded: as `run`.
@@ -154,6 +166,7 @@ class Solver:
             became = JobOutcome.FAILED
             raise
         finally:
+            spent(board.tokens)
             board.record(metrics)
             metrics.requests.labels(became, job.selection).inc()
             seconds = time.monotonic() - job.asked
@@ -163,7 +176,7 @@ class Solver:
                 metrics.releases.ended(counted, became, seconds, answered=became in _ANSWERED)
 
     async def _solve(self, job: SolveJob, board: Board, trace: JobTrace) -> Outcome:
-        async with self._releases.lease(job.share_key or job.id) as target:
+        async with self._releases.lease(job.share_key or job.id, job.deadline) as target:
             board.target = target
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)

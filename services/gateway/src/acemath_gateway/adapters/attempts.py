@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from acemath_core.deadline import Deadline
 from acemath_gateway.adapters.breakers import Breakers
-from acemath_gateway.metrics import BreakerState
+from acemath_gateway.metrics import BreakerState, CallResult
+
+_FAIR_SECONDS = 5.0  # who has not answered by then may be blamed, whatever the caller's deadline was
 
 
 class RetryBudget:
@@ -88,6 +91,21 @@ class Replicas:
             self._load[endpoint] -= weight
             if not self._load[endpoint]:
                 del self._load[endpoint]
+
+
+def at_fault(result: CallResult, deadline: Deadline, started: float) -> bool:
+    """Whether a replica is to blame for a failed call.
+
+    It is not where the caller's deadline came before anybody could have answered: otherwise one caller with short
+    deadlines decides for all others which replicas are asked.
+
+    Args:
+        result: of the call.
+        deadline: the caller's.
+        started: when the call began, monotonic.
+    """
+    hurried = time.monotonic() - started < _FAIR_SECONDS
+    return not (result is CallResult.TIMEOUT and deadline.expired() and hurried)
 
 
 class Patience:

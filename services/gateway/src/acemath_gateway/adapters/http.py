@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -88,6 +88,7 @@ class Upstream:
         self._calls = {result: metrics.upstream_calls.labels(role, result) for result in CallResult}
         self._seconds = metrics.upstream_seconds.labels(role)
         self._authorization = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        self._closes: list[Callable[[], Awaitable[None]]] = []
         self.transport = Transport(max_connections=max_connections, idle_seconds=_KEEPALIVE_SECONDS)
 
     def may_retry(self) -> bool:
@@ -107,8 +108,14 @@ class Upstream:
         """What a connection shows that is not opened here: the key, and the id and trace of the request it is for."""
         return {**self._authorization, **_request_id(), **trace_headers()}
 
+    def at_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have connections closed with ours that are not opened here."""
+        self._closes.append(close)
+
     async def close(self) -> None:
         """Close every connection."""
+        for close in self._closes:
+            await close()
         await self.transport.close()
 
     @contextlib.asynccontextmanager

@@ -30,6 +30,19 @@ class Outbox:
         self._some.set()
         return True
 
+    def put_first(self, frame: str) -> None:
+        """Add one before all others, whether there is room or not."""
+        self._frames.appendleft(frame)
+        self._chars += len(frame)
+        self._some.set()
+
+    def clear(self) -> list[str]:
+        """Forget what waits; gives it."""
+        forgotten = list(self._frames)
+        self._frames.clear()
+        self._chars = 0
+        return forgotten
+
     async def take(self) -> list[str]:
         """The next frames, at least one and not many more characters than `_MESSAGE_CHARS`; waits for the first."""
         while not self._frames:

@@ -8,7 +8,7 @@ import functools
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -35,42 +35,36 @@ class _Connect(connect):
         return exc
 
 
-async def exchange(
-    upstream: Upstream,
-    endpoint: str,
-    opening: Callable[[], str],
-    outbox: Outbox,
-    hear: Callable[[str | bytes], None],
-    deadline: Deadline,
-) -> None:
-    """Open a connection, send what the outbox gets, hand every message to `hear`; cancelling closes at once.
-
-    Args:
-        upstream: whose key is shown.
-        endpoint: base URL of the service.
-        opening: makes the first frame.
-        outbox: the others.
-        hear: takes messages; what it raises ends the connection.
-        deadline: of the handshake; later it is the service that keeps it.
+async def exchange(socket: ClientConnection, outbox: Outbox, hear: Callable[[str | bytes], None]) -> NoReturn:
+    """Send what the outbox gets, hand every message to `hear`; what that raises ends it.
 
     Raises:
         CallFailed: always, unless it is cancelled: there is no connection any more.
     """
-    async with _connected(upstream, endpoint, deadline) as socket:
-        writing = asyncio.create_task(_write(socket, opening(), outbox), name="write live pieces")
-        try:
-            async for message in socket:
-                hear(message)
-        except ConnectionClosed as error:
-            raise CallFailed(CallResult.BROKEN, "cut the connection") from error
-        finally:
-            writing.cancel()
-            await asyncio.wait({writing})
+    writing = asyncio.create_task(_write(socket, outbox), name="write live pieces")
+    try:
+        async for message in socket:
+            hear(message)
+    except ConnectionClosed as error:
+        raise CallFailed(CallResult.BROKEN, "cut the connection") from error
+    finally:
+        writing.cancel()
+        await asyncio.wait({writing})
     raise CallFailed(CallResult.BROKEN, "closed the connection")
 
 
 @contextlib.asynccontextmanager
-async def _connected(upstream: Upstream, endpoint: str, deadline: Deadline) -> AsyncIterator[ClientConnection]:
+async def connected(upstream: Upstream, endpoint: str, deadline: Deadline) -> AsyncIterator[ClientConnection]:
+    """A connection until the end of the block, which closes it at once.
+
+    Args:
+        upstream: whose key is shown.
+        endpoint: base URL of the service.
+        deadline: of the handshake.
+
+    Raises:
+        CallFailed: it cannot be had.
+    """
     with _translated():
         socket = await _Connect(
             **_address(upstream, endpoint),
@@ -107,13 +101,12 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-async def _write(socket: ClientConnection, opening: str, outbox: Outbox) -> None:
+async def _write(socket: ClientConnection, outbox: Outbox) -> None:
     try:
-        message = opening
         while True:
+            message = message_of(await outbox.take())  # all that came meanwhile: a message costs more than a frame
             async with asyncio.timeout(_SEND_SECONDS):
                 await socket.send(message)
-            message = message_of(await outbox.take())  # all that came meanwhile: a message costs more than a frame
     except (ConnectionClosed, TimeoutError):
         _log.info("a live connection takes nothing more")
     finally:

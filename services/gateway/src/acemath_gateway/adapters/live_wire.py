@@ -40,7 +40,13 @@ class ErrorFrame(BaseModel):
     param: str | None = None
 
 
-Frame = ScoreFrame | PartialFrame | ErrorFrame
+class DoneFrame(BaseModel):
+    """The service has freed a job that was left, and takes another one."""
+
+    type: Literal["done"]
+
+
+Frame = ScoreFrame | PartialFrame | ErrorFrame | DoneFrame
 _Read = Annotated[Frame, Field(discriminator="type")]
 _FRAME: TypeAdapter[Frame] = TypeAdapter(_Read)
 _FRAMES: TypeAdapter[list[Frame]] = TypeAdapter(list[_Read])
@@ -54,10 +60,14 @@ _RESULTS = {
 }
 
 
-def open_frame(context: Sequence[ChatMessage], model: str, seconds: float) -> str:
+DONE = '{"type": "done"}'
+"""Nothing more is wanted of this job."""
+
+
+def open_frame(context: Sequence[ChatMessage], model: str, seconds: float, request_id: str | None) -> str:
     """The first frame: the turns that candidates answer, who is to score them, and in how many seconds from now."""
     frame = {"type": "open", "messages": list(context), "model": model, "deadline": seconds, "joined": True}
-    return json.dumps(frame)
+    return json.dumps(frame | ({"request_id": request_id} if request_id else {}))
 
 
 def piece_frame(index: int, text: str) -> str:
@@ -90,7 +100,9 @@ def read_frames(message: str | bytes) -> list[Frame]:
     try:
         return _FRAMES.validate_json(message) if message[:1] in ("[", b"[") else [_FRAME.validate_json(message)]
     except ValidationError as error:
-        raise CallFailed(CallResult.BROKEN, "sent a frame that is no score, no partial one and no error") from error
+        raise CallFailed(
+            CallResult.BROKEN, "sent a frame that is no score, no partial one, no error and no end"
+        ) from error
 
 
 def failure(frame: ErrorFrame) -> CallFailed | InvalidRequest:

@@ -10,6 +10,7 @@ A key is revoked by moving its record: where the second hash is lost, the key is
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,14 +18,16 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from acemath_core.admin import KeyChange
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_gateway.adapters.redis_link import Argument, RedisLink, StoreAway
-from acemath_gateway.keys.records import KeyRecord
+from acemath_gateway.keys.records import KeyRecord, changed
 from acemath_gateway.keys.store import MAX_KEYS, REVOKED_KEPT_DAYS
 
 _log = logging.getLogger(__name__)
 _KEYS = ["acemath:keys", "acemath:keys:revoked"]
 _DAY_MS = 86_400_000
+_TRIES = 5
 
 # ARGV: id.  → the record, or nothing.
 _READ = "return redis.call('HGET', KEYS[1], ARGV[1])"
@@ -45,6 +48,13 @@ for i = 1, #revoked, 2 do
 end
 if redis.call('HLEN', KEYS[1]) + redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then return -1 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+# ARGV: id, the record as it was read, the new one.  → 1 when it was still the same.
+_REPLACE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
 
@@ -90,6 +100,19 @@ class RedisKeyStore:
         valid, revoked = cast("tuple[Sequence[bytes], Sequence[bytes]]", await self._run(_EVERY))
         found = [*(_record(raw) for raw in valid), *(_revoked(entry) for entry in revoked)]
         return [record for record in found if record is not None]
+
+    async def change(self, key_id: str, change: KeyChange) -> KeyRecord | None:
+        """See `KeyStore.change`; a newer gateway's fields stay as they are."""
+        for _ in range(_TRIES):
+            raw = cast("bytes | None", await self._run(_READ, key_id))
+            record = None if raw is None else _record(raw)
+            if raw is None or record is None:
+                return None
+            after = changed(record, change)
+            new = json.loads(raw) | after.model_dump(mode="json", include={"name", "quotas"})
+            if await self._run(_REPLACE, key_id, raw, json.dumps(new)):
+                return after
+        raise Conflict(f"{key_id} is being changed by others; look at it and try again")
 
     async def revoke(self, key_id: str) -> KeyRecord | None:
         """See `KeyStore.revoke`."""

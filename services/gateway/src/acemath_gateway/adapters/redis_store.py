@@ -156,8 +156,10 @@ class RedisLeaseStore:
         self._latest: tuple[int, str | None, dict[str, int]] | None = None
         link.on_recovery(self._assert_again)
 
-    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
-        """See `LeaseStore.assert_leases`."""
+    async def assert_leases(
+        self, generation: int, release: str | None, counts: dict[str, int], viewed: float | None = None
+    ) -> None:
+        """See `LeaseStore.assert_leases`; `viewed` is left out."""
         self._latest = (generation, release, dict(counts))
         await self._assert_quietly()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,6 +24,7 @@ from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.prompts import ChatMessage
 from acemath_core.wire import MAX_CANDIDATES, Turn
+from acemath_gateway.adapters.attempts import at_fault
 from acemath_gateway.adapters.hedging import hedged
 from acemath_gateway.adapters.http import CallFailed, Upstream
 from acemath_gateway.adapters.reward_call import ScoreCall, Wanted
@@ -122,13 +124,13 @@ class HttpScorer:
         self, endpoint: str, call: ScoreCall, wanted: Sequence[Wanted], deadline: Deadline, give_up: Deadline
     ) -> None:
         """Ask one service, and note what it is good for."""
-        replicas = self._upstream.replicas
+        replicas, started = self._upstream.replicas, time.monotonic()
         try:
             await call.ask(endpoint, [one for one in wanted if one.waiting], give_up)
         except CallFailed as error:
-            if error.result not in _FULL:
+            if error.result not in _FULL and at_fault(error.result, deadline, started):
                 replicas.shun(endpoint, hung=error.result is CallResult.TIMEOUT and not deadline.expired())
-            else:
+            elif error.result in _FULL:
                 replicas.answered(endpoint)
             if any(one.waiting for one in wanted):  # else it failed with everything said
                 raise

@@ -1,7 +1,8 @@
 """`LeaseStore` as a status file in the registry: what agents and reward services read before they stop a version.
 
 `status/gateway/<instance>.json`: `{"generation": 3, "release": "r-…", "leases": {"r-…": 2}, "at": <Unix seconds>}`;
-generation and release are what new jobs use, 0 and null before the first. An old record means *unknown*, never zero;
+generation and release are what new jobs use, 0 and null before the first. `"viewed": <Unix seconds>` is when the
+replicas began to be asked for what new leases are given by. An old record means *unknown*, never zero;
 so a gateway that ends in order takes its record away, and nobody waits for it any more.
 """
 
@@ -34,9 +35,12 @@ class StatusFileLeases:
         self._changing: asyncio.Task[None] | None = None
         self._failing = False
 
-    async def assert_leases(self, generation: int, release: str | None, counts: dict[str, int]) -> None:
+    async def assert_leases(
+        self, generation: int, release: str | None, counts: dict[str, int], viewed: float | None = None
+    ) -> None:
         """See `LeaseStore.assert_leases`."""
         document = {"generation": generation, "release": release, "leases": counts, "at": time.time()}
+        document |= {} if viewed is None else {"viewed": viewed}
         await self._try(lambda: self._registry.write_status("gateway", self._instance, document))
 
     async def withdraw(self) -> None:

@@ -22,6 +22,7 @@ import aiohttp
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import InvalidRequest
+from acemath_gateway.adapters.attempts import at_fault
 from acemath_gateway.adapters.http import CallFailed, translated
 from acemath_gateway.adapters.replica_turns import Turn
 from acemath_gateway.adapters.sse import SseError, SseReader
@@ -74,7 +75,7 @@ class Call:
             raise
         except CallFailed as error:
             result = error.result
-            self._shun(result)
+            self._shun(result, started)
             if result is CallResult.MISMATCH:
                 metrics.version_mismatch.labels(role).inc()
             if result is CallResult.MISMATCH or not self.begun:
@@ -84,10 +85,10 @@ class Call:
         finally:
             self._upstream.count(result, started)
 
-    def _shun(self, result: CallResult) -> None:
+    def _shun(self, result: CallResult, started: float) -> None:
         """Ask this server last for a while; one that was still at it when the deadline came is not at fault."""
         late = result is CallResult.TIMEOUT and self._deadline.expired()
-        if not (late and self._turn.begun):
+        if not (late and self._turn.begun) and at_fault(result, self._deadline, started):
             self._turn.shun(hung=result is CallResult.TIMEOUT and not late)
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:

@@ -88,7 +88,7 @@ class KeyBook:
         return seen.caller
 
     def forget(self, key_id: str) -> None:
-        """Read the key again at its next use: it was revoked."""
+        """Read the key again at its next use: it was changed or revoked."""
         self._seen.pop(key_id, None)
 
     async def _look_up(self, digest: bytes) -> KeyCaller | None:

@@ -8,8 +8,6 @@ from typing import Protocol
 
 from acemath_core.admin import Quotas
 from acemath_core.deadline import Deadline
-from acemath_gateway.admission import Admitted
-from acemath_gateway.jobs import CandidateDone, CandidateRejected, Outcome, SolveEvent
 from acemath_gateway.keys.records import NO_QUOTAS
 
 
@@ -90,7 +88,7 @@ class Bill:
     Attributes:
         quotas: the key's.
         standing: what the key had left when the request came; None when it has no quotas, or nothing was counted.
-        tokens: generated so far, of the candidates that have ended.
+        tokens: generated for it, those of candidates that never ended too; known at its end, whatever that is.
         started: whether the request got its places.
     """
 
@@ -99,11 +97,10 @@ class Bill:
     tokens: int = 0
     started: bool = False
 
-    def see(self, event: Admitted | SolveEvent) -> None:
-        """Take in what became of the request."""
-        if isinstance(event, Admitted):
-            self.started = True
-        elif isinstance(event, CandidateDone | CandidateRejected):
-            self.tokens += event.completion_tokens
-        elif isinstance(event, Outcome):
-            self.tokens = event.completion_tokens
+    def begin(self) -> None:
+        """The request has its places."""
+        self.started = True
+
+    def spend(self, tokens: int) -> None:
+        """The request is over, with so many generated tokens."""
+        self.tokens = tokens

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from pydantic import ConfigDict, Field
 
-from acemath_core.admin import KeyInfo, KeyRequest, NewKey, Quotas
+from acemath_core.admin import KeyChange, KeyInfo, KeyRequest, NewKey, Quotas
 from acemath_web.auth import Caller, digest_of
 
 _RANDOM_BYTES = 32
@@ -74,6 +74,11 @@ def draw(request: KeyRequest, by: str) -> tuple[str, KeyRecord]:
         digest=digest.hex(),
     )
     return key, record
+
+
+def changed(record: KeyRecord, change: KeyChange) -> KeyRecord:
+    """The record after a change."""
+    return record.model_copy(update={"name": change.name or record.name, "quotas": change.of(record.quotas)})
 
 
 def handed_out(key: str, record: KeyRecord) -> NewKey:

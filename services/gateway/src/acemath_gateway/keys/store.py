@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from acemath_core.admin import KeyChange
 from acemath_gateway.keys.records import KeyRecord
 
 MAX_KEYS = 10_000
@@ -32,6 +33,14 @@ class KeyStore(Protocol):
 
     async def every(self) -> list[KeyRecord]:
         """All records, the revoked ones of the last `REVOKED_KEPT_DAYS` too; in no order."""
+        ...
+
+    async def change(self, key_id: str, change: KeyChange) -> KeyRecord | None:
+        """Change a valid key's name or quotas; None when there is no such key, or it was revoked.
+
+        Raises:
+            Conflict: others change it all the time.
+        """
         ...
 
     async def revoke(self, key_id: str) -> KeyRecord | None:

@@ -1,4 +1,4 @@
-"""`POST | GET | DELETE /admin/v1/keys`: the keys of callers. A key itself is told once, to who made it."""
+"""`POST | GET | PATCH | DELETE /admin/v1/keys`: the keys of callers. A key itself is told once, to who made it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from acemath_core.admin import KEY_ID_PATTERN, KeyInfo, KeyList, KeyRequest, NewKey
+from acemath_core.admin import KEY_ID_PATTERN, KeyChange, KeyInfo, KeyList, KeyRequest, NewKey
 from acemath_core.errors import NotFound
 from acemath_gateway.keys.records import draw, handed_out
 from acemath_gateway.routes.admin_parts import Administrator, admin_parts, admin_schema
@@ -36,14 +36,29 @@ def admin_keys_router() -> APIRouter:
         newest = sorted(records, key=lambda record: (record.created_at, record.id), reverse=True)
         return KeyList(data=tuple(record.info() for record in newest))
 
+    @router.patch("/{key_id}", summary="Change a key's name or quotas", openapi_extra=admin_schema(KeyChange))
+    async def change(request: Request, key_id: KeyId, caller: Administrator) -> KeyInfo:
+        wanted = validated(KeyChange, await read_fields(request, KeyChange.model_fields))
+        parts = admin_parts(request)
+        record = await parts.keys.change(key_id, wanted)
+        parts.book.forget(key_id)
+        if record is None:
+            raise _none(key_id)
+        _log.info("an API key was changed", extra={"key_id": key_id, "by": caller.id})
+        return record.info()
+
     @router.delete("/{key_id}", summary="Revoke a key for ever", openapi_extra=admin_schema())
     async def revoke(request: Request, key_id: KeyId, caller: Administrator) -> KeyInfo:
         parts = admin_parts(request)
         record = await parts.keys.revoke(key_id)
         parts.book.forget(key_id)
         if record is None:
-            raise NotFound(f"there is no key {key_id}; GET /admin/v1/keys lists them", param="key_id")
+            raise _none(key_id)
         _log.info("an API key was revoked", extra={"key_id": key_id, "by": caller.id})
         return record.info()
 
     return router
+
+
+def _none(key_id: str) -> NotFound:
+    return NotFound(f"there is no key {key_id}, or it was revoked; GET /admin/v1/keys lists them", param="key_id")
