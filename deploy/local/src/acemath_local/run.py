@@ -89,8 +89,14 @@ def serving(url: str, command: Path) -> str:
     return (
         f"Serving at {url} (page at /, API at /v1/solve and /v1/chat/completions). "
         f'Another problem: make solve PROBLEM="…". How it is: {command} doctor '
-        "Ctrl-C stops everything."
+        f"{_elsewhere(url)}Ctrl-C stops everything."
     )
+
+
+def _elsewhere(url: str) -> str:
+    """What `acemath` in another shell has to be told where ports were moved; it would ask another stack's gateway."""
+    usual = gateway_url(LocalSettings.read({}))
+    return "" if url == usual else f"In another shell: export ACEMATH_CLI__URL={url} "
 
 
 def acemath_command() -> Path:
