@@ -2,6 +2,7 @@
 
     python -m bench.bestofn run PROBLEMS.jsonl… --out FILE.json --key-file FILE [--its-hub PYTHON] [--optillm PYTHON]
     python -m bench.bestofn table FILE.json
+    python -m bench.bestofn plot FILE.json
 
 Beside a running stack (`make run`). PROBLEMS has one object a line, {"problem": text, "answer": text}. Each way of
 asking is a process of its own that solves the same problems with 1, 4 and 16 clients and n = 8 and 16; rounds go
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -120,13 +122,14 @@ def summed(lines: list[dict[str, Any]], problems: list[dict[str, str]], judge: A
         for line in good
     )
     tokens = [line["tokens"] for line in good if line["tokens"] is not None]
+    seconds = {line["index"]: round(line["seconds"], 3) for line in good}
     errors = sorted({line["error"] for line in lines if line["error"] is not None})
     return {
         "problems": len(problems),
         "answered": len(good),
         "right": right,
         "errors": errors[:3],
-        "seconds": sorted(round(line["seconds"], 3) for line in good),
+        "seconds": [seconds.get(index) for index in range(len(problems))],
         "wall_seconds": round(max((line["began"] + line["seconds"] for line in lines), default=0.0), 3),
         "tokens": sum(tokens) if tokens else None,
     }
@@ -137,8 +140,10 @@ def measure(options: argparse.Namespace) -> None:
     stack, problems = Stack.at(options), read_problems(options.problems, options.count)
     ways = [way for way in options.ways.split(",") if way != "its_hub" or options.its_hub]
     ways = [way for way in ways if way != "optillm" or options.optillm]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result: dict[str, Any] = {
         "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": commit.stdout.strip() or "unknown",
         "machine": machine.described(),
         "policy": stack.model,
         "problems": len(problems),
@@ -198,13 +203,17 @@ def main() -> None:
     run.add_argument("--rounds", type=int, default=3)
     run.add_argument("--max-tokens", type=int, default=200)
     run.add_argument("--temperature", type=float, default=0.7)
-    shown = commands.add_parser("table", help="markdown")
-    shown.add_argument("result", type=Path)
+    for name, does in (("table", "markdown"), ("plot", "a picture beside the result, .svg")):
+        commands.add_parser(name, help=does).add_argument("result", type=Path)
     options = parser.parse_args()
     if options.command == "run":
         measure(options)
+        return
+    result = json.loads(options.result.read_text())
+    if options.command == "table":
+        print(tables(result))
     else:
-        print(tables(json.loads(options.result.read_text())))
+        importlib.import_module("bench.bestofn.plot").draw(result, options.result.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

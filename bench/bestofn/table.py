@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 OURS = "ours"
@@ -23,13 +23,15 @@ def _rows(steps: list[dict[str, Any]]) -> Iterator[str]:
     for step in steps:
         groups.setdefault((step["n"], step["clients"], step["way"]), []).append(step)
     for (n, clients, way), own in sorted(groups.items(), key=lambda item: item[0][:2]):
-        seconds = statistics.median([value for step in own for value in step["seconds"]] or [float("nan")])
-        rates = [_rate(step) for step in own]
+        seconds = statistics.median(
+            [value for step in own for value in step["seconds"] if value is not None] or [float("nan")]
+        )
+        rates = [rate(step) for step in own]
         ratios = [
-            _rate(step) / _rate(other)
+            rate(step) / rate(other)
             for step in own
             for other in groups.get((n, clients, OURS), [])
-            if other["round"] == step["round"] and _rate(other)
+            if other["round"] == step["round"] and rate(other)
         ]
         tokens = [step["tokens"] / step["problems"] for step in own if step["tokens"]]
         right, asked = sum(step["right"] for step in own), sum(step["problems"] for step in own)
@@ -41,7 +43,7 @@ def _rows(steps: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _rate(step: dict[str, Any]) -> float:
+def rate(step: Mapping[str, Any]) -> float:
     """Answered problems a minute."""
     return 60 * step["answered"] / step["wall_seconds"] if step["wall_seconds"] else 0.0
 

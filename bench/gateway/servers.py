@@ -88,6 +88,7 @@ def legs(bench: Bench) -> dict[str, Leg]:
     """All that can be run here, by name."""
     found = [
         Leg("direct", "the stand-in itself, n choices", _nothing, _direct),
+        Leg("by-hand", "n choices, n scores, the best, and nothing else", _by_hand, _to_by_hand),
         Leg("acemath", "n candidates, n scores while they are written, the best", _acemath(), _to_acemath),
         Leg("acemath-posted", "the same, scores are posted", _acemath(LIVE_SCORING="false"), _to_acemath),
     ]
@@ -110,6 +111,10 @@ def _direct(bench: Bench, n: int) -> Target:
 def _to_acemath(bench: Bench, n: int) -> Target:
     fields: dict[str, object] = {"best_of": n, "max_tokens": 64, "temperature": 0.7}
     return Target(HOST, bench.port, "/v1/chat/completions", fields, {})
+
+
+def _to_by_hand(bench: Bench, n: int) -> Target:
+    return Target(HOST, bench.port, "/v1/chat/completions", {"n": n, "max_tokens": 64, "temperature": 0.7}, {})
 
 
 def _to_litellm(bench: Bench, n: int) -> Target:
@@ -149,6 +154,15 @@ def surroundings(bench: Bench) -> Iterator[None]:
 @contextlib.contextmanager
 def _nothing(bench: Bench, n: int) -> Iterator[None]:
     yield None
+
+
+@contextlib.contextmanager
+def _by_hand(bench: Bench, n: int) -> Iterator[subprocess.Popen[bytes]]:
+    behind = ["--policy", bench.upstream, "--reward", f"http://{HOST}:{bench.first_port + 1}"]
+    command = [sys.executable, "-m", "bench.gateway.by_hand", "--port", str(bench.port), *behind]
+    with _process(bench, "by_hand", command, bench.server_core, {}) as process:
+        _wait_for(f"http://{HOST}:{bench.port}/", bench.folder / "by_hand.log")
+        yield process
 
 
 def _acemath(**changed: str) -> Callable[[Bench, int], contextlib.AbstractContextManager[subprocess.Popen[bytes]]]:

@@ -21,34 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from acemath_registry import Registry
 from bench.swaps.load import PROBLEMS, Load, Release
+from bench.swaps.memory import Watch
 from bench.swaps.publisher import Publisher
 from bench.swaps.report import report
 
 PATIENCE = 600.0
 CHANNEL = "default"
-
-
-class Watch:
-    """The stack's processes."""
-
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
-
-    def now(self) -> dict[str, float]:
-        """How many there are, and the sum of their resident memory in MiB."""
-        processes = [self._root, *self._root.children(recursive=True)]
-        sizes = [size for process in processes if (size := _memory(process)) is not None]
-        return {"processes": len(sizes), "memory_mib": round(sum(sizes) / 2**20)}
-
-
-def _memory(process: psutil.Process) -> int | None:
-    with contextlib.suppress(psutil.Error):  # it ended between the question and the answer
-        return int(process.memory_info().rss)
-    return None
 
 
 async def until(registry: Registry, true: Callable[[], bool], release: Release, what: str) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from bench.reward import machine
 from bench.swaps.load import Load
+from bench.swaps.memory import Sample, growth
 
 Row = dict[str, float]
 PARTS = ("publish", "promote_to_first_answer", "first_answer_to_old_gone")
 
 
-def report(load: Load, swaps: list[Row], memory: list[Row], calm: float) -> dict[str, Any]:
+def report(load: Load, swaps: list[Row], memory: list[Sample], calm: float) -> dict[str, Any]:
     """Counts, failures, times and what stayed behind.
 
     Args:
@@ -38,6 +39,7 @@ def report(load: Load, swaps: list[Row], memory: list[Row], calm: float) -> dict
         },
         "seconds": {name: quantiles([one[name] for one in swaps]) for name in PARTS},
         "stack": {"first": memory[0], "last": memory[-1], "most_mib": max(one["memory_mib"] for one in memory)},
+        "memory_of": growth(memory[1:-1]),
         "machine": machine.described(),
         "each": [{name: round(value, 3) for name, value in one.items()} for one in swaps],
         "memory": memory,
