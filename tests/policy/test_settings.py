@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from acemath_core.settings import SettingsError
 from acemath_policy.__main__ import main
 from acemath_policy.settings import PolicySettings, inherited_environment, is_loopback
+from acemath_policy.vllm_server import command_line
 
 
 @pytest.fixture
@@ -88,3 +90,22 @@ def test_keys_that_cannot_be_used_stop_the_start(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and "signature_keys_file: key file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "native", "expected"),
+    [
+        ({"cpu_kvcache_space": 1}, False, "float32"),
+        ({"cpu_kvcache_space": 1}, True, "bfloat16"),
+        ({}, False, "bfloat16"),  # not on a CPU, whatever this one can
+        ({"cpu_kvcache_space": 1, "dtype": "bfloat16"}, False, "bfloat16"),
+        ({"dtype": "auto"}, True, "auto"),
+    ],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32_unless_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any], native: bool, expected: str
+) -> None:
+    monkeypatch.setattr("acemath_core.processors.computes_in_bfloat16", lambda: native)
+    chosen = PolicySettings(registry_root=tmp_path, cache_dir=tmp_path, **settings)
+    line = command_line(chosen, model=tmp_path, name="p@s1-0", port=1)
+    assert line[line.index("--dtype") + 1] == expected

@@ -20,7 +20,7 @@ from acemath_core.settings import SettingsError
 from acemath_registry import Registry
 from acemath_reward.engine.config import read_config
 from acemath_reward.pooled.command import command_line
-from acemath_reward.settings import RewardSettings
+from acemath_reward.settings import EngineKind, RewardSettings
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,17 @@ def test_what_an_engine_has_no_use_for_stops_the_start(
         monkeypatch.setenv(f"ACEMATH_REWARD__{name}", value)
     with pytest.raises(SettingsError, match=said):
         RewardSettings.from_env()
+
+
+@pytest.mark.parametrize(("native", "expected"), [(False, "float32"), (True, "bfloat16")])
+def test_servers_on_a_cpu_compute_in_what_it_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool, expected: str
+) -> None:
+    monkeypatch.setattr("acemath_core.processors.computes_in_bfloat16", lambda: native)
+    settings = RewardSettings(registry_root=tmp_path, cache_dir=tmp_path, engine=EngineKind.VLLM)
+    config = read_config(write_checkpoint(tmp_path / "export", "qwen2"))
+    line = command_line(settings, model=tmp_path, name="r@s1-0", port=8210, config=config)
+    assert line[line.index("--dtype") + 1] == expected
 
 
 def test_a_model_over_four_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from acemath_policy.canary import Canary, Tolerance, check
 from acemath_policy.metrics import PolicyMetrics
 from acemath_policy.readiness import Pulse, PulseLimits
 from acemath_policy.settings import PolicySettings
-from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line
+from acemath_policy.vllm_server import VllmClient, VllmFailure, command_line, dtype_of
 from acemath_registry import ModelRef
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Launcher:
             port = free_port(settings.bind, range(settings.first_vllm_port, settings.last_vllm_port + 1), taken)
         except NoFreePort as error:
             raise ServerDied(str(error)) from error
+        _log.info("starting a server of %s on port %s, computing in %s", ref, port, dtype_of(settings))
         tree = ProcessTree(
             command_line(settings, model=model, name=str(ref), port=port),
             environment(settings, self.inherited, self.key),

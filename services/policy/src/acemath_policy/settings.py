@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,9 @@ class PolicySettings(HttpServiceSettings):
     last_vllm_port: int = Field(8119, ge=1, le=65535)
 
     vllm_command: tuple[str, ...] = Field(COMMAND, description="how a vLLM server is started; JSON list", min_length=1)
-    dtype: str = Field("bfloat16", pattern="^(auto|bfloat16|float16|float32)$")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = Field(
+        None, description="None: bfloat16; float32 on a CPU without bfloat16 arithmetic; auto is vLLM's, as stored"
+    )
     max_model_len: int | None = Field(None, ge=16, description="None: what the checkpoint says")
     max_num_seqs: int = Field(64, ge=1)
     enforce_eager: bool = Field(False, description="no compilation: starts sooner and needs no C++ compiler")

@@ -17,6 +17,7 @@ import httpx
 from pydantic import SecretStr
 
 from acemath_core.processes.vllm import SILENT
+from acemath_core.processors import cpu_dtype
 from acemath_policy.settings import PolicySettings
 
 GENERATED = "vllm:generation_tokens_total"
@@ -66,7 +67,7 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
         *("--host", settings.bind, "--port", str(port)),
         *("--shutdown-timeout", str(settings.shutdown_timeout_seconds)),
         *("--generation-config", "vllm"),  # the checkpoint's sampling defaults must not override a request's silence
-        *("--dtype", settings.dtype, "--max-num-seqs", str(settings.max_num_seqs)),
+        *("--dtype", dtype_of(settings), "--max-num-seqs", str(settings.max_num_seqs)),
         *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
         *(part for flag, value in optional.items() if value is not None for part in (flag, str(value))),
         *(["--enforce-eager"] if settings.enforce_eager else []),
@@ -75,6 +76,11 @@ def command_line(settings: PolicySettings, *, model: Path, name: str, port: int)
         *SILENT,
         *settings.extra_args,
     ]
+
+
+def dtype_of(settings: PolicySettings) -> str:
+    """The number format that a server computes in, as vLLM names it; a server is on a CPU if it has a CPU's cache."""
+    return settings.dtype or (cpu_dtype() if settings.cpu_kvcache_space is not None else "bfloat16")
 
 
 # A seeded request whose prompt is prefilled in two parts ends the CPU worker ("CPU Generator does not use offset"), and

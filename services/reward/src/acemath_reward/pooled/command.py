@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from acemath_core.processes.vllm import SILENT
+from acemath_core.processors import cpu_dtype
 from acemath_reward.engine.config import EngineConfig
 from acemath_reward.settings import RewardSettings
 
@@ -45,4 +46,6 @@ def command_line(settings: RewardSettings, *, model: Path, name: str, port: int,
 
 def dtype_of(settings: RewardSettings) -> str:
     """The number format that vLLM computes in; its own `auto` would take a float32 checkpoint as it lies."""
-    return "bfloat16" if settings.dtype == "auto" else settings.dtype
+    if settings.dtype != "auto":
+        return settings.dtype
+    return cpu_dtype() if settings.device == "cpu" else "bfloat16"
