@@ -23,7 +23,8 @@ def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
 def test_a_probability_is_one_and_grows_with_the_score(score: float) -> None:
     probability = WHOLE.probability(score)
     assert probability is not None and 0.0 <= probability <= 1.0
-    assert probability <= (WHOLE.probability(math.nextafter(score, math.inf)) or 0.0)
+    above = WHOLE.probability(math.nextafter(score, math.inf)) or 0.0
+    assert probability <= above + 2 * math.ulp(above)  # two scores next to each other may round the other way
 
 
 def test_known_probabilities() -> None:
