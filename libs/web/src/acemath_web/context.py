@@ -6,13 +6,12 @@ The id is accepted when it is harmless, made when absent, echoed on every respon
 from __future__ import annotations
 
 import logging
+import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -53,9 +52,8 @@ def note_facts(**facts: Fact) -> None:
     Raises:
         ValueError: a name that every line, or the logging library, already uses for something else.
     """
-    taken = sorted(_TAKEN & set(facts))
-    if taken:
-        raise ValueError(f"a line in the log has a {taken[0]!r} of its own; choose another name")
+    if not _TAKEN.isdisjoint(facts):
+        raise ValueError(f"a line in the log has a {min(_TAKEN & set(facts))!r} of its own; choose another name")
     noted = _facts.get()
     if noted is None:
         return
@@ -72,7 +70,22 @@ def current_facts() -> dict[str, Fact]:
 def header_of(scope: Scope, name: str) -> str | None:
     """One header of an ASGI scope, decoded as Latin-1 as HTTP has it."""
     wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in scope.get("headers", []) if key == wanted), None)
+    for key, value in scope.get("headers", ()):
+        if key == wanted:
+            found: str = value.decode("latin-1")
+            return found
+    return None
+
+
+def set_header(message: Message, name: bytes, value: bytes) -> None:
+    """Put one header on the start of an answer, in place of any of that name.
+
+    Args:
+        message: `http.response.start`.
+        name: in small letters.
+        value: as it is sent.
+    """
+    message["headers"] = [pair for pair in message.get("headers", ()) if pair[0] != name] + [(name, value)]
 
 
 class RequestIdMiddleware:
@@ -87,12 +100,12 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         given = header_of(scope, REQUEST_ID_HEADER)
-        request_id = given if given and _HARMLESS.match(given) else uuid.uuid4().hex
+        request_id = given if given and _HARMLESS.match(given) else os.urandom(16).hex()
         token, facts = _current.set(request_id), _facts.set({})
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                set_header(message, b"x-request-id", request_id.encode())
             await send(message)
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -43,6 +44,7 @@ def _is_ours(scope: Scope) -> bool:
     return names_loopback(hosts[0]) if len(hosts) == 1 else not hosts and scope.get("http_version") == "1.0"
 
 
+@lru_cache(256)  # callers send the same one each time, and taking it apart costs as much as a middleware
 def names_loopback(host: str) -> bool:
     """Whether a `Host` header, with or without a port, names this machine's loopback."""
     try:

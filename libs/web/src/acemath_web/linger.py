@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from acemath_web.context import header_of
+from acemath_web.context import header_of, set_header
 
 PAUSE_SECONDS = 2.0
 """The longest wait for the next piece: a caller that reads the answer and leaves is noticed sooner than that."""
@@ -63,7 +62,7 @@ class LingeringCloseMiddleware:
             nonlocal held
             if unread and message["type"] == "http.response.start":
                 # Otherwise the server would go on reading, without any bound, to keep the connection usable.
-                MutableHeaders(scope=message)["connection"] = "close"
+                set_header(message, b"connection", b"close")
             elif unread and message["type"] == "http.response.body" and not message.get("more_body", False):
                 held, message = True, {**message, "more_body": True}  # at the last one the server closes
             await send(message)
