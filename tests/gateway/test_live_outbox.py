@@ -15,22 +15,29 @@ from acemath_gateway.adapters.live_outbox import Outbox
 def test_everything_comes_out_in_order_and_in_bounded_messages(sizes: list[int]) -> None:
     frames = [f"{number:04}" + "x" * size for number, size in enumerate(sizes)]
 
-    async def taken() -> list[list[str]]:
-        outbox, found = Outbox(max_chars=10_000_000), list[list[str]]()
-        assert outbox.put(*frames)
-        while sum(map(len, found)) < len(frames):
-            found.append(await outbox.take())
-        return found
-
-    messages = asyncio.run(taken())
+    outbox, messages = Outbox(max_chars=10_000_000), list[list[str]]()
+    assert outbox.put(*frames)
+    while message := outbox.take():
+        messages.append(message)
     assert [frame for message in messages for frame in message] == frames
     assert all(sum(map(len, message[:-1])) < live_outbox._MESSAGE_CHARS for message in messages)
+
+
+async def test_whoever_waits_is_told_of_what_comes() -> None:
+    outbox = Outbox(max_chars=10)
+    waiting = asyncio.create_task(outbox.filled())
+    await asyncio.sleep(0)
+    assert not waiting.done() and outbox.take() == []
+    assert outbox.put("a")
+    await asyncio.wait_for(waiting, 5)
+    await outbox.filled()
+    assert outbox.take() == ["a"]
 
 
 async def test_room_comes_back_when_frames_are_taken() -> None:
     outbox = Outbox(max_chars=10)
     assert outbox.put("12345", "67890") and not outbox.put("1")
-    assert await outbox.take() == ["12345", "67890"]
+    assert outbox.take() == ["12345", "67890"]
     assert outbox.put("1234567890")
 
 
@@ -39,7 +46,7 @@ async def test_an_opening_comes_first_and_what_is_forgotten_never() -> None:
     assert outbox.put("1234567890")
     outbox.put_first("opening")  # whether there is room or not
     assert not outbox.put("1")
-    assert await outbox.take() == ["opening", "1234567890"]
+    assert outbox.take() == ["opening", "1234567890"]
     assert outbox.put("left")
     outbox.clear()
-    assert outbox.put("1234567890") and await outbox.take() == ["1234567890"]
+    assert outbox.put("1234567890") and outbox.take() == ["1234567890"]

@@ -98,11 +98,14 @@ class Gathering:
         Raises:
             ServiceError: nothing could be had of the policy; or, in the task group, the scorer is away and needed.
         """
+        if self.look is None:
+            await self._wave(0, self.job.waves[0])
+            return
         start = 0
         for size in self.job.waves:
             self._writing = self.tasks.create_task(self._wave(start, size), name=f"write {self.job.id}")
             await asyncio.wait({self._writing})
-            if self.look is None or self._writing.cancelled() or not self._goes_on(start):
+            if self._writing.cancelled() or not self._goes_on(start):
                 return
             await _ended(self._scoring)
             self.board.settled = self.board.settled or await self.look.between_waves()

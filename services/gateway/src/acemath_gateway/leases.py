@@ -40,7 +40,8 @@ class LeaseLedger:
         viewed: Callable[[], float],
         heartbeat_seconds: float,
     ) -> None:
-        self._stores, self._metrics = tuple(stores), metrics
+        self._stores = tuple(stores)
+        self._shown = {age: metrics.leases.labels(age) for age in ("current", "canary", "old")}
         self._current, self._canary, self._viewed = current, canary, viewed
         self._heartbeat_seconds = heartbeat_seconds
         self._counts: dict[str, int] = {}
@@ -91,7 +92,7 @@ class LeaseLedger:
         current = self._current()
         held = self._counts.get(current.release, 0) if current else 0
         shared = self._counts.get(self._canary() or "", 0)
-        self._metrics.leases.labels("current").set(held)
-        self._metrics.leases.labels("canary").set(shared)
-        self._metrics.leases.labels("old").set(sum(self._counts.values()) - held - shared)
+        self._shown["current"].set(held)
+        self._shown["canary"].set(shared)
+        self._shown["old"].set(sum(self._counts.values()) - held - shared)
         self._changed.set()

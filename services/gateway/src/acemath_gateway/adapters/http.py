@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 import aiohttp
 from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import to_json
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import ErrorCode, InvalidRequest
@@ -118,11 +118,10 @@ class Upstream:
             await close()
         await self.transport.close()
 
-    @contextlib.asynccontextmanager
     async def stream(
         self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
-    ) -> AsyncIterator[Answer]:
-        """The answer to a POST as it arrives; leaving the block closes the connection, which cancels the work.
+    ) -> Answer:
+        """The answer to a POST as it arrives; closing it closes the connection, which cancels the work.
 
         Args:
             url: where to.
@@ -137,11 +136,7 @@ class Upstream:
         patience = give_up or deadline
         with translated(patience):
             async with asyncio.timeout(patience.remaining()):
-                answer = await self._answer("POST", url, deadline, _as_json(body))
-        try:
-            yield answer
-        finally:
-            answer.close()
+                return await self._answer("POST", url, deadline, _as_json(body))
 
     async def post(
         self, url: str, body: dict[str, Any], deadline: Deadline, *, give_up: Deadline | None = None
@@ -180,7 +175,7 @@ class Upstream:
 
 
 def _as_json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return to_json(body)  # a prompt is hundreds of whole numbers; nothing in a body is NaN, which it would let pass
 
 
 def _request_id() -> dict[str, str]:

@@ -163,14 +163,14 @@ class LiveJob:
         """
         candidate, started = self._of(index), time.monotonic()
         self._finish(index, candidate, whole)
+        clock = asyncio.get_running_loop().call_later(give_up.remaining(), self._give_up, candidate)
         try:
-            await asyncio.wait({candidate.answer}, timeout=give_up.remaining())
+            return self._outcome(await candidate.answer, started)
         except asyncio.CancelledError:
             self._upstream.count(CallResult.CANCELLED, started)
             raise
-        if not candidate.answer.done():
-            self._give_up()
-        return self._outcome(candidate.answer.result(), started)
+        finally:
+            clock.cancel()
 
     def opening(self) -> str:
         """See `Job`."""
@@ -271,8 +271,10 @@ class LiveJob:
         for candidate in self._candidates.values():
             candidate.settle(NotLive(self._ends_as))
 
-    def _give_up(self) -> None:
+    def _give_up(self, late: _Candidate) -> None:
         """A score did not come in time: the connection is given up, and with it all that have none."""
+        if late.answer.done():  # in this very turn of the loop
+            return
         self._ends_as = LiveFallback.TIMEOUT
         if self._connection is not None:
             self._connection.abort()

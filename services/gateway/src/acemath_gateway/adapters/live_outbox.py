@@ -43,13 +43,17 @@ class Outbox:
         self._chars = 0
         return forgotten
 
-    async def take(self) -> list[str]:
-        """The next frames, at least one and not many more characters than `_MESSAGE_CHARS`; waits for the first."""
+    async def filled(self) -> None:
+        """Return when there is something to take."""
         while not self._frames:
             self._some.clear()
             await self._some.wait()
-        taken, chars = [self._frames.popleft()], 0
-        while self._frames and (chars := chars + len(taken[-1])) < _MESSAGE_CHARS:
+
+    def take(self) -> list[str]:
+        """The next frames, none if none wait, and not many more characters than `_MESSAGE_CHARS`."""
+        taken, chars = list[str](), 0
+        while self._frames and chars < _MESSAGE_CHARS:
             taken.append(self._frames.popleft())
-        self._chars -= sum(map(len, taken))
+            chars += len(taken[-1])
+        self._chars -= chars
         return taken

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol, cast
 
 from redis.asyncio import ConnectionPool, Redis
@@ -61,7 +62,7 @@ class RedisLink:
 
     Args:
         url: `redis://` or `rediss://` address.
-        timeout_seconds: longest wait for a connection, and for an answer.
+        timeout_seconds: longest wait for an answer, for a connection to ask on included.
         on_change: told True when Redis is back and False when it is lost.
     """
 
@@ -74,7 +75,7 @@ class RedisLink:
         self._turns = asyncio.Semaphore(_MAX_CALLS)
         self._hooks: list[Callable[[], Awaitable[None]]] = []
         self._scripts: dict[str, _Script] = {}
-        self._calls: set[asyncio.Future[object]] = set()
+        self._running, self._quiet = 0, asyncio.Event()
 
     @property
     def up(self) -> bool:
@@ -141,8 +142,10 @@ class RedisLink:
     async def close(self) -> None:
         """Close every connection."""
         self._up = False
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=2 * self._timeout)
+        if self._running:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await self._quiet.wait()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
@@ -157,6 +160,9 @@ class RedisLink:
             raise StoreAway("the breaker is open")
 
     async def _turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()  # at once
+            return
         try:
             async with asyncio.timeout(_BUSY_SECONDS):
                 await self._turns.acquire()
@@ -178,29 +184,17 @@ class RedisLink:
             raise StoreAway(f"{type(error).__name__}") from error
 
     async def _bounded(self, call: Awaitable[object], then: Callable[[], None] = lambda: None) -> object:
-        """The call's result, in a task of its own.
-
-        On Python 3.11 redis-py may swallow a cancellation (it sends through `asyncio.wait_for`, which does so when the
-        inner call is just done); our caller's cancellation must never depend on that.
-        """
-        task = asyncio.ensure_future(call)
-        self._calls.add(task)
-        task.add_done_callback(self._ended)
-        task.add_done_callback(lambda _: then())
+        """The call's result, in time; one that is broken off closes its connection, whose answer is still to come."""
+        self._running += 1
+        self._quiet.clear()
         try:
-            done, _ = await asyncio.wait({task}, timeout=2 * self._timeout)  # for a connection, and for the answer
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if not done:
-            task.cancel()
-            raise TimeoutError
-        return task.result()
-
-    def _ended(self, task: asyncio.Future[object]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever still waits is told by `result`
+            async with asyncio.timeout(self._timeout):
+                return await call
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._quiet.set()
+            then()
 
     def _script(self, source: str) -> _Script:
         if source not in self._scripts:
@@ -219,8 +213,10 @@ def _pool(url: str, timeout_seconds: float) -> ConnectionPool:
     return ConnectionPool.from_url(  # who has a turn finds a connection, so that nobody waits in the pool
         url,
         max_connections=_MAX_CONNECTIONS,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
+        # No time-outs of its own: a call has one (`_bounded`). With one, redis-py sends through `asyncio.wait_for`,
+        # which costs a task for each command and, on Python 3.11, may swallow its caller's cancellation.
+        socket_timeout=None,
+        socket_connect_timeout=None,
         # Once more at once, for a pooled connection that a restarted server no longer knows: an absent one refuses at
         # once too. Every script may run twice. All further trying is the watcher's, not the caller's.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
@@ -99,7 +100,7 @@ class ScoreCall:
 
     async def _together(self, endpoint: str, wanted: Sequence[Wanted], give_up: Deadline) -> None:
         url, body = f"{endpoint}/v1/score", self._body(wanted, stream=True)
-        async with self._upstream.stream(url, body, self._deadline, give_up=give_up) as answer:
+        with closing(await self._upstream.stream(url, body, self._deadline, give_up=give_up)) as answer:
             _check_head(answer, self._version)
             with translated(self._deadline):
                 async with asyncio.timeout(give_up.remaining()):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from acemath_core.deadline import Deadline
 from acemath_core.prompts import ChatMessage
@@ -49,19 +50,28 @@ class LiveScorer:
         """See `ScorerPort`; a connection that has to be opened is opened beside the block."""
         job = LiveJob(self._upstream, self._connections, release, context, deadline)
         others = len(release.reward_endpoints) - 1
+        session = LiveSession(
+            job,
+            partial(HttpSession, self._posts, release, context, deadline),
+            self._upstream,
+            lambda: self._posts.give_up(deadline, others=others),
+        )
         try:
             job.start()
-            async with self._posts.session(release, context, deadline) as posts:
-                yield LiveSession(job, posts, self._upstream, lambda: self._posts.give_up(deadline, others=others))
+            yield session
         finally:
             job.close()
+            await session.close()
 
 
 class LiveSession:
-    """`ScoringSession` of one job on a connection, and of calls for what that does not score."""
+    """`ScoringSession` of one job on a connection, and of calls, where there are any, for what that does not score."""
 
-    def __init__(self, job: LiveJob, posts: HttpSession, upstream: Upstream, give_up: Callable[[], Deadline]) -> None:
-        self._job, self._posts, self._upstream, self._give_up = job, posts, upstream, give_up
+    def __init__(
+        self, job: LiveJob, posts: Callable[[], HttpSession], upstream: Upstream, give_up: Callable[[], Deadline]
+    ) -> None:
+        self._job, self._make_posts, self._upstream, self._give_up = job, posts, upstream, give_up
+        self._posts: HttpSession | None = None
 
     def piece(self, index: int, text: str) -> None:
         """Hand it to the connection."""
@@ -81,4 +91,10 @@ class LiveSession:
             return await self._job.score(index, candidate, self._give_up())
         except NotLive as reason:
             self._upstream.metrics.live_fallbacks.labels(reason.why).inc()
+            self._posts = self._posts or self._make_posts()
             return await self._posts.score(index, candidate)
+
+    async def close(self) -> None:
+        """Give up the calls."""
+        if self._posts is not None:
+            await self._posts.close()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal
 
 import aiohttp
 import yarl
 
 _CONTROL = frozenset("\r\n\0")
-_FIRST_ANSWER = 200
+_FIRST_ANSWER, _FIRST_REDIRECT, _FIRST_ERROR = 200, 300, 400
 _LARGE_BYTES = 256 * 1024
 _CONNECT_SECONDS = 5.0  # refused is at once; this is for a host that is gone, not for one that is busy
+_CLOSING_SECONDS = 0.5  # for the last word of a websocket that broke the protocol
 _AUTOMATIC = ("accept", "accept-encoding", "content-type", "user-agent")  # whoever calls says what it needs
 
 
@@ -47,6 +49,25 @@ class Answer:
             self._response.close()
 
 
+class Redirected(aiohttp.ClientError):
+    """A websocket was to be opened elsewhere; `status` is the answer's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class Socket(aiohttp.ClientWebSocketResponse[Literal[True]]):
+    """A websocket."""
+
+    def abort(self) -> None:
+        """Close the connection without a word, whatever waits to be sent; again if need be."""
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+        self._response.close()
+
+
 class Transport:
     """Connections to replicas, used again while they are young.
 
@@ -58,6 +79,7 @@ class Transport:
     def __init__(self, *, max_connections: int, idle_seconds: float) -> None:
         self.max_connections, self._idle_seconds = max_connections, idle_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: aiohttp.ClientSession | None = None
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"", *, server_name: str | None = None
@@ -83,23 +105,69 @@ class Transport:
             raise aiohttp.ClientPayloadError(f"status {response.status} is not an answer")
         return Answer(response)
 
+    async def websocket(
+        self, url: str, headers: Mapping[str, str], *, max_message_bytes: int, server_name: str | None = None
+    ) -> Socket:
+        """A websocket, opened there and nowhere else; `abort` it when done with it.
+
+        Args:
+            url: where to; http or https.
+            headers: what the handshake shows besides its own.
+            max_message_bytes: a longer message ends it.
+            server_name: as of `send`.
+
+        Raises:
+            aiohttp.ClientError: it is not to be had; `WSServerHandshakeError` and `Redirected` say its status.
+        """
+        _refuse_control_characters(headers)
+        if self._sockets is None:
+            self._sockets = _session(aiohttp.TCPConnector(limit=0), (_stay,))  # whoever asks bounds them
+        opened = await self._sockets.ws_connect(
+            _parsed(url),
+            headers=headers,
+            server_hostname=server_name,
+            max_msg_size=max_message_bytes,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSING_SECONDS),
+        )
+        assert isinstance(opened, Socket)
+        return opened
+
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._sockets):
+            if session is not None:
+                await session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, made where the event loop runs."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=self._idle_seconds),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                skip_auto_headers=_AUTOMATIC,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            )
+            connector = aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=self._idle_seconds)
+            self._session = _session(connector)
         return self._session
+
+
+def _session(
+    connector: aiohttp.TCPConnector, middlewares: Sequence[aiohttp.ClientMiddlewareType] = ()
+) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        skip_auto_headers=_AUTOMATIC,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        middlewares=middlewares,
+        ws_response_class=Socket,
+    )
+
+
+async def _stay(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Go nowhere but where we were told to go: `ws_connect` follows redirects, with our key."""
+    response = await handler(request)
+    if _FIRST_REDIRECT <= response.status < _FIRST_ERROR:
+        response.close()
+        raise Redirected(response.status)
+    return response
 
 
 @functools.lru_cache(4096)

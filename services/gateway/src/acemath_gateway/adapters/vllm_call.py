@@ -93,17 +93,14 @@ class Call:
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         fingerprint: str | None = None
-        async with (
-            self._upstream.stream(
-                f"{self._turn.endpoint}/v1/completions", body, self._deadline, give_up=self._patience.give_up()
-            ) as answer,
-            contextlib.aclosing(self._data(answer)) as events,
-        ):
-            async for data in events:
-                chunk = parse(data)
-                fingerprint = chunk.system_fingerprint or fingerprint
-                self._check_version(chunk.model)
-                yield chunk
+        url, give_up = f"{self._turn.endpoint}/v1/completions", self._patience.give_up()
+        with contextlib.closing(await self._upstream.stream(url, body, self._deadline, give_up=give_up)) as answer:
+            async with contextlib.aclosing(self._data(answer)) as events:
+                async for data in events:
+                    chunk = parse(data)
+                    fingerprint = chunk.system_fingerprint or fingerprint
+                    self._check_version(chunk.model)
+                    yield chunk
         if self._open():
             raise CallFailed(CallResult.BROKEN, "ended its stream before every candidate had ended")
         self._check_version(fingerprint)

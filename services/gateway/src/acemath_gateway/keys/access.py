@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from acemath_core.admin import KeyScope
 from acemath_core.errors import Forbidden, Unauthenticated
 from acemath_web.auth import Caller, identity_of
 from acemath_web.context import note_facts
 
-__all__ = ["ADMIN_CALLER", "ANYBODY", "FILE_CALLER", "USER_SCOPES", "KeyScope", "MaySolve", "requires"]
+__all__ = ["ADMIN_CALLER", "ANYBODY", "FILE_CALLER", "USER_SCOPES", "KeyScope", "may_solve", "requires"]
 
 
 USER_SCOPES: frozenset[str] = frozenset({KeyScope.SOLVE, KeyScope.JOBS})
@@ -45,7 +44,7 @@ def requires(scope: KeyScope) -> Callable[[Request], Awaitable[Caller]]:
     return caller_with_scope
 
 
-MaySolve = Annotated[Caller, Depends(requires(KeyScope.SOLVE))]
+may_solve = requires(KeyScope.SOLVE)
 """The caller of a route that solves."""
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from acemath_core.admin import Quotas
 from acemath_core.deadline import Deadline
@@ -37,10 +37,9 @@ class QuotaDoor:
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
 
-    @asynccontextmanager
-    async def charged(
+    def charged(
         self, caller: KeyCaller | None, sequences: int, deadline: Deadline, *, patience_seconds: float = 0.0
-    ) -> AsyncIterator[Bill]:
+    ) -> AbstractAsyncContextManager[Bill]:
         """A place in the caller's quotas for the length of the block; tell the bill every event.
 
         Args:
@@ -55,11 +54,13 @@ class QuotaDoor:
             Unavailable: as `QuotaStore.enter`.
         """
         if caller is None or not caller.quotas:
-            yield Bill()
-            return
-        _check_possible(caller.quotas, sequences)
-        visit = Visit(uuid.uuid4().hex, caller.id, caller.quotas, sequences, deadline)
-        bill = Bill(caller.quotas)
+            return nullcontext(Bill())
+        return self._charged(Visit(uuid.uuid4().hex, caller.id, caller.quotas, sequences, deadline), patience_seconds)
+
+    @asynccontextmanager
+    async def _charged(self, visit: Visit, patience_seconds: float) -> AsyncIterator[Bill]:
+        _check_possible(visit.quotas, visit.sequences)
+        bill = Bill(visit.quotas)
         tell_bill(bill)
         await self._enter(visit, bill, patience_seconds)
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 
 from acemath_core.errors import ClientGone, ErrorCode, InvalidRequest
@@ -105,7 +106,7 @@ def validated(model: type[Model], fields: Fields) -> Model:
         InvalidRequest: a field is unknown, missing or out of range; `param` names it.
     """
     try:
-        return model.model_validate_json(json.dumps(fields), strict=True)
+        return model.model_validate_json(to_json(fields), strict=True)
     except ValidationError as error:
         raise from_validation(error.errors(include_url=False, include_input=False)) from error
 

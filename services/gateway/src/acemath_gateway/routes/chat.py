@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import uuid
+import os
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -14,13 +14,14 @@ from acemath_core.errors import ServiceError
 from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
 from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neutral
 from acemath_gateway.jobs import SolveJob
-from acemath_gateway.keys.access import MaySolve
+from acemath_gateway.keys.access import may_solve
 from acemath_gateway.keys.records import payer
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
+from acemath_gateway.routes.plain import PlainRoute
 from acemath_gateway.routes.schema import chat_schema, event_schema, json_body
 from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import Limits
@@ -32,20 +33,21 @@ _EVENT = event_schema("message", 'a chat.completion.chunk as JSON; {"error": …
 
 def chat_router(limits: Limits) -> APIRouter:
     """`POST /v1/chat/completions`; the limits are for its schema."""
-    router = APIRouter(tags=["chat"])
+    router = APIRouter(tags=["chat"], route_class=PlainRoute)
 
     @router.post(
         "/v1/chat/completions",
         summary="Solve the last turn of a chat",
         openapi_extra=json_body(chat_schema(limits), ChatCompletion, _EVENT),
     )
-    async def chat(request: Request, caller: MaySolve) -> Response:
-        parts = parts_of(request)
+    async def chat(request: Request) -> Response:
+        caller, parts = payer(await may_solve(request)), parts_of(request)
         body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
-        job = replace(chat_job(body, current_request_id() or "", parts.limits), caller=payer(caller))
+        job = chat_job(body, current_request_id() or "", parts.limits)
         note_facts(n=job.n, selection=job.selection, stream=bool(body.stream))
         key = idempotency_key(request, stream=bool(body.stream))
-        job = replace(job, share_key=key or uuid.uuid4().hex)  # not the request's id, which a caller may choose
+        # Not the request's id, which a caller may choose.
+        job = replace(job, caller=caller, share_key=key or os.urandom(16).hex())
         if body.stream:
             return _stream(parts, job, body)
         answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))

@@ -26,12 +26,31 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], on_gone: C
     Raises:
         ClientGone: the client left; `work` has ended by then.
     """
-    async with beside(work) as working, beside(until_gone(receive)) as gone:
-        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-    on_gone()
-    raise ClientGone("the caller closed the connection")
+    task, gone = _current(), False
+
+    async def watch() -> None:
+        nonlocal gone
+        await until_gone(receive)
+        gone = True
+        task.cancel()  # which finds it inside `work`: nothing else here waits
+
+    watching = asyncio.create_task(watch(), name="until the caller has gone")
+    watching.add_done_callback(_seen)
+    try:
+        return await work
+    except BaseException as error:
+        if not gone or task.uncancel() > 0:  # or somebody else cancels us, too
+            raise
+        on_gone()
+        raise ClientGone("the caller closed the connection") from error
+    finally:
+        watching.cancel()
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 @asynccontextmanager

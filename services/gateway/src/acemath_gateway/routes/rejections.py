@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acemath_core.errors import ErrorCode
@@ -52,9 +51,9 @@ class RejectionMiddleware:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                code = Headers(raw=message["headers"]).get("x-acemath-error-code")
-                if code is not None:
-                    self._count(code)
+                for name, value in message.get("headers", ()):
+                    if name == b"x-acemath-error-code":
+                        self._count(value.decode("latin-1"))
             await send(message)
 
         await self._app(scope, receive, noted if scope["type"] == "http" else send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -14,13 +14,14 @@ from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_core.wire import ErrorBody, Solution, SolveRequest
 from acemath_gateway.admission import Admitted
 from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, SolveJob
-from acemath_gateway.keys.access import MaySolve
+from acemath_gateway.keys.access import may_solve
 from acemath_gateway.keys.records import payer
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_gateway.routes.disconnect import unless_gone
 from acemath_gateway.routes.facts import note_outcome
 from acemath_gateway.routes.once import Answer, idempotency_key
 from acemath_gateway.routes.parts import Parts, parts_of
+from acemath_gateway.routes.plain import PlainRoute
 from acemath_gateway.routes.schema import event_schema, json_body, solve_schema
 from acemath_gateway.routes.streams import EventStream, LastEvent, event_bytes
 from acemath_gateway.solve_wire import (
@@ -50,20 +51,21 @@ _EVENT = {
 
 def solve_router(limits: Limits) -> APIRouter:
     """`POST /v1/solve`; the limits are for its schema."""
-    router = APIRouter(tags=["solve"])
+    router = APIRouter(tags=["solve"], route_class=PlainRoute)
 
     @router.post(
         "/v1/solve",
         summary="Solve a problem by best-of-N",
         openapi_extra=json_body(solve_schema(limits), Solution, _EVENT),
     )
-    async def solve(request: Request, caller: MaySolve) -> Response:
-        parts = parts_of(request)
+    async def solve(request: Request) -> Response:
+        caller, parts = payer(await may_solve(request)), parts_of(request)
         body = validated(SolveRequest, await read_fields(request, SolveRequest.model_fields))
-        job = replace(job_of(body, current_request_id() or "", parts.limits), caller=payer(caller))
+        job = job_of(body, current_request_id() or "", parts.limits)
         note_facts(n=job.n, selection=job.selection, stream=body.stream)
         key = idempotency_key(request, stream=body.stream)
-        job = replace(job, share_key=key or uuid.uuid4().hex)  # not the request's id, which a caller may choose
+        # Not the request's id, which a caller may choose.
+        job = replace(job, caller=caller, share_key=key or os.urandom(16).hex())
         if body.stream:
             return _stream(parts, job, body.candidates)
         answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
