@@ -11,6 +11,7 @@ from gateway.solver_bench import Bench
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, ErrorCode, InvalidRequest, Unavailable
 from acemath_core.wire import DegradedReason, Selection, StopReason
+from acemath_gateway import gathering
 from doubles.ports import TARGET, FixedRelease, ScriptedPolicy, ScriptedScorer
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -169,6 +170,18 @@ async def test_nothing_finished_in_time_is_an_error() -> None:
         await Bench(policy=ScriptedPolicy(hang_after=0)).solve(seconds=0.1)
     with pytest.raises(DeadlineExceeded):
         await Bench().solve(seconds=0.0)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+async def test_a_majority_does_not_wait_for_a_scorer_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, adaptive: bool
+) -> None:
+    monkeypatch.setattr(gathering, "_TIE_SECONDS", 0.05)
+    scorer = ScriptedScorer(seconds=3600)
+    outcome = await Bench(scorer=scorer).solve(seconds=600, selection=Selection.MAJORITY, adaptive=adaptive)
+    assert (outcome.selection, outcome.n_scored) == (Selection.MAJORITY, 0)
+    assert outcome.degraded_reason is DegradedReason.SCORER_FAILED and outcome.stop_reason is not StopReason.DEADLINE
+    assert scorer.running == 0
 
 
 async def test_a_majority_needs_no_scorer() -> None:

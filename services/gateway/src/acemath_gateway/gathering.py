@@ -10,6 +10,7 @@ candidate k is one call with `seed + k`, and vLLM gives the j-th candidate of a 
 | all of a wave have come far (`early_reject`) | those whose partial scores are hopeless are stopped (`checkpoint`)    |
 | a wave after the first gives nothing at all  | no further wave; chosen among what is there, as after a broken stream |
 | the cutoff passes                            | no further wave                                                       |
+| a majority's scores are 10 s late            | it is chosen with those that there are                                |
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
-from acemath_core.wire import StopReason
+from acemath_core.wire import Selection, StopReason
 from acemath_gateway.board import Board
 from acemath_gateway.checkpoint import Checkpoint
 from acemath_gateway.choosing import may_vote
@@ -42,6 +43,7 @@ from acemath_gateway.rejection import RejectRules
 from acemath_gateway.tracing import JobTrace
 
 _log = logging.getLogger(__name__)
+_TIE_SECONDS = 10.0  # after the last candidate; a service that works gives a score in less, one that hangs never does
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,10 @@ class Gathering:
         Raises:
             ServiceError: nothing could be had of the policy; or, in the task group, the scorer is away and needed.
         """
+        await self._waves()
+        await self._scores()
+
+    async def _waves(self) -> None:
         if self.look is None:
             await self._wave(0, self.job.waves[0])
             return
@@ -107,11 +113,23 @@ class Gathering:
             await asyncio.wait({self._writing})
             if self._writing.cancelled() or not self._goes_on(start):
                 return
-            await _ended(self._scoring)
+            await self._scores()
             self.board.settled = self.board.settled or await self.look.between_waves()
             start += size
             if self.board.settled or self._is_late(start):
                 return
+
+    async def _scores(self) -> None:
+        """Wait for those that are asked for; a majority, for which they only break ties, not for ever."""
+        if not self._scoring:
+            return
+        seconds = _TIE_SECONDS if self.job.selection is Selection.MAJORITY else None
+        _, late = await asyncio.wait(self._scoring, timeout=seconds)
+        for task in late:
+            task.cancel()
+            self.board.misses.append(Unavailable("a score came too late to break a tie", retry_after=2.0))
+        if late:
+            _log.warning("%d candidates of a majority were not scored within %g s", len(late), _TIE_SECONDS)
 
     def _goes_on(self, start: int) -> bool:
         """Whether there is sense in another wave: the one from candidate `start` gave something."""
@@ -218,8 +236,3 @@ class Gathering:
             return
         with self.means.metrics.scoring_queue.track_inprogress():
             await self.means.places.acquire()
-
-
-async def _ended(tasks: set[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(tasks)
