@@ -78,13 +78,8 @@ class Reconciler:
         )
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
-        way: MakingWay[VersionSlot] = MakingWay(
-            settings.swap_strategy,
-            leases,
-            StatusRefusals(registry),
-            settings.gate_timeout_seconds,
-            settle_seconds,
-        )
+        strategy, patience = settings.swap_strategy, settings.gate_timeout_seconds
+        way: MakingWay[VersionSlot] = MakingWay(strategy, leases, StatusRefusals(registry), patience, settle_seconds)
         self._versions = Versions(ModelKind.POLICY, _begin, self._places, way, on_activated=activated)
         self._slots = self._versions.living
         self._to_prune = False  # a version ended, and its copy may have to go when none is being made

@@ -10,13 +10,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
-from acemath_core.settings import HttpServiceSettings, settings_config
-from acemath_registry.following import GATE_TIMEOUT_SECONDS, SwapStrategy
+from acemath_core.settings import settings_config
+from acemath_registry.following import SwapSettings
 
 _OWNED_FLAGS = OWNED_FLAGS | {"--fingerprint-mode", "--fingerprint-value", "--generation-config", "--max-num-seqs"}
 
 
-class PolicySettings(HttpServiceSettings):
+class PolicySettings(SwapSettings):
     """The settings of one policy agent."""
 
     model_config = settings_config("ACEMATH_POLICY__")
@@ -62,16 +62,6 @@ class PolicySettings(HttpServiceSettings):
         120.0, gt=0, description="a server that makes no token for so long is restarted"
     )
     drain_quiet_seconds: float = Field(5.0, ge=0, description="nothing running or waiting for so long before a stop")
-    swap_strategy: SwapStrategy = Field(
-        SwapStrategy.AVAILABILITY_PRESERVING,
-        description="resource_preserving: the old version is stopped before the new one is loaded; requests wait",
-    )
-    gate_timeout_seconds: float = Field(
-        GATE_TIMEOUT_SECONDS,
-        gt=0,
-        description="resource_preserving: an old version that is in use for longer stays, the new one is rejected",
-    )
-    lease_record_max_age_seconds: float = Field(30.0, gt=0, description="an older gateway record counts as unknown")
     warm_timeout_seconds: float = Field(180.0, gt=0, description="first generation and canary together")
     canary_mean_tolerance: float = Field(0.1, gt=0, description="mean |difference| of log-probabilities, nats")
     canary_max_tolerance: float = Field(1.5, gt=0, description="largest |difference| of log-probabilities, nats")

@@ -11,8 +11,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from acemath_core.processes.vllm import COMMAND, OWNED_FLAGS, owned_among, passed_on
-from acemath_core.settings import HttpServiceSettings, settings_config
-from acemath_registry.following import GATE_TIMEOUT_SECONDS, SwapStrategy
+from acemath_core.settings import settings_config
+from acemath_registry.following import SwapSettings
 
 _OWNED_FLAGS = OWNED_FLAGS | {"--runner", "--convert", "--task", "--max-num-batched-tokens"}
 
@@ -24,7 +24,7 @@ class EngineKind(StrEnum):
     VLLM = "vllm"
 
 
-class RewardSettings(HttpServiceSettings):
+class RewardSettings(SwapSettings):
     """The settings of one reward service."""
 
     model_config = settings_config("ACEMATH_REWARD__")
@@ -97,16 +97,6 @@ class RewardSettings(HttpServiceSettings):
     load_attempts: int = Field(3, ge=1, description="failed attempts after which a new version is rejected")
     retry_max_seconds: float = Field(60.0, gt=0, description="longest pause between two attempts to load a version")
     drain_quiet_seconds: float = Field(5.0, ge=0, description="a version is dropped only after so long without a call")
-    swap_strategy: SwapStrategy = Field(
-        SwapStrategy.AVAILABILITY_PRESERVING,
-        description="resource_preserving: the old version is stopped before the new one is loaded; requests wait",
-    )
-    gate_timeout_seconds: float = Field(
-        GATE_TIMEOUT_SECONDS,
-        gt=0,
-        description="resource_preserving: an old version that is in use for longer stays, the new one is rejected",
-    )
-    lease_record_max_age_seconds: float = Field(30.0, gt=0, description="an older gateway record counts as unknown")
     canary_tolerance: float = Field(
         0.05, gt=0, description="largest |difference| of a score from the manifest's, of the scores' spread"
     )

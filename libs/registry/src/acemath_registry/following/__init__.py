@@ -7,6 +7,7 @@ lifting.py   a version's way to ready, or to rejected
 leases.py    whether a gateway may still use an older one
 places.py    which version goes when the wanted one finds no place
 making_way.py  the old version goes before the new one is loaded, where two do not fit
+settings.py  what an operator can say of swaps
 refusals.py  whether a version of the release was refused somewhere
 status.py    this replica's own record
 slow.py      a registry that does not answer
@@ -19,6 +20,7 @@ from acemath_registry.following.lifting import Lifting, Patience
 from acemath_registry.following.making_way import GATE_TIMEOUT_SECONDS, MakingWay, SwapStrategy
 from acemath_registry.following.places import SETTLE_SECONDS, Places
 from acemath_registry.following.refusals import Refusals, StatusRefusals
+from acemath_registry.following.settings import SwapSettings
 from acemath_registry.following.spares import prune
 from acemath_registry.following.status import StatusFile
 from acemath_registry.following.version import BRINGING_UP, ENDED, SERVING, FollowedVersion
@@ -43,6 +45,7 @@ __all__ = [
     "StatusFile",
     "StatusLeases",
     "StatusRefusals",
+    "SwapSettings",
     "SwapStrategy",
     "Usage",
     "Versions",
