@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from loopback_ports import free_run
 from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
+
+# A busy machine makes single examples slow, and the making of them; what must be fast is measured in processor time by
+# its own tests. Here, and not where the examples are: a file that is run alone has the profile that it has with all.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 # Nothing in a test may ask a hub; a test of vLLM or transformers works on files that it made or that were published.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -3,13 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from acemath_answers import AnswerJudge, WorkerLimits
-
-# A busy machine makes single examples slow; what must be fast is measured in processor time by its own tests.
-settings.register_profile("any-machine", deadline=None)
-settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

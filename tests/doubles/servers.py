@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import httpx
 import uvicorn
+from loopback_ports import free_run
 
 
 class _Server(uvicorn.Server):
@@ -123,9 +124,8 @@ async def until_closed(reader: asyncio.StreamReader) -> None:
 
 
 def unused_url() -> str:
-    """A base URL where nobody listens."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+    """A base URL where nobody listens, nor will: no server takes such a port by itself."""
+    return f"http://127.0.0.1:{free_run()}"
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -140,9 +140,18 @@ async def nothing_left(close: Callable[[], Awaitable[None]]) -> AsyncIterator[No
     """At the end of the block `close` is called, and then no task may be left but the test's own."""
     yield
     await close()
-    await settled()
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not left, left
+    await no_task_left()
+
+
+async def no_task_left(before: Collection[asyncio.Task[Any]] = ()) -> None:
+    """No task may be left but the test's own and those of `before`; what is about to end may take a moment."""
+
+    def left() -> set[asyncio.Task[Any]]:
+        return asyncio.all_tasks() - set(before) - {asyncio.current_task()}  # type: ignore[arg-type]
+
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: not left(), seconds=5.0)
+    assert not left(), left()
 
 
 async def settled() -> None:

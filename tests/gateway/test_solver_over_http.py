@@ -27,7 +27,7 @@ from acemath_gateway.solver import Solver
 from doubles.fake_reward import FakeReward
 from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.ports import TARGET, BytePrompts, FixedRelease, TextJudge
-from doubles.servers import served, settled, until, unused_url
+from doubles.servers import no_task_left, served, until, unused_url
 
 
 @dataclass
@@ -93,8 +93,7 @@ async def stack_of(tmp_path: Path, *, live: bool = False, reward_up: bool = True
 async def stack(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     async with stack_of(tmp_path, live=request.param == "live") as made:
         yield made
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await no_task_left()
 
 
 async def test_a_solve(stack: Stack) -> None:
@@ -199,8 +198,7 @@ async def test_a_closed_run_of_many_calls_leaves_nothing(tmp_path: Path, stage: 
         await asyncio.wait({reading})
         assert stack.releases.held == 0
         await until(lambda: stack.vllm.running == 0 and sessions[0].closed)
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await no_task_left()
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -218,23 +216,24 @@ async def test_a_dead_scorer_is_told_before_generation_is_over(tmp_path: Path, l
 
 
 async def test_a_slow_scorer_meets_the_deadline(stack: Stack) -> None:
+    stack.faults(script=["\\boxed{1}"])
     stack.reward.gate = asyncio.Event()
-    deadline = Deadline.after(1.5)
+    deadline = Deadline.after(2.5)
     outcome = await stack.solve(deadline=deadline, on_scorer_failure="majority")
     assert outcome.stop_reason is StopReason.DEADLINE
     await until(lambda: stack.reward.cancelled + stack.reward.expired > 0)  # it may see the deadline first
 
 
 async def test_a_hang_until_the_deadline_is_a_time_out_and_no_failure(stack: Stack) -> None:
-    stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.05)
-    outcome = await stack.solve(seconds=2.0)
+    stack.faults(script=["\\boxed{1}", "x" * 400], token_seconds=0.02)
+    outcome = await stack.solve(seconds=2.5)
     assert (outcome.stop_reason, outcome.n_scored) == (StopReason.DEADLINE, 3)
     assert stack.metric("upstream_calls_total", role="policy", result="timeout") == 1
     assert stack.metric("candidates_total", result="cancelled") == 3
     stack.faults(script=["\\boxed{1}"])
     stack.reward.gate = asyncio.Event()
     with pytest.raises(DeadlineExceeded):
-        await stack.solve(seconds=0.5)
+        await stack.solve(seconds=2.0)
     calls = {kind: stack.metric("upstream_calls_total", role="reward", result=kind) for kind in ("timeout", "late")}
     assert sum(calls.values()) >= 1
 

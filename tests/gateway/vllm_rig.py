@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from acemath_gateway.ports import (
 )
 from doubles.fake_vllm_server import FakeServer, Tokens
 from doubles.ports import TARGET
-from doubles.servers import settled
+from doubles.servers import no_task_left
 
 PROMPT = [1, 2, 3]
 
@@ -80,5 +79,4 @@ async def rigged() -> AsyncIterator[Rig]:
     rig = Rig()
     yield rig
     await rig.upstream.close()
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await no_task_left()

@@ -11,7 +11,7 @@ import pytest
 from web.raw_service import ASK, PROTOCOLS, RawService
 
 from acemath_web.unread import LEAST_BYTES, UnreadWatch
-from doubles.servers import until
+from doubles.servers import no_task_left, until
 
 LONG = b"/long/16000000"  # more than the buffers of two sockets hold
 CLOSING = b"GET %b HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"
@@ -115,4 +115,4 @@ async def test_an_answer_that_nobody_reads_is_thrown_away(protocol: str, sent: b
             await until(lambda: bool(ended))
             await until(lambda: asyncio.all_tasks() <= served)
         assert await at.livez() == 200
-    assert asyncio.all_tasks() <= before | {asyncio.current_task()}
+    await no_task_left(before)
