@@ -141,7 +141,7 @@ class Faulty:
         await eventually(lambda: self.gateway.release.held == 0 and self.gateway.limit.held == 0)
         await eventually(lambda: not any(server.open for server in self.servers))
         for gauge in ("inflight_requests", "inflight_sequences", "scoring_queue"):
-            assert await self.metric(gauge) == 0, gauge
+            await self.becomes(0, gauge)
 
 
 @asynccontextmanager

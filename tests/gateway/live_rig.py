@@ -56,7 +56,8 @@ class Rig:
         return self.metric("live_fallbacks_total", reason=reason)
 
     def shunned(self) -> bool:
-        return self.metric("breakers", role="reward", state="open") > 0
+        """Whether it ever was: a breaker is open for two seconds only."""
+        return self.metric("breaker_opens_total", role="reward") > 0
 
 
 async def written(session: LiveSession, texts: list[str] = TEXTS) -> list[float]:

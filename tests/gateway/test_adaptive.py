@@ -231,7 +231,7 @@ async def test_votes_are_weighed_at_the_temperature_of_the_reward_version(reward
 
 async def test_at_the_deadline_there_is_no_further_wave() -> None:
     bench = Bench(policy=LaterWavesHang(SPLIT), confidence=NO_BETS)
-    outcome = await bench.solve(seconds=1.0)
+    outcome = await bench.solve(seconds=3.0)
     assert outcome.stop_reason is StopReason.DEADLINE
     assert (outcome.n_generated, len(bench.policy.calls)) == (4, 2)
 

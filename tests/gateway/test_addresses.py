@@ -11,7 +11,7 @@ from acemath_gateway.adapters.http import Upstream
 from acemath_gateway.adapters.slots_http import HttpSlots
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.replicas import ReplicaWatch
-from doubles.gateway_app import eventually_true
+from doubles.gateway_app import eventually, eventually_true
 from doubles.ports import REWARD, ScriptedSlots
 from doubles.servers import RawServer
 
@@ -68,7 +68,8 @@ async def test_a_resolver_that_hangs_holds_one_thread_and_nobody(monkeypatch):
     try:
         for _ in range(3):
             assert await found.of((NAME,)) == (NAME,)
-        assert len(asked) == 1
+        await eventually(lambda: asked)  # its thread has begun
+        assert await found.of((NAME,)) == (NAME,) and len(asked) == 1
     finally:
         let_go.set()
 

@@ -221,7 +221,7 @@ async def test_one_request_at_a_time_tries_a_service_that_had_failed(clock: Cloc
         bad.failure, bad.gate = None, asyncio.Event()
         clock.now += 2.1
         asking = [asyncio.create_task(score()) for _ in range(8)]
-        await until(lambda: sum(task.done() for task in asking) == 7)
+        await until(lambda: sum(task.done() for task in asking) == 7 and len(bad.requests) > 1)
         assert len(bad.requests) == 2 and counted.breakers() == (0, 1, 1)  # one waits for it, seven went elsewhere
         bad.gate.set()
         assert await asyncio.gather(*asking) == [score_of("x")] * 8

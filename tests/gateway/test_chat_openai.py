@@ -152,7 +152,7 @@ async def test_a_failure_in_mid_stream_raises_too(gateway, monkeypatch):
 
 async def test_closing_a_stream_cancels_the_work(gateway, monkeypatch):
     monkeypatch.setattr("acemath_gateway.routes.streams.STATUS_GRACE_SECONDS", 0.05)
-    gateway.policy.token_seconds = 0.2
+    gateway.policy.gate = asyncio.Event()  # it would never end by itself
     async with client_of(gateway) as client:
         stream = await client.chat.completions.create(model="acemath", messages=MESSAGES, stream=True)
         await stream.close()

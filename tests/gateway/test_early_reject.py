@@ -218,7 +218,7 @@ async def test_temperature_zero_makes_one_candidate() -> None:
 async def test_at_the_deadline_the_best_so_far_is_given() -> None:
     script = [*WORTHS[:4], "worth 9 \\boxed{9}"]
     bench = Bench(policy=ScriptedPolicy(script, token_seconds=0.003, hang_after=8), scorer=ScriptedScorer(worth))
-    outcome = await bench.solve(n=5, seconds=1.0)
+    outcome = await bench.solve(n=5, seconds=3.0)
     assert (outcome.best.answer, outcome.n_rejected, outcome.stop_reason) == ("9", 2, StopReason.DEADLINE)
     assert bench.metric("candidates_total", result="cancelled") == 2
 

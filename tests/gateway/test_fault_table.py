@@ -78,7 +78,7 @@ async def test_a_policy_that_gives_nothing_is_a_503_that_may_be_tried_again(faul
 async def test_a_policy_that_is_slow_is_waited_for_until_the_deadline(script: Script) -> None:
     async with faulty(policy=script) as gateway:
         started = time.monotonic()
-        reply = await gateway.solve(deadline_seconds=0.5)
+        reply = await gateway.solve(deadline_seconds=2.0)
         assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert reply.headers["x-should-retry"] == "false" and time.monotonic() - started < 30
         assert gateway.calls("policy") == {"timeout": 1}
@@ -117,7 +117,7 @@ REWARD_GIVES_NOTHING: dict[str, tuple[Script | str, str, str]] = {
 async def test_a_reward_service_that_gives_nothing_is_an_error_or_a_declared_vote(fault: str) -> None:
     script, result, code = REWARD_GIVES_NOTHING[fault]
     async with faulty(reward=script) as gateway:
-        limit = {"deadline_seconds": 1.0} if result == "overloaded" else {}
+        limit = {"deadline_seconds": 2.5} if result == "overloaded" else {}
         reply = await gateway.solve(**limit)
         ends = {(503, code)} | ({(504, "deadline_exceeded")} if limit else set())  # the deadline may end the retries
         assert (reply.status_code, reply.json()["error"]["code"]) in ends, reply.text
@@ -134,7 +134,7 @@ async def test_a_reward_service_that_is_slow_is_waited_for_until_the_deadline() 
     async with faulty(reward=silent) as gateway:
         reply = await gateway.solve(deadline_seconds=0.6)
         assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
-        voted = (await gateway.solve(deadline_seconds=0.6, **BY_VOTE)).json()
+        voted = (await gateway.solve(deadline_seconds=2.5, **BY_VOTE)).json()
         assert (voted["answer"], voted["stop_reason"], voted["degraded"]) == ("24", "deadline", True)
         assert set(gateway.calls("reward")) <= {"timeout", "cancelled"}
 
@@ -147,7 +147,7 @@ async def test_a_reward_service_that_begins_to_talk_nonsense_costs_the_candidate
 
     async def one_after_the_other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await says(STREAM, event(0, "\\boxed{24}"))(reader, writer)
-        await asyncio.sleep(0.3)
+        await eventually(lambda: gateway.calls("reward") == {"ok": 1})  # the first has its score
         await says(event(1, "so \\boxed{11}"), end())(reader, writer)
 
     async with faulty(policy=one_after_the_other, reward=well_once) as gateway:
@@ -181,11 +181,11 @@ async def test_a_caller_that_leaves_takes_everything_along(stage: str, stream: b
             gateway.gateway.limit.held = 0  # nobody is left who could be let in
         await eventually(lambda: held.open == 0 and gateway.gateway.release.held == 0)
         await gateway.becomes(1, "disconnects_total")
-        assert await gateway.metric("requests_total", outcome="cancelled") == (0 if stage == "queued" else 1)
+        await gateway.becomes(0 if stage == "queued" else 1, "requests_total", outcome="cancelled")
         if stage == "generating":
-            assert gateway.calls("policy") == {"cancelled": 1}
+            await eventually(lambda: gateway.calls("policy") == {"cancelled": 1})
         if stage == "scoring":
-            assert set(gateway.calls("reward")) == {"cancelled"}
+            await eventually(lambda: set(gateway.calls("reward")) == {"cancelled"})
 
 
 # ------------------------------------------------------------------------------------------------------ clock and disk

@@ -16,27 +16,28 @@ PATIENT = {"job_idle_seconds": 60.0}
 """No line goes to another worker but by `grow_idle`, however busy the machine is."""
 
 
-def slow(token_seconds: float = 0.05) -> ScriptedPolicy:
-    return ScriptedPolicy(SCRIPT, token_seconds=token_seconds)
-
-
 def held() -> ScriptedPolicy:
     return ScriptedPolicy(SCRIPT, gate=asyncio.Event())
 
 
-async def silent_worker(url: str, idle_seconds: float = 60) -> tuple[RedisLink, RedisJobStore]:
+async def silent_worker(url: str) -> tuple[RedisLink, RedisJobStore]:
     """What Redis sees of a gateway that is killed: it took lines, and says nothing any more."""
     link = RedisLink(url, timeout_seconds=3, on_change=lambda up: None)
     await link.connect()
-    return link, RedisJobStore(link, Rules(10, 100, 10**6, 60, 60, idle_seconds), instance="killed")
+    return link, RedisJobStore(link, Rules(10, 100, 10**6, 60, 60, 60), instance="killed")
 
 
 async def test_two_gateways_share_a_job(valkey):
-    policies = slow(), slow()
-    async with clients(*(gateway(valkey, f"g{i}", policy=one) for i, one in enumerate(policies))) as (a, b):
-        job = await ended(b, await submitted(a, file(16)))
+    policies = held(), held()
+    gateways = [gateway(valkey, f"g{i}", policy=one, settings=PATIENT) for i, one in enumerate(policies)]
+    async with clients(*gateways) as (a, b):
+        submitted_job = await submitted(a, file(16))
+        await eventually(lambda: all(one.calls for one in policies))
+        for one in policies:
+            one.gate.set()
+        job = await ended(b, submitted_job)
         assert job["state"] == "completed" and job["counts"]["succeeded"] == 16
-        assert all(one.calls for one in policies) and sum(len(one.calls) for one in policies) == 16
+        assert sum(len(one.calls) for one in policies) == 16
 
 
 async def test_redis_killed_in_the_middle_of_a_job_costs_no_result_and_no_second_run(valkey):
@@ -94,7 +95,7 @@ async def test_a_line_that_takes_its_worker_with_it_is_given_up_after_three_time
 
 
 async def test_a_gateway_that_is_told_to_stop_hands_its_lines_over_at_once(valkey):
-    stopping, staying = slow(0.5), ScriptedPolicy(SCRIPT)
+    stopping, staying = held(), ScriptedPolicy(SCRIPT)
     async with clients(gateway(valkey, "stays", policy=staying, serving=False, settings=PATIENT)) as http:
         other = gateway(valkey, "stops", policy=stopping, settings=PATIENT)
         async with clients(other) as leaving:
@@ -103,7 +104,7 @@ async def test_a_gateway_that_is_told_to_stop_hands_its_lines_over_at_once(valke
         assert stopping.running == 0 and other.limit.held == 0
         counts = (await http.get(f"/v1/jobs/{job}")).json()["counts"]
         assert (counts["queued"], counts["running"]) == (3, 0)
-        link, worker = await silent_worker(valkey.url, idle_seconds=1.0)
+        link, worker = await silent_worker(valkey.url)
         worker._others_rest_until = 0.0
         again = [await worker.take() for _ in range(3)]
         assert sorted((line.line, line.runs) for line in again) == [(1, 1), (2, 1), (3, 1)]

@@ -32,7 +32,7 @@ async def test_lines_use_up_their_keys_quota_wait_for_it_and_fail_when_the_key_i
             async def two() -> bool:
                 return await _succeeded(http, job, headers) == 2
 
-            await eventually_true(two, seconds=10)
+            await eventually_true(two)
             refused = await http.post("/v1/solve", json={"problem": PROBLEM, "n": 2}, headers=headers)
             assert refused.status_code == 429 and refused.json()["error"]["code"] == "requests_quota_exceeded"
             others = await http.post("/v1/jobs", content=file(3), headers=NDJSON)
@@ -43,7 +43,7 @@ async def test_lines_use_up_their_keys_quota_wait_for_it_and_fail_when_the_key_i
             async def none_left() -> bool:
                 return valkey.ask(f"HGET acemath:job:{job} state").startswith(b"$9\r\ncompleted")
 
-            await eventually_true(none_left, seconds=10)
+            await eventually_true(none_left)
             raw = valkey.ask(f"HMGET acemath:job:{job} succeeded failed")
             assert raw.split(b"\r\n")[2::2][:2] == [b"2", b"2"], raw
 
@@ -60,6 +60,6 @@ async def test_tokens_of_lines_are_paid(tmp_path):
             async def done() -> bool:
                 return await _succeeded(http, job, headers) == 1
 
-            await eventually_true(done, seconds=10)
+            await eventually_true(done)
             refused = await http.post("/v1/solve", json={"problem": PROBLEM, "n": 2}, headers=headers)
             assert refused.status_code == 429 and refused.json()["error"]["code"] == "tokens_quota_exceeded"

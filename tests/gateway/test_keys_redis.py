@@ -23,7 +23,7 @@ async def replicas(valkey: ValkeyServer, tmp_path, *, policy: ScriptedPolicy | N
     keys = tmp_path / "api.keys"
     keys.write_text(FROM_FILE)
     keys.chmod(0o600)
-    settings = {"api_keys_file": keys, "key_cache_seconds": 0.2, "redis_timeout_seconds": 1.0, **settings}
+    settings = {"api_keys_file": keys, "key_cache_seconds": 0.2, "redis_timeout_seconds": 5.0, **settings}
     gateways = [
         GatewayOnDoubles(settings | {"instance": name}, redis_url=valkey.url, admin_key=ADMIN) for name in ("a", "b")
     ]
@@ -112,6 +112,7 @@ async def test_away_a_key_that_was_seen_works_on_without_its_quota_and_no_other(
 
 
 async def test_tokens_of_a_request_that_was_let_in_before_are_paid_when_the_server_is_back(valkey, tmp_path):
+    valkey.sync_always()
     policy = ScriptedPolicy(SCRIPT, gate=asyncio.Event())
     async with replicas(valkey, tmp_path, policy=policy) as (a, _):
         _, key = await _made(a, tokens_per_minute=10)

@@ -50,14 +50,14 @@ async def test_a_hanging_server_is_left_at_the_deadline(rig: Rig, tmp_path: Path
     control.write_text(json.dumps({"hang": True}))
     async with served(fake(control=control).app()) as url:
         with pytest.raises(DeadlineExceeded):
-            await rig.ask(url, seconds=0.3)
+            await rig.ask(url, seconds=2.0)
     assert rig.calls("timeout") == 1
 
 
 async def test_a_hanging_server_is_left_for_another_and_remembered(rig: Rig, tmp_path: Path) -> None:
     control = tmp_path / "control.json"
     control.write_text(json.dumps({"hang": True}))
-    rig.policy = VllmPolicy(rig.upstream, first_token_seconds=1.5)
+    rig.policy = VllmPolicy(rig.upstream, first_token_seconds=2.5)
     async with served(fake(control=control).app()) as stuck, served(fake().app()) as good:
         for _ in range(6):
             assert len(finished(await rig.ask(stuck, good, seconds=20))) == 3
@@ -70,7 +70,7 @@ async def test_a_server_that_falls_silent_gives_what_it_had_and_is_remembered(ri
         writer.write(EVENT_STREAM + chunked(event(0)))
         await until_closed(reader)
 
-    rig.policy = VllmPolicy(rig.upstream, between_tokens_seconds=1.0)
+    rig.policy = VllmPolicy(rig.upstream, between_tokens_seconds=2.5)
     async with RawServer(script).serving() as silent, served(fake().app()) as good:
         events = await rig.ask(silent, n=2, seconds=60)
         assert (sorted(finished(events)), failed(events)) == ([0], {1: "timeout"})
@@ -207,7 +207,7 @@ async def test_a_server_that_drips_bytes_is_left_at_the_deadline(rig: Rig) -> No
 
     server = RawServer(script)
     async with server.serving() as url:
-        events = await rig.ask(url, n=2, seconds=0.3)
+        events = await rig.ask(url, n=2, seconds=2.0)
         assert (sorted(finished(events)), failed(events)) == ([0], {1: "timeout"})
         await until(lambda: server.open == 0)
 

@@ -1,5 +1,7 @@
 """Quotas over HTTP: what is counted, what is refused with which code, and what the headers say."""
 
+import time
+
 import httpx
 import pytest
 
@@ -65,9 +67,11 @@ async def test_tokens_are_paid_when_they_are_known():
         assert first.headers["x-ratelimit-limit-tokens"] == "20"
         assert first.headers["x-ratelimit-remaining-tokens"] == "0"
         assert float(first.headers["x-ratelimit-reset-tokens"].removesuffix("s")) == pytest.approx(3 * used, abs=1)
+        answered = time.monotonic()
         refused = await http.post("/v1/solve", json=SOLVE, headers=headers)
         assert refused.status_code == 429 and _code(refused) == "tokens_quota_exceeded"
-        assert int(refused.headers["retry-after"]) == pytest.approx(3 * (used - 19), abs=2)
+        passed = time.monotonic() - answered + 1  # it fills up meanwhile
+        assert 3 * (used - 19) - passed - 1 <= int(refused.headers["retry-after"]) <= 3 * (used - 19) + 1
 
 
 async def test_what_a_stream_generated_before_its_caller_left_is_paid():
@@ -109,10 +113,10 @@ async def test_what_was_written_is_paid_for_however_it_ends():
         headers = await _headers(http, tokens_per_minute=100_000)
         assert (await http.post("/v1/solve", json=SOLVE, headers=headers)).status_code == 200
         gateway.policy.hang_after = 3  # no candidate ever ends
-        late = await http.post("/v1/solve", json=SOLVE | {"deadline_seconds": 0.5}, headers=headers)
+        late = await http.post("/v1/solve", json=SOLVE | {"deadline_seconds": 2.0}, headers=headers)
         assert late.status_code == 504
         with pytest.raises(httpx.ReadTimeout):
-            await http.post("/v1/solve", json=SOLVE, headers=headers, timeout=0.5)
+            await http.post("/v1/solve", json=SOLVE, headers=headers, timeout=2.0)
         await eventually(lambda: len(gateway.quotas.paid) == 3)
     whole, late_tokens, left = gateway.quotas.paid
     assert 0 < left == late_tokens < whole

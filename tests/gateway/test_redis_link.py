@@ -15,7 +15,7 @@ from doubles.gateway_app import eventually
 
 
 async def test_a_stalled_server_costs_one_time_out_and_no_more(valkey, monkeypatch):
-    async with stores(valkey.url, timeout=0.25) as a:
+    async with stores(valkey.url, timeout=2.0) as a:
         link, asked = a.limit._link, []
         answer = link._answer
         monkeypatch.setattr(link, "_answer", lambda *args, **other: asked.append(args) or answer(*args, **other))
@@ -28,7 +28,8 @@ async def test_a_stalled_server_costs_one_time_out_and_no_more(valkey, monkeypat
             assert third is LimitOutcome.SHARED
 
 
-async def test_a_burst_on_a_healthy_server_waits_its_turn(valkey):
+async def test_a_burst_on_a_healthy_server_waits_its_turn(valkey, monkeypatch):
+    monkeypatch.setattr(redis_link, "_BUSY_SECONDS", 60.0)
     async with stores(valkey.url, shared_max=400) as a, AsyncExitStack() as stack:
         link, script = a.limit._link, HeldScript()
         link._script = lambda source: script

@@ -126,7 +126,7 @@ async def test_another_service_at_the_address_is_no_matter_of_versions(rig: Rig,
 async def test_an_overloaded_service_is_waited_for(rig: Rig, reward: FakeReward) -> None:
     reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED)
     async with served(reward.app) as url:
-        scoring = asyncio.create_task(rig.score(url))
+        scoring = asyncio.create_task(rig.score(url, seconds=20))
         await until(lambda: len(reward.requests) >= 12)  # as long as there is time
         reward.failure = None
         assert await scoring == score_of("\\boxed{24}")
@@ -136,11 +136,11 @@ async def test_an_overloaded_service_is_waited_for(rig: Rig, reward: FakeReward)
 async def test_an_overloaded_service_is_left_alone_for_as_long_as_it_asks(rig: Rig, reward: FakeReward) -> None:
     reward.failure = Unavailable("full", code=ErrorCode.REWARD_OVERLOADED, retry_after=1)
     async with served(reward.app) as url:
-        scoring = asyncio.create_task(rig.score(url))
+        started, scoring = time.monotonic(), asyncio.create_task(rig.score(url, seconds=20))
         await until(lambda: len(reward.requests) == 1)
-        started, reward.failure = time.monotonic(), None
+        reward.failure = None
         assert await scoring == score_of("\\boxed{24}")
-    assert time.monotonic() - started >= 0.9 and len(reward.requests) == 2
+    assert time.monotonic() - started >= 1 and len(reward.requests) == 2
 
 
 async def test_a_service_that_stays_overloaded_is_an_error_that_says_so(rig: Rig, reward: FakeReward) -> None:
@@ -188,7 +188,7 @@ async def test_half_of_a_short_deadline_is_kept_for_the_other_replica(rig: Rig, 
     stuck.gate = asyncio.Event()
     async with served(stuck.app) as one, served(reward.app) as two:
         for _ in range(2):
-            assert await rig.score(one, two, seconds=2.0) == score_of("\\boxed{24}")
+            assert await rig.score(one, two, seconds=4.5) == score_of("\\boxed{24}")
     assert rig.calls("timeout") == 1
 
 
@@ -221,7 +221,7 @@ async def test_a_slow_service_is_left_at_the_deadline_and_told(rig: Rig, reward:
     reward.delay_seconds = 60
     async with served(reward.app) as url:
         with pytest.raises(DeadlineExceeded):
-            await rig.score(url, seconds=0.2)
+            await rig.score(url, seconds=2.0)
     assert rig.calls("timeout") == 1
 
 

@@ -38,7 +38,7 @@ async def test_scores_of_what_was_written(rig: Rig, reward: FakeReward) -> None:
         (session,) = reward.live.sessions
         await until(lambda: session.closed)
     assert session.opening["messages"] == CONTEXT and session.opening["model"] == TARGET.reward
-    assert 19 < session.opening["deadline"] <= 20
+    assert 10 < session.opening["deadline"] <= 20
     assert session.texts == dict(enumerate(TEXTS)) and session.pieces > 12 and reward.requests == []
     assert (rig.calls("ok"), rig.metric("upstream_seconds_count", role="reward")) == (3, 3)
 
@@ -186,10 +186,10 @@ async def test_a_slow_socket_never_holds_up_the_tokens(rig: Rig, reward: FakeRew
         reward.max_tokens = 10**9
         with pytest.raises(InvalidRequest):  # the post is asked, and finds 16 MB too much
             await session.score(0, texts[0])
-    assert rig.fallbacks("slow") == 1 and slowest < 0.5
+    assert rig.fallbacks("slow") == 1 and slowest < 10  # it never reads: who waited for it would wait for ever
 
 
-@pytest.mark.parametrize("rig", [0.3], indirect=True)
+@pytest.mark.parametrize("rig", [2.0], indirect=True)
 async def test_a_silent_service_is_left_for_another(rig: Rig, reward: FakeReward) -> None:
     reward.live.silent = True
     other = FakeReward(TARGET.reward)
@@ -237,7 +237,7 @@ async def test_a_slow_handshake_does_not_hold_up_the_block(rig: Rig) -> None:
         async with rig.session(url) as session:
             session.piece(0, "x")
             await until(lambda: server.open == 1)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4  # the handshake has five seconds
         await until(lambda: server.open == 0)
 
 

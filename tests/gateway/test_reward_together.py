@@ -61,7 +61,7 @@ class Rig:
 @pytest.fixture
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(reward_http, "_FIRST_WAIT_SECONDS", {CallResult.OVERLOADED: 0.01, CallResult.LATE: 0.02})
-    rig = Rig(patience_seconds=0.5, most_together=64)
+    rig = Rig(patience_seconds=2.0, most_together=64)
     async with nothing_left(rig.upstream.close):
         yield rig
 
@@ -103,7 +103,7 @@ async def test_each_score_is_there_when_it_is_ready_and_the_deadline_takes_none(
     reward.score = lambda text: 1.0
     reward.delay_seconds = 0.15
     async with served(reward.app) as url:
-        got = await rig.together(url, texts=TEXTS * 6, seconds=1.0)
+        got = await rig.together(url, texts=TEXTS * 6, seconds=3.0)
     scored = [one for one in got if one == 1.0]
     assert 1 <= len(scored) < len(got) and got[: len(scored)] == scored
     assert all(isinstance(one, DeadlineExceeded) for one in got[len(scored) :])

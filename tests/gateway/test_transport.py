@@ -154,6 +154,7 @@ async def test_one_that_the_server_closed_meanwhile_is_not() -> None:
             assert (await client.get("/")).content == b"ok"
             await until(lambda: server.open == 0)
             await asyncio.sleep(0.01)
+            await settled()  # and the client has heard of it
     assert server.connections == 3
 
 
