@@ -43,7 +43,7 @@ def wait_until_ready(url: str, seconds: float = 60.0) -> None:
         def answers() -> bool:
             try:
                 return client.get("/readyz").status_code == 200
-            except httpx.ConnectError:
-                return False  # not listening yet
+            except httpx.TransportError:
+                return False  # not listening yet, or too busy for an answer in time
 
         wait_for(answers, seconds)

@@ -250,6 +250,10 @@ async def test_an_idle_batcher_uses_no_time(bench: Bench) -> None:
     import time
 
     await collect(bench.batcher.submit(bench.engine, sequences(1), LATER))
-    before = time.process_time()
-    await asyncio.sleep(0.3)
-    assert time.process_time() - before < 0.05
+
+    async def used() -> float:
+        before = time.process_time()
+        await asyncio.sleep(0.3)
+        return time.process_time() - before
+
+    assert min([await used() for _ in range(3)]) < 0.05  # what else is in this process works now and then

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,13 @@ class Swap:
 
     async def beats(self, *states: S | None, seconds: float = 60, **gateways: int) -> None:
         """Heartbeats of gateways (name → generation), and rounds, until the versions are in these states."""
-        until = time.monotonic() + seconds
-        while self.states() != states:
-            assert time.monotonic() < until, (self.world.reconciler.slots(), self.waiting())
+        await self.until(lambda: self.states() == states, seconds, **gateways)
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 60, **gateways: int) -> None:
+        """The same until a condition holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, (self.world.reconciler.slots(), self.waiting())
             await self.round(**gateways)
 
     async def round(self, **gateways: int) -> None:
@@ -110,9 +114,9 @@ async def test_what_is_not_known_of_a_gateway_moves_nothing(swap: Swap, record: 
 
 async def test_a_call_on_the_version_that_is_given_up_is_waited_for(swap: Swap) -> None:
     with swap.world.reconciler.choose(swap.refs[1]).in_use():
+        await swap.until(lambda: "requests are running" in swap.waiting(), g1=1)
         await swap.rounds(3 * SETTLE, g1=1)
         assert swap.states() == (S.ACTIVE, S.DRAINING, None)
-        assert "requests are running" in swap.waiting()
     await swap.beats(S.DRAINING, S.RETIRED, S.ACTIVE, g1=1)
 
 

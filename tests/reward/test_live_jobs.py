@@ -86,7 +86,7 @@ def test_a_job_is_opened_once(service: Service) -> None:
 
 
 def test_a_connection_that_rests_too_long_is_closed_and_counted_for_nobody(start: Callable[..., Service]) -> None:
-    service = start(live_idle_seconds=0.3)
+    service = start(live_idle_seconds=1.0)
     with Live(service.url) as live:
         done(live)
         frame, code = live.last()

@@ -37,10 +37,10 @@ def test_partials_come_in_order_and_the_score_is_the_last(service: Service) -> N
             assert live.receive() == {"type": "partial", "index": 0, **expected}
         live.send(type="end", index=0)
         assert live.receive() == {"type": "score", "index": 0, **posted(service, TEXT * 3)[0]}
+    wait_for(lambda: service.held() == 0)
     assert (peeks(service, "answered"), peeks(service, "dropped"), peeks(service, "failed")) == (3, 0, 0)
     assert service.metric("live_partial_seconds_count") == 3
     assert service.metric('scored_candidates_total{result="scored"}') == 4 + 1, "four posted; a partial one is no score"
-    wait_for(lambda: service.held() == 0)
 
 
 @pytest.mark.parametrize("pieces", [["Tom has"], [""], [[5, 6, 7]], [[2]]], ids=str)
@@ -129,8 +129,8 @@ def test_a_second_peek_at_a_time_costs_its_candidate(service: Service) -> None:
         assert live.receive()["type"] == "partial"
         live.send(type="end", index=1)
         assert live.scores(1)[1]
-    assert peeks(service, "failed") == 1 and peeks(service, "answered") == 1
     wait_for(lambda: service.held() == 0)
+    assert peeks(service, "failed") == 1 and peeks(service, "answered") == 1
 
 
 def test_a_peek_at_more_than_the_model_takes_is_an_error_of_its_candidate(service: Service) -> None:
@@ -156,7 +156,7 @@ def test_a_partial_score_that_is_no_number_fails_its_candidate(service: Service)
         assert (frame["type"], frame["index"], frame["code"]) == ("error", 0, "internal_error")
         live.send(type="peek", index=1)
         assert live.receive()["score"] == 1.5
-    assert service.metric('scored_candidates_total{result="failed"}') == 1
+    wait_for(lambda: service.metric('scored_candidates_total{result="failed"}') == 1)
 
 
 def test_closing_drops_peeks_and_frees_them(service: Service) -> None:
@@ -172,7 +172,7 @@ def test_closing_drops_peeks_and_frees_them(service: Service) -> None:
 
 
 def test_a_connection_that_waits_for_a_partial_is_not_idle(start: Callable[..., Service]) -> None:
-    service = start(live_idle_seconds=0.3)
+    service = start(live_idle_seconds=1.0)
     service.model.hold.clear()
     with Live(service.url) as waiting, Live(service.url) as idle:
         write(waiting, 0, "7")

@@ -235,6 +235,6 @@ async def test_an_idle_engine_refuses_nothing_for_its_speed(make: Callable[..., 
     held = bench.submit(call(SHORT, (30,)))
     assert await asyncio.to_thread(model.entered.acquire, timeout=60)
     with pytest.raises(Unavailable, match="until this call would be done"):
-        bench.submit(sequences, Deadline.after(0.1))
+        bench.submit(sequences, Deadline.after(20))
     model.hold.set()
     await collect(held)

@@ -125,7 +125,7 @@ async def test_one_that_says_its_engine_is_dead_is_started_again(make: Make) -> 
 
 
 async def test_one_that_hangs_fails_its_callers_in_time_and_is_started_again(make: Make) -> None:
-    world = make(stuck_seconds=0.5)
+    world = make(stuck_seconds=2.0)
     world.promote(world.publish(1))
     await world.until(v1=S.ACTIVE)
     world.tell(hang=True)
@@ -154,8 +154,9 @@ async def test_what_does_not_start_is_rejected_with_the_reason_and_its_last_word
 async def test_a_start_has_its_time_and_a_promotion_meanwhile_ends_it(make: Make) -> None:
     world = make({"FAKE_VLLM_START_SECONDS": "60"}, start_timeout_seconds=0.4)
     world.promote(world.publish(1))
-    await until(world, lambda: figure(world, "server_failures_total", reason="start_timeout") == 2.0)
+    await until(world, lambda: figure(world, "server_failures_total", reason="start_timeout") >= 2.0)
     world.make._inherited["FAKE_VLLM_START_SECONDS"] = "0"
+    world.make._settings = world.make._settings.model_copy(update={"start_timeout_seconds": 60.0})
     world.promote(world.publish(2))
     await world.until(v2=S.STAGING)
     assert world.states()[str(world.publish(1))] is S.RETIRED
@@ -165,7 +166,7 @@ async def test_a_server_that_answers_as_another_version_is_none(make: Make) -> N
     world = make()
     world.tell(model="other@s1-000000000000")
     world.promote(world.publish(1))
-    await until(world, lambda: figure(world, "server_failures_total", reason="wrong_answer") == 1.0)
+    await until(world, lambda: figure(world, "server_failures_total", reason="wrong_answer") >= 1.0)
     assert "answers as 'other@s1-000000000000'" in (world.reconciler.slots()[0].reason or "")
 
 
