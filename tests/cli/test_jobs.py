@@ -86,14 +86,16 @@ async def test_cancel_ends_the_one_who_watches_with_status_1(valkey, problems, m
 
 async def test_a_broken_stream_is_taken_up_where_it_stopped(valkey, problems, monkeypatch):
     monkeypatch.setattr(job_client, "_PAUSE_SECONDS", 0.05)
-    one = gateway(valkey, policy=ScriptedPolicy(SCRIPT, token_seconds=0.02))
+    policy, loop = ScriptedPolicy(SCRIPT, gate=asyncio.Event()), asyncio.get_running_loop()
+    one = gateway(valkey, policy=policy)
     real, asked = job_client.Jobs._events, []
 
     def breaking(self, job_id, last):
         asked.append(last)
-        for number, event in enumerate(real(self, job_id, last)):
+        for event in real(self, job_id, last):
+            loop.call_soon_threadsafe(policy.gate.set)  # nothing ends before it is listened for
             yield event
-            if number == 1 and len(asked) < 3:
+            if event[0] != last and len(asked) < 3:
                 raise job_client._Broken("cut")
 
     monkeypatch.setattr(job_client.Jobs, "_events", breaking)

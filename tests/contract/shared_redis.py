@@ -19,6 +19,7 @@ from doubles.valkey import ValkeyServer
 async def shared_redis(directory: Path, **settings: Any) -> AsyncIterator[tuple[SharedStores, ValkeyServer]]:
     """The stores, opened as a gateway does, and the server that they are on."""
     with ValkeyServer(directory) as server:
-        configured = GatewaySettings(registry_root=directory, redis_url=server.url, **settings)
+        given = {"redis_timeout_seconds": 5.0} | settings  # of a busy machine
+        configured = GatewaySettings(registry_root=directory, redis_url=server.url, **given)
         async with open_shared(configured, DoorMetrics.on(CollectorRegistry())) as shared:
             yield shared, server

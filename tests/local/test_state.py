@@ -64,11 +64,15 @@ def test_a_stale_pid_file_is_no_previous_stack(settings, tmp_path):
     assert previous_supervisor(settings, tmp_path / "supervisord.conf") == 0
 
 
-def test_a_start_waits_for_the_previous_stack(settings, tmp_path, capsys, eventually):
+def test_a_start_waits_for_the_previous_stack(settings, tmp_path, capsys, monkeypatch, eventually):
     config = tmp_path / "supervisord.conf"
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.8)", str(config)]) as old:
+    console, waits = Console(), "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", waits, str(config)], stdin=subprocess.PIPE) as old:
+        step = console.step
+        # It ends while it is waited for.
+        monkeypatch.setattr(console, "step", lambda title: (old.stdin.close(), step(title))[1])
         (settings.state_dir / "run" / "supervisord.pid").write_text(str(old.pid))
         eventually(lambda: previous_supervisor(settings, config) == old.pid, 60)
-        wait_for_previous(settings, config, Console())
+        wait_for_previous(settings, config, console)
         assert previous_supervisor(settings, config) == 0
     assert "waiting for the previous stack" in capsys.readouterr().out

@@ -8,11 +8,13 @@ import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
+from acemath_web import draining
 from acemath_web.draining import Drain, DrainingServer
 
 
@@ -44,12 +46,15 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_it_drains_before_it_stops_and_keeps_the_rest_of_the_time() -> None:
+def test_it_drains_before_it_stops_and_keeps_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
+    now = 100.0
+    monkeypatch.setattr(draining, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def drain(seconds: float) -> None:
+        nonlocal now
         given.append(seconds)
-        await asyncio.sleep(1.1)
+        now += 1.1
 
     server = stopped(drain, signal.SIGTERM)
     assert given == [3] and server.config.timeout_graceful_shutdown == 2

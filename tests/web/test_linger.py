@@ -66,6 +66,13 @@ async def address(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, in
         yield _address(url)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The services of ours wait for 20 MB as long as a busy machine takes for them."""
+    for bound in ("pause_seconds", "total_seconds"):
+        monkeypatch.setitem(LingeringCloseMiddleware.__init__.__kwdefaults__, bound, 60.0)
+
+
 def _address(url: str) -> tuple[str, int]:
     host, port = url.removeprefix("http://").split(":")
     return host, int(port)
@@ -115,6 +122,7 @@ def _is_whole(answer: bytes, status: int) -> bool:
 LENGTHS = {"announced": (f"content-length: {LONG}", _announced), "chunked": ("transfer-encoding: chunked", _chunked)}
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("length", LENGTHS)
 async def test_a_long_body_sent_in_full_is_answered_in_full(address: tuple[str, int], length: str) -> None:
     line, body = LENGTHS[length]
@@ -131,6 +139,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("closing", [[], ["connection: close"]], ids=["kept open", "to be closed"])
 async def test_whatever_is_answered_before_the_body_is_read_arrives(
     address: tuple[str, int], closing: list[str]
