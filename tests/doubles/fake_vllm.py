@@ -14,6 +14,7 @@ faults, are read from the JSON file `FAKE_VLLM_CONTROL` at every request (all ke
 
     script          list of texts
     token_seconds   pause per engine step, default 0.001
+    until           path of a file: no step of calls that begin now before it is there
     hang            true: `/health` is fine, generation never comes (a stuck engine)
     break_after     after so many steps the connection breaks
     error_after     after so many steps an error event comes, then `[DONE]`

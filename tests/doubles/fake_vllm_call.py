@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,8 @@ class Call:
         try:
             if self.faults.get("hang"):
                 await asyncio.sleep(3600)
+            while self._is_held():  # noqa: ASYNC110 - who lets go is another process
+                await asyncio.sleep(0.01)
             while indices := self.open_indices():
                 await asyncio.sleep(self.faults.get("token_seconds", 0.001))
                 for i in indices:
@@ -74,6 +77,9 @@ class Call:
         finally:
             server.running -= still
             server.finished["abort"] += still
+
+    def _is_held(self) -> bool:
+        return "until" in self.faults and not os.path.exists(self.faults["until"])
 
     async def events(self) -> AsyncIterator[str]:
         """The SSE stream: first token at once, then every `stream_interval` tokens, then the rest with its reason."""

@@ -26,7 +26,7 @@ async def test_an_engine_that_stops_making_tokens_is_unready_and_then_restarted(
     agents: Agents, releases: Releases, eventually: Eventually, control: Control
 ) -> None:
     releases.promote(releases.publish("a"))
-    agent = agents.start(progress_seconds=0.8, stall_restart_seconds=2.0, probe_timeout_seconds=0.3)
+    agent = agents.start(progress_seconds=2.5, stall_restart_seconds=5.0, probe_timeout_seconds=1.0)
     await active(agent, eventually, 1)
     control({"hang": True})
     await eventually(lambda: not agent.reconciler.readiness().ready)
@@ -41,7 +41,7 @@ async def test_an_engine_without_a_pulse_is_not_offered(
     agents: Agents, releases: Releases, eventually: Eventually, control: Control
 ) -> None:
     releases.promote(releases.publish("a"))
-    agent = agents.start(progress_seconds=0.8, stall_restart_seconds=60.0, probe_timeout_seconds=0.3)
+    agent = agents.start(progress_seconds=2.5, stall_restart_seconds=60.0, probe_timeout_seconds=1.0)
     await active(agent, eventually, 1)
     assert agent.endpoint(1)
     control({"hang": True})
@@ -54,7 +54,7 @@ async def test_a_saturated_engine_is_ready(
     agents: Agents, releases: Releases, eventually: Eventually, control: Control
 ) -> None:
     releases.promote(releases.publish("a"))
-    agent = agents.start(progress_seconds=3.0)
+    agent = agents.start(progress_seconds=4.0, probe_timeout_seconds=4.0)
     await active(agent, eventually, 1)
     control({"token_seconds": 0.05, "script": ["x" * 120]})
     headers = {"Authorization": f"Bearer {KEY.get_secret_value()}"}

@@ -125,6 +125,7 @@ async def test_a_gateway_that_flipped_after_all_keeps_its_version_and_the_other_
 
 async def test_of_several_gateways_one_flipped_and_both_versions_stay_until_the_others_follow(world: World) -> None:
     agent = world.agent
+    await world.beats(lambda: "gateway g1: it still routes by generation 2" in world.waiting(), g1=2, g2=1)
     await world.beat_for(4 * SETTLE, g1=2, g2=1)
     assert agent.states() == {"1": "draining", "2": "active"}, "the newer one is what g2 may step forward to"
     assert "gateway g1: it still routes by generation 2" in world.waiting()
@@ -133,11 +134,17 @@ async def test_of_several_gateways_one_flipped_and_both_versions_stay_until_the_
 
 
 async def test_a_lease_is_use_whatever_a_gateway_routes_by(world: World) -> None:
-    for _ in range(20):
+    kept = {"1": "active", "2": "draining"}
+
+    def held() -> bool:
+        world.routed(1, leases={world.ids[1]: 1})
+        return world.agent.states() == kept and "gateway g1: it holds leases" in world.waiting()
+
+    await world.eventually(held, what=world.waiting)
+    for _ in range(12):
         world.routed(1, leases={world.ids[1]: 1})
         await asyncio.sleep(SETTLE / 4)
-    assert world.agent.states() == {"1": "active", "2": "draining"}, "kept for the lease, but nothing new goes there"
-    assert "gateway g1: it holds leases" in world.waiting()
+    assert world.agent.states() == kept, "kept for the lease, but nothing new goes there"
 
 
 async def test_a_gateway_that_starts_uses_nothing_and_keeps_nobody_waiting(world: World) -> None:

@@ -82,12 +82,12 @@ async def test_a_swap_keeps_the_old_one_until_every_gateway_let_go(
 
 
 async def test_an_old_server_with_work_is_not_stopped(
-    agents: Agents, releases: Releases, eventually: Eventually, control: Control
+    agents: Agents, releases: Releases, eventually: Eventually, control: Control, tmp_path: Path
 ) -> None:
     releases.promote(releases.publish("a"))
     agent = agents.start()
     await active(agent, eventually, 1)
-    control({"token_seconds": 0.05})
+    control({"until": str(tmp_path / "go on")})
     headers = {"Authorization": f"Bearer {KEY.get_secret_value()}"}
     body = {"prompt": [1], "max_tokens": 60, "seed": 0, "stream": True}
     async with (
@@ -99,6 +99,7 @@ async def test_an_old_server_with_work_is_not_stopped(
         releases.gateway(generation=2)
         await active(agent, eventually, 2)
         assert agent.states()["1"] == "draining"
+        (tmp_path / "go on").touch()
         assert "data: [DONE]" in [line async for line in stream.aiter_lines()]
     await eventually(lambda: agent.states()["1"] == "retired")
 

@@ -136,8 +136,8 @@ def test_a_command_that_ignores_term_is_killed_in_time() -> None:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    process.terminate()
     begun = time.monotonic()
+    process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert time.monotonic() - begun >= 0.3

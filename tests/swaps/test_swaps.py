@@ -35,7 +35,7 @@ class Load:
     wrong: list[str] = field(default_factory=list)
     latest: int = 0
     ending: bool = False
-    seconds: float = 10.0
+    seconds: float = 60.0
 
     async def client(self) -> None:
         while not self.ending:

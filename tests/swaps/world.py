@@ -172,8 +172,8 @@ class World:
 
         await until(flipped, seconds)
 
-    async def solve(self, n: int = 8, **job: Any) -> Outcome:
-        async with aclosing(self.solver.run(a_job(n=n, max_tokens=64, **job))) as run:
+    async def solve(self, n: int = 8, *, seconds: float = 60.0, **job: Any) -> Outcome:
+        async with aclosing(self.solver.run(a_job(n=n, max_tokens=64, seconds=seconds, **job))) as run:
             events = [event async for event in run]
         assert isinstance(events[-1], Outcome)
         return events[-1]
