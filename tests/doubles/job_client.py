@@ -12,6 +12,8 @@ from doubles.servers import client_of
 
 NDJSON = {"content-type": "application/x-ndjson"}
 HASTY = {"job_idle_seconds": 1.0}
+PATIENT = {"job_idle_seconds": 60.0}
+"""No line goes to another worker, nor a second time to its own, but by `grow_idle`, however busy the machine is."""
 
 
 def gateway(valkey, name: str = "g", **other) -> GatewayOnDoubles:

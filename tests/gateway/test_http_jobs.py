@@ -10,14 +10,14 @@ import httpx
 from acemath_core.errors import ErrorCode, InvalidRequest, Unavailable
 from acemath_gateway.jobqueue import worker
 from doubles.gateway_app import PROBLEM, SCRIPT, GatewayOnDoubles, eventually, eventually_true
-from doubles.job_client import NDJSON, clients, ended, file, gateway, rows_of, submitted
+from doubles.job_client import NDJSON, PATIENT, clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
 
 # ------------------------------------------------------------------------------------------------------ the whole way
 
 
 async def test_a_file_goes_in_and_its_results_come_out_in_its_order(valkey):
-    async with clients(gateway(valkey)) as http:
+    async with clients(gateway(valkey, settings=PATIENT)) as http:
         answer = await http.post("/v1/jobs", content=file(12, candidates="scores"), headers=NDJSON)
         made = answer.json()
         assert answer.status_code == 202 and answer.headers["location"] == made["links"]["self"]
@@ -178,7 +178,7 @@ async def events_of(
 
 async def test_events_tell_each_finished_line_once_also_after_a_break(valkey):
     policy = ScriptedPolicy(SCRIPT, gate=asyncio.Event())  # nothing ends before it is listened for
-    async with clients(gateway(valkey, policy=policy)) as http:
+    async with clients(gateway(valkey, policy=policy, settings=PATIENT)) as http:
         job = await submitted(http, file(20))
         seen = await events_of(http, job, heard=policy.gate.set)
         finished = [one["line"] for _, name, data in seen if name == "progress" for one in data["finished"]]
@@ -193,7 +193,7 @@ async def test_events_tell_each_finished_line_once_also_after_a_break(valkey):
 
 async def test_results_can_be_read_while_lines_run_and_have_no_gaps(valkey):
     policy = ScriptedPolicy(SCRIPT, token_seconds=0.01)
-    async with clients(gateway(valkey, policy=policy, settings={"job_lines_at_once": 3})) as http:
+    async with clients(gateway(valkey, policy=policy, settings=PATIENT | {"job_lines_at_once": 3})) as http:
         job = await submitted(http, file(20))
         read: list[int] = []
         while len(read) < 20:
@@ -204,7 +204,9 @@ async def test_results_can_be_read_while_lines_run_and_have_no_gaps(valkey):
 
 async def test_a_cancelled_job_stops_what_runs_and_never_runs_the_rest(valkey):
     policies = [ScriptedPolicy(SCRIPT, hang_after=2), ScriptedPolicy(SCRIPT)]
-    gateways = [gateway(valkey, "a", policy=policies[0]), gateway(valkey, "b", settings={"job_lines_at_once": 0})]
+    beats = {"job_idle_seconds": 6.0}  # often enough to hear of the end soon, and not so that a stall costs a line
+    settings = beats, beats | {"job_lines_at_once": 0}
+    gateways = [gateway(valkey, n, policy=p, settings=s) for n, p, s in zip("ab", policies, settings, strict=True)]
     async with clients(*gateways) as (a, b):
         job = await submitted(a, file(10))
         await eventually(lambda: policies[0].running == 12)
@@ -266,7 +268,7 @@ async def test_without_a_release_lines_wait_and_no_run_is_counted(valkey, monkey
 
 async def test_a_full_door_costs_a_line_no_run(valkey):
     policy = ScriptedPolicy(SCRIPT, gate=asyncio.Event())
-    settings = {"max_sequences_in_flight": 3, "max_queue_seconds": 0.5, "job_lines_at_once": 4}
+    settings = {"max_sequences_in_flight": 3, "max_queue_seconds": 0.5, "job_lines_at_once": 4, "job_idle_seconds": 4.0}
     async with clients(gateway(valkey, policy=policy, settings=settings)) as http:
         job = await submitted(http, file(6, n=3))
 

@@ -9,11 +9,8 @@ from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.jobqueue.store import Rules
 from doubles.gateway_app import SCRIPT, eventually
-from doubles.job_client import clients, ended, file, gateway, rows_of, submitted
+from doubles.job_client import PATIENT, clients, ended, file, gateway, rows_of, submitted
 from doubles.ports import ScriptedPolicy
-
-PATIENT = {"job_idle_seconds": 60.0}
-"""No line goes to another worker but by `grow_idle`, however busy the machine is."""
 
 
 def held() -> ScriptedPolicy:
