@@ -15,7 +15,7 @@ from acemath_local.settings import LocalSettings
 EMBEDDED = {
     "ACEMATH_POLICY__ENFORCE_EAGER": "true",  # compiling takes 90 s and a C++ compiler, and this model gains little
     "ACEMATH_POLICY__MAX_MODEL_LEN": "2048",
-    "ACEMATH_POLICY__CPU_KVCACHE_SPACE": "1",  # GiB: about 45,000 tokens of a 135M Llama
+    "ACEMATH_POLICY__CPU_KVCACHE_SPACE": "1",  # GiB: about 45,000 tokens of a 135M Llama, half as many in float32
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",  # at INFO it lists its forty routes; what it does shows in the progress line
