@@ -51,7 +51,9 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6380/0"), description="what gateways share; may hold a password"
     )
-    redis_timeout_seconds: float = Field(0.5, gt=0, le=5, description="longest wait for one answer of Redis")
+    redis_timeout_seconds: float = Field(
+        1.0, gt=0, le=5, description="longest wait for one answer of Redis, for a connection to it included"
+    )
 
     max_sequences_in_flight: int = Field(
         64, ge=1, le=16384, description="candidates being made at once, over all gateways"
