@@ -4,6 +4,7 @@ from acemath_prompts.encoder import PromptEncoder
 from acemath_prompts.growing import GrowingTurn, OpenTurn
 from acemath_prompts.rendering import RenderingMismatch, check_rendering
 from acemath_prompts.template import ChatTemplate, TemplateError
+from acemath_prompts.tokenizer import read_tokenizer
 
 __all__ = [
     "ChatTemplate",
@@ -13,4 +14,5 @@ __all__ = [
     "RenderingMismatch",
     "TemplateError",
     "check_rendering",
+    "read_tokenizer",
 ]

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from acemath_core.prompts import ChatMessage
 from acemath_prompts.growing import GrowingTurn, OpenTurn, cuts_of
 from acemath_prompts.template import ChatTemplate, Piece, TemplateError
+from acemath_prompts.tokenizer import read_tokenizer
 
 _SHORT_CHARS, _KEPT_TEXTS = 128, 64
 """What stands between two control tokens is mostly the template's own, or the usual system text: those are kept."""
@@ -154,7 +155,7 @@ class PromptEncoder:
         return list(self._kept(text) if len(text) <= _SHORT_CHARS else self._ids_of(text))
 
     def _check_against_plain_rendering(self, tokenizer_json: str) -> None:
-        plain = Tokenizer.from_str(tokenizer_json)
+        plain = read_tokenizer(tokenizer_json)
         for end in (2, 3):
             pieces = self._template.render(_PROBE[:end], add_generation_prompt=end == 2)
             rendered = "".join(piece.text for piece in pieces)
@@ -174,10 +175,8 @@ def _text_only(tokenizer_json: str, control: set[str]) -> Tokenizer:
     document = json.loads(tokenizer_json)
     for token in document.get("added_tokens", []):
         token["special"] = token["content"] in control
-    tokenizer = Tokenizer.from_str(json.dumps(document))
+    tokenizer = read_tokenizer(json.dumps(document))
     tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from acemath_core.prompts import ChatMessage
-from acemath_prompts import PromptEncoder
+from acemath_prompts import PromptEncoder, read_tokenizer
 from acemath_reward.batching import Encoded
 
 _PROBE: list[ChatMessage] = [{"role": "user", "content": "."}]
@@ -24,14 +24,12 @@ class RenderedText:
     """A version's tokenizer for rendered conversations. Safe to share between threads.
 
     Args:
-        tokenizer: the checkpoint's, as it is.
+        tokenizer: the checkpoint's, as `read_tokenizer` gives it.
         encoder: the same version's encoder of conversations that were not rendered yet.
         end_ids: ids with which a policy ends its turn, besides the template's own.
     """
 
     def __init__(self, tokenizer: Tokenizer, encoder: PromptEncoder, end_ids: frozenset[int] = frozenset()) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self._tokenizer, self._encoder = tokenizer, encoder
         self._generation = encoder.encode_prompt(_PROBE)
         finished = encoder.encode_conversation(_PROBE)
@@ -44,7 +42,7 @@ class RenderedText:
     @classmethod
     def from_directory(cls, directory: Path, encoder: PromptEncoder, end_ids: frozenset[int]) -> RenderedText:
         """The one of a checkpoint directory (`tokenizer.json`). Raises `OSError` when it cannot be read."""
-        return cls(Tokenizer.from_str((directory / "tokenizer.json").read_text("utf-8")), encoder, end_ids)
+        return cls(read_tokenizer((directory / "tokenizer.json").read_text("utf-8")), encoder, end_ids)
 
     def ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Ids of a rendered text; `add_special_tokens` adds what the tokenizer's post-processor does (Llama 3: bos)."""
