@@ -38,6 +38,7 @@ from acemath_registry.following import (
     rounds,
 )
 from acemath_reward.batcher import Batcher
+from acemath_reward.engine.allocator import give_back_freed_memory
 from acemath_reward.lifting import Lift
 from acemath_reward.metrics import RewardMetrics
 from acemath_reward.ports import ModelLoader
@@ -148,7 +149,9 @@ class Reconciler:
         """One look at everything, and the next step."""
         self._pulse.beat()
         desired = await self._reader.read()
-        self._to_prune = self._versions.forget_ended(desired) or self._to_prune
+        if self._versions.forget_ended(desired):
+            self._to_prune = True
+            await asyncio.to_thread(give_back_freed_memory)  # what the version had: two live, many have lived
         if self._to_prune:
             await self._prune_copies()
         if desired is not None:
