@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 BRINGING_UP = frozenset({SlotState.VERIFYING, SlotState.STAGING, SlotState.WARMING})
 SERVING = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
 ENDED = frozenset({SlotState.RETIRED, SlotState.REJECTED})
+_REMEMBERED = 64  # releases that named a version: one half of a release may stay for years while the other changes
 
 
 @dataclass
@@ -25,7 +26,7 @@ class FollowedVersion:
     Attributes:
         member: the version and the digest of its manifest, as the release names it.
         generation: the last channel generation that named it.
-        releases: ids of the releases that named it.
+        releases: ids of releases that named it: of the last ones, when there were many.
         state: where it is.
         since: Unix time of the last change of state.
         reason: why it is there, where there is something to say.
@@ -79,6 +80,12 @@ class FollowedVersion:
     def placed(self) -> bool:
         """Whether it is loaded, may be at any moment, or is still being stopped."""
         return self.granted and (self.state not in ENDED or self.busy)
+
+    def named_by(self, release: str) -> None:
+        """Remember a release that names it; of one that is forgotten its members still tell (`Leases.holder`)."""
+        if release not in self.releases and len(self.releases) >= _REMEMBERED:
+            self.releases.clear()
+        self.releases.add(release)
 
     def give_place(self) -> None:
         """Let it be loaded."""

@@ -102,7 +102,7 @@ class Versions(Generic[V]):
             version = None if wanted is None else self.find(wanted)
             if wanted is not None and version is not None and version.state is not SlotState.REJECTED:
                 version.generation = wanted.generation
-                version.releases.add(wanted.release)
+                version.named_by(wanted.release)
                 version.shared = version.shared or version.member != desired.member
 
     def switch(self, desired: Desired) -> None:
