@@ -132,6 +132,7 @@ class World:
         scores: reward version → the score that it gives to everything.
         models: what was loaded and is still alive.
         most: reward models that were alive when another was loaded, that one included; one number for each load.
+        figures: the gateway's.
     """
 
     registry: Registry
@@ -143,6 +144,7 @@ class World:
     scores: dict[str, float] = field(default_factory=dict)
     models: list[weakref.ref[ArithmeticModel]] = field(default_factory=list)
     most: list[int] = field(default_factory=list)
+    figures: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     async def publish(self, kind: str) -> ModelRef:
         """A new version; every one has another number."""
@@ -191,7 +193,8 @@ async def open_world(
     registry = Registry(root or folder / "registry")
     if root is None:
         registry.root.mkdir()
-    metrics = GatewayMetrics.on(CollectorRegistry())
+    figures = CollectorRegistry()
+    metrics = GatewayMetrics.on(figures)
     scores: dict[str, float] = {}
     models: list[weakref.ref[ArithmeticModel]] = []
     most: list[int] = []
@@ -241,7 +244,7 @@ async def open_world(
         agent, engines = made[0]
         following = asyncio.create_task(tracker.run())
         try:
-            yield World(registry, folder, tracker, solver, agent, engines, scores, models, most)
+            yield World(registry, folder, tracker, solver, agent, engines, scores, models, most, figures)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
