@@ -186,6 +186,16 @@ async def test_a_majority_does_not_wait_for_a_scorer_that_hangs(
     assert scorer.running == 0
 
 
+async def test_where_others_can_be_asked_the_scorer_itself_leaves_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gathering, "_TIE_SECONDS", 0.0)
+    two = replace(TARGET, reward_endpoints=("http://a", "http://b"))
+    bench = Bench(scorer=ScriptedScorer(seconds=0.2), releases=FixedRelease(two))
+    outcome = await bench.solve(selection=Selection.MAJORITY)
+    assert outcome.n_scored == outcome.n_generated == 6 and outcome.degraded_reason is None
+
+
 async def test_a_majority_needs_no_scorer() -> None:
     bench = Bench(scorer=ScriptedScorer(error=SCORER_DOWN))
     outcome = await bench.solve(selection=Selection.MAJORITY)

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from acemath_gateway.adapters.transport import Answer, Transport
+from acemath_gateway.adapters.transport import Answer, Redirected, Transport
 from acemath_gateway.compose import _upstreams
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.settings import GatewaySettings
@@ -311,3 +311,16 @@ async def test_every_candidate_may_have_a_connection_and_services_are_still_poll
     settings = GatewaySettings(registry_root=Path("/nonexistent"), instance="test", **limits)
     policy, _ = _upstreams(settings, GatewayMetrics.on(CollectorRegistry()))
     assert policy.transport.max_connections == connections
+
+
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"302 Found\r\nlocation: /elsewhere"])
+async def test_the_connection_of_a_refused_websocket_is_not_used_for_the_next_one(status: bytes) -> None:
+    refusal = b"HTTP/1.1 " + status + b"\r\ncontent-length: 2\r\n\r\nno"
+    server = Answers([refusal, refusal], closes=False)
+    async with server.serving() as client:
+        for _ in range(2):
+            with pytest.raises((aiohttp.WSServerHandshakeError, Redirected)) as refused:
+                await client.transport.websocket(client.url, {}, max_message_bytes=1024)
+            assert refused.value.status == int(status[:3])
+        assert server.connections == 2
+        await until(lambda: server.open == 0)

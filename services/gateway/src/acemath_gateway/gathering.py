@@ -10,7 +10,8 @@ candidate k is one call with `seed + k`, and vLLM gives the j-th candidate of a 
 | all of a wave have come far (`early_reject`) | those whose partial scores are hopeless are stopped (`checkpoint`)    |
 | a wave after the first gives nothing at all  | no further wave; chosen among what is there, as after a broken stream |
 | the cutoff passes                            | no further wave                                                       |
-| a majority's scores are 10 s late            | it is chosen with those that there are                                |
+| a majority's scores are 10 s late, and there | it is chosen with those that there are                                |
+| is no other replica to ask for them          |                                                                       |
 """
 
 from __future__ import annotations
@@ -120,16 +121,20 @@ class Gathering:
                 return
 
     async def _scores(self) -> None:
-        """Wait for those that are asked for; a majority, for which they only break ties, not for ever."""
+        """Wait for those that are asked for; a majority, for which they only break ties, not for ever.
+
+        Where another replica can be asked, the scorer itself leaves one that hangs, in time and for good.
+        """
         if not self._scoring:
             return
-        seconds = _TIE_SECONDS if self.job.selection is Selection.MAJORITY else None
-        _, late = await asyncio.wait(self._scoring, timeout=seconds)
+        bounded = self.job.selection is Selection.MAJORITY and len(self.target.reward_endpoints) < 2
+        _, late = await asyncio.wait(self._scoring, timeout=_TIE_SECONDS if bounded else None)
         for task in late:
             task.cancel()
-            self.board.misses.append(Unavailable("a score came too late to break a tie", retry_after=2.0))
-        if late:
-            _log.warning("%d candidates of a majority were not scored within %g s", len(late), _TIE_SECONDS)
+        missing = [index for index in self.board.answers() if self.board.score_of(index) is None] if late else []
+        if missing:
+            self.board.misses += [Unavailable("a score came too late to break a tie", retry_after=2.0)] * len(missing)
+            _log.warning("%d candidates of a majority were not scored within %g s", len(missing), _TIE_SECONDS)
 
     def _goes_on(self, start: int) -> bool:
         """Whether there is sense in another wave: the one from candidate `start` gave something."""

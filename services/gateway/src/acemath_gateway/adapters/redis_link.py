@@ -146,8 +146,10 @@ class RedisLink:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
                     await self._quiet.wait()
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        with suppress(TimeoutError):  # the end of a TLS connection waits for the other side
+            async with asyncio.timeout(self._timeout):
+                await self._client.aclose()
+                await self._client.connection_pool.disconnect()
 
     async def _check_up(self) -> None:
         if self._up and not self._known.is_set():

@@ -62,9 +62,7 @@ class Socket(aiohttp.ClientWebSocketResponse[Literal[True]]):
 
     def abort(self) -> None:
         """Close the connection without a word, whatever waits to be sent; again if need be."""
-        connection = self._response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
+        self._writer.transport.abort()  # not the response's, which has none once aiohttp has begun to close it
         self._response.close()
 
 
@@ -121,7 +119,8 @@ class Transport:
         """
         _refuse_control_characters(headers)
         if self._sockets is None:
-            self._sockets = _session(aiohttp.TCPConnector(limit=0), (_stay,))  # whoever asks bounds them
+            # Whoever asks bounds them. The connection of a refused handshake is not used for another one.
+            self._sockets = _session(aiohttp.TCPConnector(limit=0, force_close=True), (_stay,))
         opened = await self._sockets.ws_connect(
             _parsed(url),
             headers=headers,

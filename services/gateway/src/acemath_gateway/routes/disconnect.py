@@ -26,12 +26,12 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], on_gone: C
     Raises:
         ClientGone: the client left; `work` has ended by then.
     """
-    task, gone = _current(), False
+    task, gone = _current(), None
 
     async def watch() -> None:
         nonlocal gone
         await until_gone(receive)
-        gone = True
+        gone = task.cancelling()  # a task group of Python 3.11 may leave a cancellation of its own uncounted for
         task.cancel()  # which finds it inside `work`: nothing else here waits
 
     watching = asyncio.create_task(watch(), name="until the caller has gone")
@@ -39,7 +39,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], on_gone: C
     try:
         return await work
     except BaseException as error:
-        if not gone or task.uncancel() > 0:  # or somebody else cancels us, too
+        if gone is None or task.uncancel() > gone:  # somebody else cancels us, too
             raise
         on_gone()
         raise ClientGone("the caller closed the connection") from error
