@@ -15,6 +15,7 @@ from reward.pooled_world import KEY, PooledWorld
 from reward.world import S
 
 from acemath_core.errors import ErrorCode, InternalError, Unavailable
+from acemath_core.processors import cpu_dtype
 from doubles.fake_vllm_server import pooled_score
 
 Make = Callable[..., PooledWorld]
@@ -55,7 +56,7 @@ async def test_a_version_is_served_by_its_own_server_and_says_so(make: Make) -> 
     assert await world.score() == str(first)
     details: Any = world.reconciler.readiness().details["versions"]
     found = details[str(first)]
-    assert (found["engine"], found["tensor_parallel_size"], found["dtype"]) == ("vllm", 2, "bfloat16")
+    assert (found["engine"], found["tensor_parallel_size"], found["dtype"]) == ("vllm", 2, cpu_dtype())
     assert found["batch_invariance"] == "not promised by this engine" and found["batch_invariant"] is None
     assert found["canary_difference"] == 0.0
     assert figure(world, "batch_invariant") == 0.0 and figure(world, "prompt_tokens_saved_total") == 0.0
