@@ -36,15 +36,14 @@ class Exports:
     canary: dict[str, Any]
 
 
-def canary_of(directory: Path) -> dict[str, Any]:
+def canary_of(model: torch.nn.Module, encoder: PromptEncoder) -> dict[str, Any]:
     """As a trainer computes it: plain transformers, the conversations beside their ids; exact, so in float32."""
-    model, encoder = make_model("llama", 3).to(torch.bfloat16).float(), PromptEncoder.from_directory(directory)
     cases = []
     for problem, solution in itertools.product(PROBLEMS, SOLUTIONS):
         turns = reward_messages(problem, solution)
         ids = encoder.encode_conversation(turns)
         with torch.inference_mode():
-            score = float(model(input_ids=torch.tensor([ids])).logits[0, 0])
+            score = float(model.float()(input_ids=torch.tensor([ids])).logits[0, 0])
         cases.append({"messages": turns, "token_ids": ids, "score": score})
     return {"cases": cases, "dtype": "bfloat16"}
 
@@ -54,7 +53,8 @@ def make_exports(folder: Path) -> Exports:
     sharded = folder / "sharded"
     make_model("llama", 3).to(torch.bfloat16).save_pretrained(sharded, max_shard_size="250KB")
     write_tokenizer(sharded)
-    return Exports(first, second, plain, sharded, canary_of(plain))
+    canary = canary_of(make_model("llama", 3).to(torch.bfloat16), PromptEncoder.from_directory(plain))
+    return Exports(first, second, plain, sharded, canary)
 
 
 @dataclass

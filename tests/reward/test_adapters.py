@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
 from reward.publishing import publish_reward
-from reward.replica import Replica
+from reward.replica import Replica, canary_of
 from reward.tiny import make_model
 from reward.world import S
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from acemath_core.prompts import reward_messages
 from acemath_prompts import PromptEncoder
@@ -33,8 +34,8 @@ def trained(directory: Path) -> tuple[Path, torch.nn.Module]:
     return directory, model.merge_and_unload()
 
 
-def publish_on(replica: Replica, source: Path) -> ModelRef:
-    metadata = PublishMetadata(step=4, licence="Apache-2.0")
+def publish_on(replica: Replica, source: Path, canary: dict[str, Any] | None = None) -> ModelRef:
+    metadata = PublishMetadata(step=4, licence="Apache-2.0", canary=canary)
     return replica.world.registry.publish(
         source, name="rew", kind="reward", metadata=metadata, adapter_of=replica.first
     )
@@ -66,6 +67,31 @@ async def test_the_engine_serves_what_peft_merges(
             expected = float(merged.float()(input_ids=torch.tensor([ids])).logits[0, 0])
         assert score == pytest.approx(expected, abs=0.2)
     assert scores != replica.bits
+
+
+async def test_a_sign_that_flipped_is_told_by_the_canary_and_the_way_back_gives_the_same_bits(
+    replica: Replica,
+    adapter: tuple[Path, torch.nn.Module],
+) -> None:
+    source, merged = adapter
+    world = replica.world
+    canary = canary_of(merged, PromptEncoder.from_directory(world.registry.path(replica.first)))
+    good = publish_on(replica, source, canary)
+    flip(source / "adapter_model.safetensors")
+    await replica.rejects(publish_on(replica, source, canary), "canary scores differ")
+    world.promote(good)
+    await replica.until(good, S.ACTIVE)
+    assert await replica.scores() != replica.bits
+    world.promote(replica.first)
+    await replica.until(replica.first, S.ACTIVE)
+    assert await replica.scores() == replica.bits
+
+
+def flip(weights: Path) -> None:
+    """The sign of one tensor, in what PEFT saved."""
+    tensors = load_file(weights)
+    name = next(name for name in sorted(tensors) if "down_proj.lora_B" in name)
+    save_file(tensors | {name: -tensors[name]}, weights, metadata={"format": "pt"})
 
 
 async def test_without_its_base_the_old_one_goes_on(

@@ -39,7 +39,7 @@ def give_back_freed_memory() -> bool:
     """Give the kernel what is free now: a model has gone, and nobody asks for its buffers again; blocks.
 
     glibc has an arena for each thread that allocates. A version is loaded by whichever thread is idle, so what versions
-    leave adds up over the threads: 100 swaps of a 28 MB model made 289 MiB of it. The next pass gets its pages anew.
+    leave adds up over the threads: 70 swaps of a 29 MB model made 289 MiB of it. The next pass gets its pages anew.
 
     Returns:
         Whether there was anything; never without glibc.
