@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.places import Places
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import SharedStores, open_shared
 from doubles.valkey import ValkeyServer
@@ -21,5 +22,7 @@ async def shared_redis(directory: Path, **settings: Any) -> AsyncIterator[tuple[
     with ValkeyServer(directory) as server:
         given = {"redis_timeout_seconds": 5.0} | settings  # of a busy machine
         configured = GatewaySettings(registry_root=directory, redis_url=server.url, **given)
-        async with open_shared(configured, DoorMetrics.on(CollectorRegistry())) as shared:
+        door = DoorMetrics.on(CollectorRegistry())
+        places = Places(configured.max_sequences_in_flight, door.max_sequences)
+        async with open_shared(configured, door, places) as shared:
             yield shared, server

@@ -61,6 +61,18 @@ async def test_one_request_may_hold_twice(stores):
                 pass
 
 
+async def test_what_is_larger_than_all_places_is_alone(stores):
+    async with stores as (limit, _):
+        async with limit.hold("a", PLACES + 1, soon()):
+            with pytest.raises(Unavailable):
+                async with limit.hold("b", 1, soon()):
+                    pass
+        async with limit.hold("c", 1, soon()):
+            with pytest.raises(Unavailable):
+                async with limit.hold("d", PLACES + 1, soon()):
+                    pass
+
+
 async def test_spare_places_are_three_quarters(stores):
     async with stores as (limit, _):
         async with limit.hold("a", 6, soon(), spare_only=True):

@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from doubles.fake_vllm_call import Body, Call
 
+CACHE_TOKENS = 46_592
+
 
 def pooled_score(token_ids: list[int]) -> float:
     """The score that this double gives a sequence; exact in float32."""
@@ -105,6 +107,8 @@ class FakeServer:
         """The counters and gauges that the agent reads, in vLLM's names and labels."""
         label = f'{{engine="0",model_name="{self.name}"}}'
         lines = [
+            "# TYPE vllm:cache_config_info gauge",
+            f'vllm:cache_config_info{{block_size="16",engine="0",kv_cache_size_tokens="{CACHE_TOKENS}"}} 1.0',
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{label} {float(self.running)}",
             f"vllm:num_requests_waiting{label} 0.0",

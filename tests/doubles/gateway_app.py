@@ -21,6 +21,7 @@ from acemath_gateway.app import Backends, create_app
 from acemath_gateway.canary import CanaryView
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.places import Places
 from acemath_gateway.readiness import ReadyState
 from acemath_gateway.settings import GatewaySettings
 from acemath_gateway.shared import open_shared
@@ -31,7 +32,7 @@ from doubles.keys import MemoryKeys
 from doubles.ports import BytePrompts, FixedRelease, ScriptedPolicy, ScriptedScorer, TextJudge
 from doubles.quotas import MemoryQuotas
 from doubles.servers import client_of
-from doubles.stores import MemoryIdempotency, MemoryLimit
+from doubles.stores import MemoryAnswers, MemoryIdempotency, MemoryLimit
 
 PROBLEM = "A farmer has 3 baskets with 8 apples in each basket. How many apples are there?"
 
@@ -61,6 +62,7 @@ class GatewayOnDoubles:
     judge: TextJudge = field(default_factory=TextJudge)
     limit: MemoryLimit = field(default_factory=MemoryLimit)
     idempotency: MemoryIdempotency = field(default_factory=MemoryIdempotency)
+    answers: MemoryAnswers = field(default_factory=MemoryAnswers)
     keys: MemoryKeys = field(default_factory=MemoryKeys)
     quotas: MemoryQuotas = field(default_factory=MemoryQuotas)
     webhooks: HttpWebhooks = field(default_factory=lambda: HttpWebhooks(inside=True))
@@ -101,12 +103,14 @@ class GatewayOnDoubles:
                 self._readiness,
                 keys=self.keys,
                 quotas=self.quotas,
+                answers=self.answers,
                 canary=lambda: self.canary,
                 jobs=unreachable_jobs(settings),
                 webhooks=self.webhooks,
             )
             return
-        async with open_shared(settings, door) as shared:
+        places = Places(settings.max_sequences_in_flight, door.max_sequences)
+        async with open_shared(settings, door, places) as shared:
             yield Backends(
                 solver,
                 shared.limit,
@@ -117,6 +121,7 @@ class GatewayOnDoubles:
                 jobs=shared.jobs,
                 webhooks=self.webhooks,
                 quotas=shared.quotas,
+                answers=shared.answers,
                 canary=lambda: self.canary,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import Conflict, DeadlineExceeded, ErrorCode, Unavailable
-from acemath_gateway.ports import LimitOutcome, Stored
+from acemath_gateway.ports import KeptAnswer, LimitOutcome, Stored
 
 
 @dataclass
@@ -37,7 +38,7 @@ class MemoryLimit:
         await asyncio.sleep(0)
         if spare_only and time.monotonic() < self.wanted_until:
             raise Unavailable("somebody else wants the places", retry_after=1.0)
-        if self.held + sequences > (max(int(0.75 * self.places), sequences) if spare_only else self.places):
+        if self.held + sequences > max(int(0.75 * self.places) if spare_only else self.places, sequences):
             self.wanted_until = self.wanted_until if spare_only else time.monotonic() + 0.5
             raise Unavailable("the places are taken", retry_after=1.0)
         self.held += sequences
@@ -49,6 +50,40 @@ class MemoryLimit:
                 await asyncio.sleep(self.release_seconds)
             finally:
                 self.held -= sequences
+
+
+@dataclass
+class MemoryAnswers:
+    """`AnswerStore` of one process.
+
+    Attributes:
+        ttl_seconds: how long an answer is kept.
+        entries: how many there may be.
+        away: behaves as if the store could not be reached.
+        kept: key → answer and when it was kept; the oldest first.
+    """
+
+    ttl_seconds: float = 60.0
+    entries: int = 100
+    away: bool = False
+    kept: dict[str, tuple[bytes, str, float]] = field(default_factory=dict)
+
+    async def get(self, key: str) -> KeptAnswer | None:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("the store is away")
+        body, release, at = self.kept.get(key, (b"", "", -math.inf))
+        age = time.monotonic() - at
+        return KeptAnswer(body, release, age) if age < self.ttl_seconds else None
+
+    async def put(self, key: str, body: bytes, release: str) -> None:
+        await asyncio.sleep(0)
+        if self.away or len(body) > 64 * 1024:
+            return
+        self.kept.pop(key, None)
+        self.kept[key] = body, release, time.monotonic()
+        while len(self.kept) > self.entries:
+            del self.kept[next(iter(self.kept))]
 
 
 @dataclass

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 TESTS = Path(__file__).resolve().parents[1]
+HELD = {"max_sequences": 96, "cache_tokens": 46_592}
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
@@ -53,13 +54,16 @@ class WholeGateway:
 
 
 @contextlib.contextmanager
-def whole_gateway(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> Iterator[WholeGateway]:
+def whole_gateway(
+    folder: Path, port: int, settings: Mapping[str, str] | None = None, held: Mapping[str, int] = HELD
+) -> Iterator[WholeGateway]:
     """Run everything until the block ends.
 
     Args:
         folder: an empty folder for registry, Redis and logs.
         port: the first of three consecutive free ones: gateway, policy's double, reward's double.
         settings: of the gateway, without their prefix.
+        held: what the policy's slot says of its capacity.
 
     Raises:
         AssertionError: the gateway was not ready in time; with the last of its log.
@@ -72,10 +76,11 @@ def whole_gateway(folder: Path, port: int, settings: Mapping[str, str] | None = 
     made = publish(folder / "registry", work)
     control, log = folder / "control.json", folder / "gateway.log"
     behind = {"policy": made["policy"], "reward": made["reward"], "port": port + 1, "control": str(control)}
+    said = json.dumps(behind | {"held": dict(held)})
     (redis := folder / "redis").mkdir()
     with (
         ValkeyServer(redis) as valkey,
-        _process([sys.executable, __file__, "behind", json.dumps(behind)], dict(os.environ), folder / "behind.log"),
+        _process([sys.executable, __file__, "behind", said], dict(os.environ), folder / "behind.log"),
         _process(
             [sys.executable, "-m", "acemath_gateway"],
             _environment(folder, port, valkey.url, settings or {}),
@@ -119,7 +124,7 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
 # ------------------------------------------------------------------------------------- the process with both doubles
 
 
-def _serve_behind(policy: str, reward: str, port: int, control: str) -> None:
+def _serve_behind(policy: str, reward: str, port: int, control: str, held: dict[str, int]) -> None:
     """Both doubles in one process: vLLM's, which also tells its slots as the agent would, and the reward service's."""
     import asyncio
 
@@ -131,7 +136,7 @@ def _serve_behind(policy: str, reward: str, port: int, control: str) -> None:
 
     vllm = FakeServer(policy, policy, CONTEXT_LENGTH, Tokens.of(Path("/nonexistent")), control=Path(control))
     app = vllm.app()
-    app.add_route("/v1/slots", _slots_of(policy, f"http://127.0.0.1:{port}"))
+    app.add_route("/v1/slots", _slots_of(policy, f"http://127.0.0.1:{port}", held))
     scorer = FakeReward(reward, max_tokens=CONTEXT_LENGTH)
     configs = [
         uvicorn.Config(one, port=port + place, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
@@ -144,11 +149,11 @@ def _serve_behind(policy: str, reward: str, port: int, control: str) -> None:
     asyncio.run(both())
 
 
-def _slots_of(version: str, endpoint: str):
+def _slots_of(version: str, endpoint: str, held: dict[str, int]):
     from starlette.responses import JSONResponse
 
     async def slots(_: Request) -> Response:
-        return JSONResponse([{"version": version, "state": "active", "endpoint": endpoint, "since": 0.0}])
+        return JSONResponse([{"version": version, "state": "active", "endpoint": endpoint, "since": 0.0} | held])
 
     return slots
 

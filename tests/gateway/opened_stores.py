@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from acemath_core.deadline import Deadline
 from acemath_core.errors import Unavailable
+from acemath_gateway.adapters.redis_answers import RedisAnswerStore
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
@@ -22,16 +24,24 @@ LONG = 30.0
 
 @asynccontextmanager
 async def stores(
-    url: str, *, shared_max: int = 8, local_max: int = 4, keep: bool = True, instance: str = "a", timeout: float = 3.0
+    url: str,
+    *,
+    shared_max: int | Callable[[], int] = 8,
+    local_max: int = 4,
+    keep: bool = True,
+    instance: str = "a",
+    timeout: float = 3.0,
 ):
     """One gateway's stores; without `keep` it is one that died: nothing is asserted again."""
+    shared = shared_max if callable(shared_max) else lambda: shared_max
     link = RedisLink(url, timeout_seconds=timeout, on_change=lambda up: None)
     opened = SharedStores(
-        RedisSequenceLimit(link, shared_max=shared_max, local_max=local_max),
+        RedisSequenceLimit(link, shared_max=shared, local_max=lambda: local_max),
         RedisIdempotencyStore(link, ttl_seconds=60),
         RedisLeaseStore(link, instance=instance),
         RedisKeyStore(link),
         RedisQuotaStore(link),
+        RedisAnswerStore(link, ttl_seconds=60, entries=100),
         RedisJobStore(link, Rules(10, 10, 1000, 60, 60), instance=instance),
     )
     async with AsyncExitStack() as stack:

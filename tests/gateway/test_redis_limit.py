@@ -41,6 +41,20 @@ async def test_the_limit_is_exact_over_two_gateways(valkey):
         await come_free(a.limit, 8)
 
 
+async def test_the_limit_moves_and_what_is_held_stays(valkey):
+    places = 8
+    async with stores(valkey.url, shared_max=lambda: places) as a, stores(valkey.url, shared_max=lambda: places) as b:
+        async with a.limit.hold("1", 6, Deadline.after(LONG)):
+            places = 4
+            with pytest.raises(Unavailable, match="all 4 places"):
+                async with b.limit.hold("2", 1, Deadline.after(LONG)):
+                    pass
+            places = 9
+            assert await free_places(b.limit) == 3
+        places = 4
+        await come_free(b.limit, 4)
+
+
 async def test_two_hundred_racing_requests_never_overbook(valkey):
     held = most = granted = 0
 

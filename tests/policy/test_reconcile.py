@@ -14,6 +14,7 @@ from policy.test_shim import alive
 
 from acemath_registry.following import SwapStrategy
 from doubles.fake_vllm_call import prompt_logprob
+from doubles.fake_vllm_server import CACHE_TOKENS
 
 Eventually = Callable[..., Awaitable[None]]
 Control = Callable[[dict[str, Any]], object]
@@ -48,6 +49,8 @@ async def test_the_channels_version_becomes_active_and_answers_as_itself(
     assert (answer["model"], answer["system_fingerprint"]) == (str(ref), str(ref))
     status = releases.registry.read_status("policy", "0")
     assert status["slots"][0]["version"] == str(ref)
+    (slot,) = agent.reconciler.slots()
+    assert (slot.max_sequences, slot.cache_tokens) == (agents.settings.max_num_seqs, CACHE_TOKENS)
     assert agent.metrics.get_sample_value("acemath_policy_slots", {"state": "active"}) == 1
 
 

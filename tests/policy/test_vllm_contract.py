@@ -211,6 +211,8 @@ async def test_the_agents_client_on_it(server: Server) -> None:
     assert await client.generate((1, 0, 1, 0), 8, 30) >= 1
     logprobs = await client.prompt_logprobs((1, 70, 71, 72), 30)
     assert len(logprobs) == 3
+    (cache,) = await client.caches(5)  # one engine
+    assert cache >= 512
     assert all(value < 0 for value in logprobs)
     until = time.monotonic() + 12  # vLLM's counters follow its steps
     while (await client.load(5)).generated == before.generated:

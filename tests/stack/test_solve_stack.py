@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from acemath_registry import Registry
 from doubles.hostile import ANSWERED, REFUSED
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -50,6 +52,14 @@ def test_the_sample_is_solved_by_best_of_eight(stack, http):
     assert solution["answer"] == "26"
     assert solution["models"]["policy"].startswith("acemath-embedded-policy@")
     assert reply.headers["x-acemath-release"] == solution["release"]
+
+
+def test_the_places_are_what_the_engine_says_it_holds(stack, http):
+    (status,) = Registry(stack.logs.parent / "registry").statuses("policy").values()
+    held = [(slot["max_sequences"], slot["cache_tokens"]) for slot in status["slots"] if slot["state"] == "active"]
+    assert len(held) == 1 and held[0][0] == 256 and held[0][1] > 10_000, status
+    places = re.search(r"^acemath_gateway_max_sequences (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    assert places and 10_000 / 512 <= float(places[1]) <= 256
 
 
 def test_candidates_are_sampled_one_by_one(http):

@@ -77,6 +77,18 @@ class Slot(Wire):
         description="takes no new jobs, because it makes room; jobs that hold it go on. Left out where it is false",
         exclude_if=lambda gated: not gated,  # readers from before it refuse fields that they do not know
     )
+    max_sequences: int | None = Field(
+        None,
+        ge=1,
+        description="sequences in its engine's batch, of a policy. Left out where it is not known",
+        exclude_if=lambda known: known is None,
+    )
+    cache_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens whose keys and values its engine keeps, of a policy. Left out where it is not known",
+        exclude_if=lambda known: known is None,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- reward

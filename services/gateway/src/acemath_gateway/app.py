@@ -25,12 +25,13 @@ from acemath_gateway.keys.quotas import QuotaStore
 from acemath_gateway.keys.store import KeyStore
 from acemath_gateway.keys.told import QuotaHeadersMiddleware
 from acemath_gateway.metrics import GatewayMetrics
-from acemath_gateway.ports import IdempotencyStore, ReleaseTarget, SequenceLimit
+from acemath_gateway.ports import AnswerStore, IdempotencyStore, ReleaseTarget, SequenceLimit
 from acemath_gateway.promotion import ChannelChanges
 from acemath_gateway.readiness import ReadyState
 from acemath_gateway.routes.admin_keys import admin_keys_router
 from acemath_gateway.routes.admin_parts import AdminParts
 from acemath_gateway.routes.admin_releases import admin_releases_router
+from acemath_gateway.routes.cached import Cached
 from acemath_gateway.routes.chat import chat_router
 from acemath_gateway.routes.job_parts import JobParts
 from acemath_gateway.routes.jobs import jobs_router
@@ -66,6 +67,7 @@ class Backends:
         webhooks: carries word of their ends.
         keys: where API keys are kept.
         quotas: where their use is counted.
+        answers: where answers are kept that may be given again.
         canary: the release that a share of the requests is to get beside it, or None while there is none.
     """
 
@@ -78,6 +80,7 @@ class Backends:
     webhooks: WebhookSender
     keys: KeyStore
     quotas: QuotaStore
+    answers: AnswerStore
     canary: Callable[[], CanaryView | None]
 
 
@@ -192,7 +195,7 @@ def _key_book(settings: GatewaySettings, admin_key: SecretStr | None) -> KeyBook
 def _parts(settings: GatewaySettings, metrics: _Metrics, backends: Backends) -> Parts:
     admission = Admission(
         backends.limit,
-        max_sequences=settings.max_sequences_in_flight,
+        max_sequences=settings.largest_request(),
         max_queued=settings.max_queued_requests,
         max_wait_seconds=settings.max_queue_seconds,
         patience_seconds=settings.queue_patience_seconds,
@@ -201,12 +204,22 @@ def _parts(settings: GatewaySettings, metrics: _Metrics, backends: Backends) -> 
     return Parts(
         service=SolveService(admission, backends.solver, QuotaDoor(backends.quotas)),
         once=Once(backends.idempotency, metrics.door.idempotency),
+        cached=_cached(settings, metrics, backends),
         limits=_limits(settings),
         metrics=metrics.gateway,
         door=metrics.door,
         serving=backends.serving,
         canary=backends.canary,
     )
+
+
+def _cached(settings: GatewaySettings, metrics: _Metrics, backends: Backends) -> Cached:
+    def release() -> str | None:
+        target = backends.serving()
+        return target.release if target else None
+
+    rules = f"{settings.adaptive_confidence}\0{settings.reject_rules()}\0{settings.calibration()}"
+    return Cached(backends.answers if settings.answer_cache_seconds else None, rules, release, metrics.door.cached)
 
 
 def _limits(settings: GatewaySettings) -> Limits:

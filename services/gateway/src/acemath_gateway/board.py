@@ -33,6 +33,7 @@ class Board:
         refusals: why candidates cannot be scored at all, one for each.
         misses: why candidates that could be scored were not, one for each.
         target: the release that makes them; None before there is one.
+        prompt_tokens: of what they answer; 0 before it is known.
     """
 
     def __init__(self, wanted: int, emit: Callable[[SolveEvent], object]) -> None:
@@ -42,6 +43,7 @@ class Board:
         self.refusals: list[InvalidRequest] = []
         self.misses: list[ServiceError] = []
         self.target: ReleaseTarget | None = None
+        self.prompt_tokens = 0
         self._started = time.monotonic()
         self._prepared = 0.0
         self._done: dict[int, CandidateDone] = {}
@@ -85,6 +87,11 @@ class Board:
         """Tokens seen, of every candidate, whatever became of it."""
         return sum(event.completion_tokens for event in self._done.values()) + self.discarded_tokens
 
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each complete candidate, and of each other one of which some were seen."""
+        whole = [event.completion_tokens for event in self._done.values()]
+        return whole, [tokens for index, tokens in self._seen.items() if tokens and index not in self._done]
+
     @property
     def scorer_away(self) -> bool:
         """Whether to stop asking the scorer: it failed several times and never gave a score."""
@@ -94,9 +101,9 @@ class Board:
         """So many more are asked of the policy now."""
         self.asked += candidates
 
-    def prepared(self) -> None:
+    def prepared(self, prompt_tokens: int) -> None:
         """The prompt goes to the policy now."""
-        self._prepared = self._now()
+        self._prepared, self.prompt_tokens = self._now(), prompt_tokens
 
     def take(self, event: PolicyEvent) -> CandidateDone | None:
         """Note what the policy says; gives the candidate that it completes, if it does."""

@@ -93,6 +93,11 @@ class ChatAnswer:
         self._detail, self._queue_seconds = detail, queue_seconds
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing about it is degraded."""
+        return self._outcome.degraded_reason is None
+
     def completion(self) -> ChatCompletion:
         """The whole answer in one body."""
         return ChatCompletion(

@@ -18,6 +18,7 @@ from acemath_gateway.adapters.webhook_http import HttpWebhooks
 from acemath_gateway.app import Backends
 from acemath_gateway.door_metrics import DoorMetrics
 from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.places import MOST_PLACES, Places
 from acemath_gateway.pointer import ChannelWatch
 from acemath_gateway.ports import ScorerPort
 from acemath_gateway.prompts import RegistryEncoders
@@ -44,7 +45,8 @@ async def open_backends(
     encoders = RegistryEncoders(registry)
     status = StatusFileLeases(registry, instance=settings.instance)
     async with AsyncExitStack() as stack:
-        shared = await stack.enter_async_context(open_shared(settings, door))
+        places = Places(settings.max_sequences_in_flight, door.max_sequences)
+        shared = await stack.enter_async_context(open_shared(settings, door, places))
         policy, reward = _upstreams(settings, metrics)
         stack.push_async_callback(policy.close)
         stack.push_async_callback(reward.close)
@@ -59,6 +61,7 @@ async def open_backends(
             stores=(shared.leases, status),
             metrics=metrics,
             addresses=DnsAddresses(policy.host_names),
+            capacities=places.replicas,
         )
         await stack.enter_async_context(running("follow releases", tracker.run()))
         solver = Solver(
@@ -76,6 +79,7 @@ async def open_backends(
             confidence=settings.adaptive_confidence,
             rejection=settings.reject_rules(),
             traces=await stack.enter_async_context(_traces(settings)),
+            lengths=places.ended,
         )
         yield Backends(
             solver,
@@ -87,6 +91,7 @@ async def open_backends(
             webhooks=HttpWebhooks(inside=settings.webhook_inside),
             keys=shared.keys,
             quotas=shared.quotas,
+            answers=shared.answers,
             canary=tracker.canary,
         )
 
@@ -111,7 +116,8 @@ def _traces(settings: GatewaySettings) -> AbstractAsyncContextManager[Traces]:
 
 def _upstreams(settings: GatewaySettings, metrics: GatewayMetrics) -> tuple[Upstream, Upstream]:
     key = settings.internal_key()
-    connections = max(MAX_CONNECTIONS, _POLLS + max(settings.max_sequences_in_flight, settings.local_max_sequences))
+    most = max(settings.max_sequences_in_flight or MOST_PLACES, settings.local_max_sequences or 0)
+    connections = max(MAX_CONNECTIONS, _POLLS + most)
     policy = Upstream("policy", key=key, metrics=metrics, max_connections=connections)
     reward = Upstream("reward", key=key, metrics=metrics)
     reward.host_names = policy.host_names  # reward services are polled through the one and scored with by the other

@@ -22,6 +22,15 @@ class KeyOutcome(StrEnum):
     UNAVAILABLE = "unavailable"  # the store is away
 
 
+class CacheOutcome(StrEnum):
+    """What was found of an earlier answer to the same request, where answers are given again."""
+
+    HIT = "hit"
+    MISS = "miss"
+    BYPASSED = "bypassed"  # the caller wanted a new one, or there is no release yet
+    AWAY = "away"  # so is the store
+
+
 @dataclass(frozen=True)
 class DoorMetrics:
     """The instruments; `DoorMetrics.on(registry)` makes them.
@@ -31,6 +40,8 @@ class DoorMetrics:
         queue_wait: seconds that an admitted request waited for them.
         waiting: requests that wait now.
         idempotency: requests with an Idempotency-Key, by what it did.
+        cached: requests that could be answered by an earlier answer, by what was found of it.
+        max_sequences: candidates that may be made at once, over all gateways.
         redis_up: 1 while Redis answers, 0 while each gateway goes by its own limit.
     """
 
@@ -38,6 +49,8 @@ class DoorMetrics:
     queue_wait: Histogram
     waiting: Gauge
     idempotency: Counter
+    cached: Counter
+    max_sequences: Gauge
     redis_up: Gauge
 
     @classmethod
@@ -53,10 +66,21 @@ class DoorMetrics:
             idempotency=Counter(
                 f"{prefix}_idempotent_requests", "requests with an Idempotency-Key", ("result",), registry=registry
             ),
+            cached=Counter(
+                f"{prefix}_answer_cache",
+                "requests by what was found of an earlier answer",
+                ("result",),
+                registry=registry,
+            ),
+            max_sequences=Gauge(
+                f"{prefix}_max_sequences", "candidates that may be made at once, over all gateways", registry=registry
+            ),
             redis_up=Gauge(f"{prefix}_redis_up", "1 while Redis answers", registry=registry),
         )
         for limit in LimitOutcome:
             metrics.admissions.labels(limit)
         for result in KeyOutcome:
             metrics.idempotency.labels(result)
+        for found in CacheOutcome:
+            metrics.cached.labels(found)
         return metrics

@@ -4,6 +4,7 @@ PolicyPort        candidates of one prompt, as events per candidate index
 ScorerPort        the scores of one job's candidates
 SequenceLimit     the shared bound on sequences in flight
 IdempotencyStore  one answer for one key, however often it is asked for
+AnswerStore       answers that may be given again
 LeaseStore        who still uses which release
 """
 
@@ -198,8 +199,8 @@ class SequenceLimit(Protocol):
     ) -> AbstractAsyncContextManager[LimitOutcome]:
         """Hold `sequences` places for the length of the block.
 
-        With `spare_only`, take of a share of the places only (a request larger than the share: when nothing else is
-        there), and only while nobody else was refused a moment ago: the others' places are left to them.
+        A request larger than all of them gets them when nothing else is there. With `spare_only`, take of a share of
+        the places only, and only while nobody else was refused a moment ago: the others' places are left to them.
 
         Raises:
             Unavailable: (`overloaded`, with `Retry-After`) the places are taken.
@@ -234,6 +235,27 @@ class IdempotencyStore(Protocol):
 
     async def abandon(self, key: str, fingerprint: str) -> None:
         """Free the key: the request failed in a way that a retry may mend."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """An answer's body as it was sent, the release that made it, and how long ago."""
+
+    body: bytes
+    release: str
+    age_seconds: float
+
+
+class AnswerStore(Protocol):
+    """Answers that may be given again, for a while."""
+
+    async def get(self, key: str) -> KeptAnswer | None:
+        """The answer under `key`. Raises Unavailable: the store is away."""
+        ...
+
+    async def put(self, key: str, body: bytes, release: str) -> None:
+        """Keep an answer, or not: one that is too large, or while the store is away. Never raises."""
         ...
 
 

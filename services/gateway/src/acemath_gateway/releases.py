@@ -26,7 +26,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from acemath_core.deadline import Deadline
@@ -37,6 +37,7 @@ from acemath_gateway.endpoints import Endpoints
 from acemath_gateway.handing_out import HandingOut, verdict
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
+from acemath_gateway.places import Capacity
 from acemath_gateway.pointer import ChannelWatch, Pointer, SlowReader
 from acemath_gateway.ports import LeaseStore, ReleaseRole, ReleaseTarget
 from acemath_gateway.prompts import RegistryEncoders
@@ -67,6 +68,7 @@ class ReleaseTracker:
         heartbeat_seconds: longest time between two publications of leases.
         start_grace_seconds: how long a starting gateway waits for replicas that do not answer.
         addresses: finds the replicas behind names; None takes each URL for one replica.
+        capacities: is told at every look what the policy replicas hold.
     """
 
     def __init__(
@@ -83,12 +85,13 @@ class ReleaseTracker:
         heartbeat_seconds: float = 5.0,
         start_grace_seconds: float = 15.0,
         addresses: Addresses | None = None,
+        capacities: Callable[[Sequence[Capacity]], object] = lambda _: None,
     ) -> None:
         self._encoders = encoders
         self._policy = ReplicaWatch(slots, policy_urls, addresses)
         self._reward = ReplicaWatch(slots, reward_urls, addresses)
         self._endpoints = Endpoints(slots, self._policy, self._reward)
-        self._metrics, self._poll_seconds = metrics, poll_seconds
+        self._metrics, self._poll_seconds, self._capacities = metrics, poll_seconds, capacities
         self._canary = CanaryShare(self._policy, self._reward, self._endpoints, encoders, metrics.releases)
         self._handing_out = HandingOut(self.current, self._policy, self._reward)
         self._ledger = LeaseLedger(
@@ -181,6 +184,7 @@ class ReleaseTracker:
         newest = self._pointers[0] if self._pointers else None
         self._canary.name(newest)
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
+        self._capacities(self._policy.capacities())
         problem = problem or await self._follow()
         await self._refresh_target()
         if self._policy.fresh() and self._reward.fresh():

@@ -15,7 +15,9 @@ from pydantic_settings import NoDecode
 
 from acemath_core.calibration import Calibration, read_calibration
 from acemath_core.settings import HttpServiceSettings, SettingsError, settings_config
+from acemath_core.wire import MAX_CANDIDATES
 from acemath_gateway.jobqueue.settings import JobSettings
+from acemath_gateway.places import MOST_PLACES
 from acemath_gateway.rejection import AFTER_TOKENS, KEEP, RejectRules
 from acemath_gateway.stopping import CONFIDENCE
 
@@ -55,14 +57,18 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
         1.0, gt=0, le=5, description="longest wait for one answer of Redis, for a connection to it included"
     )
 
-    max_sequences_in_flight: int = Field(
-        64, ge=1, le=16384, description="candidates being made at once, over all gateways"
-    )
-    local_max_sequences: int = Field(
-        64,
+    max_sequences_in_flight: int | None = Field(
+        None,
         ge=1,
-        le=16384,
-        description="the same of this gateway alone while Redis is away; a larger request runs alone",
+        le=MOST_PLACES,
+        description="candidates being made at once, over all gateways; none = as many as the policy replicas' batches "
+        "and caches hold, by what they say of themselves and the length that candidates have here",
+    )
+    local_max_sequences: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_PLACES,
+        description="the same of this gateway alone while Redis is away; a larger request runs alone; none = as many",
     )
     max_queued_requests: int = Field(
         64, ge=0, le=4096, description="requests that may wait for a place in this gateway"
@@ -128,6 +134,17 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
         86_400, ge=1, le=604_800, description="how long an answer is kept under its key"
     )
 
+    answer_cache_seconds: int = Field(
+        0,
+        ge=0,
+        le=604_800,
+        description="how long a whole answer is given again to the same request of the same key, by the same release; "
+        "0 = never. A caller's Cache-Control: no-cache asks for a new one",
+    )
+    answer_cache_entries: int = Field(
+        10_000, ge=1, le=1_000_000, description="such answers in Redis at most, of 64 KiB at most; the oldest go first"
+    )
+
     api_keys_file: Path | None = Field(
         None, description="file (mode 0600) with one API key a line; none = loopback only"
     )
@@ -163,6 +180,10 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not an http:// or https:// URL")
         return value
+
+    def largest_request(self) -> int:
+        """Candidates that one request can have made at once."""
+        return self.max_sequences_in_flight or MAX_CANDIDATES
 
     def api_keys(self) -> tuple[SecretStr, ...]:
         """The callers' keys in the file; there may be others in Redis (`keys_required`).

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from acemath_gateway.adapters.redis_answers import RedisAnswerStore
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
@@ -16,6 +17,7 @@ from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.adapters.redis_quota import RedisQuotaStore
 from acemath_gateway.adapters.redis_store import RedisIdempotencyStore, RedisLeaseStore
 from acemath_gateway.door_metrics import DoorMetrics
+from acemath_gateway.places import Places
 from acemath_gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
@@ -30,12 +32,14 @@ class SharedStores:
     leases: RedisLeaseStore
     keys: RedisKeyStore
     quotas: RedisQuotaStore
+    answers: RedisAnswerStore
     jobs: RedisJobStore
 
 
 @asynccontextmanager
-async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIterator[SharedStores]:
+async def open_shared(settings: GatewaySettings, door: DoorMetrics, places: Places) -> AsyncIterator[SharedStores]:
     """Connect to Redis, or begin to look for it; leaving takes this gateway off the lists and closes everything."""
+    local = settings.local_max_sequences
     link = RedisLink(
         settings.redis_url.get_secret_value(),
         timeout_seconds=settings.redis_timeout_seconds,
@@ -44,14 +48,17 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics) -> AsyncIter
     stores = SharedStores(
         limit=RedisSequenceLimit(
             link,
-            shared_max=settings.max_sequences_in_flight,
-            local_max=settings.local_max_sequences,
+            shared_max=places.now,
+            local_max=places.now if local is None else lambda: local,
             spare_share=settings.batch_share,
         ),
         idempotency=RedisIdempotencyStore(link, ttl_seconds=settings.idempotency_ttl_seconds),
         leases=RedisLeaseStore(link, instance=settings.instance),
         keys=RedisKeyStore(link),
         quotas=RedisQuotaStore(link),
+        answers=RedisAnswerStore(
+            link, ttl_seconds=settings.answer_cache_seconds, entries=settings.answer_cache_entries
+        ),
         jobs=RedisJobStore(link, settings.job_rules(), instance=settings.instance),
     )
     async with AsyncExitStack() as stack:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -89,6 +89,7 @@ class Solver:
         confidence: with which an adaptive job bets that its answer is settled.
         rejection: which candidates a job with `early_reject` stops; `RejectRules()` when None.
         traces: is told what becomes of jobs.
+        lengths: gets a job's tokens when it is over: of its prompt, of each complete candidate, of each other one.
     """
 
     def __init__(
@@ -105,12 +106,13 @@ class Solver:
         confidence: float = CONFIDENCE,
         rejection: RejectRules | None = None,
         traces: Traces | None = None,
+        lengths: Callable[[int, Sequence[int], Sequence[int]], object] = lambda prompt, whole, broken_off: None,
     ) -> None:
         self._means = Means(policy, asyncio.Semaphore(max_scoring), metrics, rejection or RejectRules())
         self._scorer, self._judge, self._releases = scorer, judge, releases
         self._encoders, self._metrics = encoders, metrics
         self._calibration, self._confidence = calibration, confidence
-        self._traces = traces or NoTraces()
+        self._traces, self._lengths = traces or NoTraces(), lengths
 
     async def run(self, job: SolveJob, spent: Callable[[int], object] = _nobody) -> AsyncGenerator[SolveEvent, None]:
         """Events as they happen and, last, the `Outcome`; `spent` as of `outcome`.
@@ -168,6 +170,7 @@ class Solver:
         finally:
             spent(board.tokens)
             board.record(metrics)
+            self._lengths(board.prompt_tokens, *board.lengths())
             metrics.requests.labels(became, job.selection).inc()
             seconds = time.monotonic() - job.asked
             metrics.duration.labels(became).observe(seconds)
@@ -180,7 +183,7 @@ class Solver:
             board.target = target
             self._refuse_hopeless(job, target)
             prompt = await self._prompt(job, target)
-            board.prepared()
+            board.prepared(len(prompt))
             self._metrics.inflight_sequences.inc(max(job.waves))
             try:
                 await self._gather(job, target, prompt, board, trace)

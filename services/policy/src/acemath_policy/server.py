@@ -77,6 +77,8 @@ class PolicyServer:
         port: where it listens.
         endpoint: the base URL that others are told.
         pulse: whether it makes tokens; starts with the warm-up.
+        max_sequences: in its batches; of a data-parallel server, which has several engines, as of the warm-up.
+        cache_tokens: in its caches; None before the warm-up, or when vLLM does not say.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class PolicyServer:
     ) -> None:
         self._tree, self._client, self._settings, self._metrics = tree, client, settings, metrics
         self.port, self.endpoint = port, endpoint
+        self.max_sequences = settings.max_num_seqs
+        self.cache_tokens: int | None = None
         self.pulse = self._new_pulse()
         self._watching: asyncio.Task[None] | None = None
         self._dead: str | None = None
@@ -133,6 +137,9 @@ class PolicyServer:
             tolerance = Tolerance(settings.canary_mean_tolerance, settings.canary_max_tolerance)
             mean, largest = await check(canary, self._client, tolerance, settings.warm_timeout_seconds)
             _log.info("canary passed: mean %.4f, largest %.4f nats", mean, largest)
+        caches = await self._client.caches(settings.probe_timeout_seconds)
+        self.max_sequences = settings.max_num_seqs * max(1, len(caches))
+        self.cache_tokens = sum(caches) or None
         self.pulse = self._new_pulse()
         self._watching = asyncio.create_task(self._watch())
 

@@ -36,7 +36,7 @@ class PolicySettings(SwapSettings):
         None, description="None: bfloat16; float32 on a CPU without bfloat16 arithmetic; auto is vLLM's, as stored"
     )
     max_model_len: int | None = Field(None, ge=16, description="None: what the checkpoint says")
-    max_num_seqs: int = Field(64, ge=1)
+    max_num_seqs: int = Field(256, ge=1, description="sequences in a server's batch; gateways go by it")
     enforce_eager: bool = Field(False, description="no compilation: starts sooner and needs no C++ compiler")
     tensor_parallel_size: int = Field(1, ge=1)
     gpu_memory_utilization: float | None = Field(

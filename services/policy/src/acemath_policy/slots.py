@@ -56,4 +56,6 @@ class VersionSlot(FollowedVersion):
             since=self.since,
             reason=reason,
             gated=self.gated,
+            max_sequences=self.server.max_sequences if self.server else None,
+            cache_tokens=self.server.cache_tokens if self.server else None,
         )

@@ -27,6 +27,7 @@ GUARD = "acemath_vllm_guard.OnlyWhatIsUsed"
 
 WAITING = "vllm:num_requests_waiting"
 _SAMPLE = re.compile(rf"^({GENERATED}|{RUNNING}|{WAITING})(?:\{{[^}}]*\}})? ([0-9.eE+-]+)$", re.MULTILINE)
+_CACHE = re.compile(r'^vllm:cache_config_info\{[^}]*\bkv_cache_size_tokens="(\d+)"', re.MULTILINE)
 _CONNECTIONS = httpx.Limits(max_connections=8)
 
 
@@ -129,6 +130,15 @@ class VllmClient:
         if len(seen) < len(sums):
             raise VllmFailure(f"/metrics has no {', '.join(sorted(set(sums) - seen))}; is this vLLM 0.32 or later?")
         return Load(int(sums[GENERATED]), int(sums[RUNNING]), int(sums[WAITING]))
+
+    async def caches(self, timeout: float) -> tuple[int, ...]:
+        """Tokens whose keys and values each of its engines keeps; empty when it does not say.
+
+        Raises:
+            VllmFailure: no answer.
+        """
+        text = (await self._answer("GET", "/metrics", None, timeout)).text
+        return tuple(map(int, _CACHE.findall(text)))
 
     async def generate(self, token_ids: Sequence[int], max_tokens: int, timeout: float) -> int:
         """Generate greedily; returns how many tokens came.

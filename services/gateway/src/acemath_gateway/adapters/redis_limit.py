@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -50,12 +50,21 @@ class RedisSequenceLimit:
 
     Args:
         link: the connection.
-        shared_max: sequences over all gateways.
-        local_max: sequences of this gateway while Redis is away; a single request that is larger runs alone.
+        shared_max: gives the sequences over all gateways, now.
+        local_max: gives the sequences of this gateway while Redis is away, now.
         spare_share: of either, what those may fill who ask for spare places only.
+
+    A single request that is larger than any of these runs alone.
     """
 
-    def __init__(self, link: RedisLink, *, shared_max: int, local_max: int, spare_share: float = 0.75) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        shared_max: Callable[[], int],
+        local_max: Callable[[], int],
+        spare_share: float = 0.75,
+    ) -> None:
         self._link, self._shared_max, self._local_max = link, shared_max, local_max
         self._spare_share = spare_share
         self._holds: dict[str, _Hold] = {}
@@ -102,17 +111,16 @@ class RedisSequenceLimit:
     async def _take(self, member: str, hold: _Hold) -> LimitOutcome:
         try:
             granted = await self._take_shared(member, hold)
-            outcome, limit = LimitOutcome.SHARED, self._shared_max
+            outcome, limit = LimitOutcome.SHARED, self._shared_max()
         except asyncio.CancelledError:
             self._give_back(member)  # the script may have run although nobody waits for its answer
             raise
         except StoreBusy:
             raise Unavailable("too many requests came at once; try again shortly", retry_after=1.0) from None
         except StoreAway:
-            held = self._held_here()
-            largest = self._largest_sum(hold, self._local_max)
-            granted = not held or held + hold.sequences <= largest  # one that is larger runs alone
-            outcome, limit = LimitOutcome.LOCAL, self._local_max
+            limit = self._local_max()
+            granted = self._held_here() + hold.sequences <= self._largest_sum(hold, limit)
+            outcome = LimitOutcome.LOCAL
         if not granted:
             self._give_back(member)
             raise Unavailable(
@@ -124,14 +132,14 @@ class RedisSequenceLimit:
 
     async def _take_shared(self, member: str, hold: _Hold) -> bool:
         released = self._some_released()
-        largest, marked_ms = self._largest_sum(hold, self._shared_max), 0 if hold.spare_only else _WANTED_MS
+        largest, marked_ms = self._largest_sum(hold, self._shared_max()), 0 if hold.spare_only else _WANTED_MS
         args: list[Argument] = [member, hold.sequences, largest, hold.lifetime_ms(), marked_ms, *released]
         granted = bool(await self._link.run(scripts.TAKE, [_KEY, _WANTED_KEY], args))
         self._forget(released)
         return granted
 
     def _largest_sum(self, hold: _Hold, places: int) -> int:
-        return max(int(self._spare_share * places), hold.sequences) if hold.spare_only else places
+        return max(int(self._spare_share * places) if hold.spare_only else places, hold.sequences)
 
     async def _quietly(self, holds: Mapping[str, _Hold]) -> None:
         with suppress(StoreAway):  # what is owed is kept; the recovery hook pays it

@@ -56,7 +56,7 @@ async def open_jobs(
             await stack.enter_async_context(running("tell of jobs", notifier.run()))
         yield JobParts(
             store=store,
-            intake=Intake(parts.limits, settings.job_max_lines, settings.max_sequences_in_flight),
+            intake=Intake(parts.limits, settings.job_max_lines, settings.largest_request()),
             checked_webhook=hooks.checked,
             look=worker.look,
             client_left=parts.client_left,

@@ -50,15 +50,17 @@ def chat_router(limits: Limits) -> APIRouter:
         job = replace(job, caller=caller, share_key=key or os.urandom(16).hex())
         if body.stream:
             return _stream(parts, job, body)
-        answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
+        answer = parts.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body))
         return await unless_gone(request.receive, answer, parts.client_left)
 
     return router
 
 
 async def _whole(parts: Parts, job: SolveJob, body: ChatRequest) -> Answer:
-    completion = (await _answer(parts, job, body)).completion()
-    return Answer(completion.model_dump_json().encode(), release=completion.system_fingerprint)
+    answer = await _answer(parts, job, body)
+    completion = answer.completion()
+    body = completion.model_dump_json().encode()
+    return Answer(body, release=completion.system_fingerprint, whole=answer.whole)
 
 
 def _stream(parts: Parts, job: SolveJob, body: ChatRequest) -> EventStream:

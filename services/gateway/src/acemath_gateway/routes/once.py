@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -23,15 +23,20 @@ _KEY = re.compile(r"^[\x21-\x7e]{1,255}$")
 
 
 class Answer(Response):
-    """A JSON answer, and the release that made it in a header."""
+    """A JSON answer, and the release that made it in a header.
+
+    Attributes:
+        release: see above.
+        whole: nothing about it is degraded: asked again, the same would be no worse.
+    """
 
     media_type = "application/json"
 
-    def __init__(self, body: bytes, *, release: str, replayed: bool = False) -> None:
-        headers = {"x-acemath-release": release}
-        if replayed:
-            headers["idempotent-replayed"] = "true"
-        super().__init__(body, headers=headers)
+    def __init__(
+        self, body: bytes, *, release: str, whole: bool = False, more: Mapping[str, str] | None = None
+    ) -> None:
+        self.release, self.whole = release, whole
+        super().__init__(body, headers={"x-acemath-release": release, **(more or {})})
 
 
 def idempotency_key(request: Request, *, stream: bool) -> str | None:
@@ -76,21 +81,21 @@ class Once:
         """
         if key is None:
             return await work()
-        place, fingerprint = _scoped(request, key), _fingerprint(request, body)
-        stored = await self._begin(place, fingerprint, deadline)
+        place, digest = _scoped(request, key), fingerprint(request, body)
+        stored = await self._begin(place, digest, deadline)
         if stored is not None:
-            return Answer(stored.body, release=_release_in(stored.body), replayed=True)
+            return Answer(stored.body, release=_release_in(stored.body), more={"idempotent-replayed": "true"})
         try:
             answer = await work()
         except BaseException:
-            await self.store.abandon(place, fingerprint)
+            await self.store.abandon(place, digest)
             raise
-        await self.store.finish(place, fingerprint, Stored(answer.status_code, bytes(answer.body)))
+        await self.store.finish(place, digest, Stored(answer.status_code, bytes(answer.body)))
         return answer
 
-    async def _begin(self, place: str, fingerprint: str, deadline: Deadline) -> Stored | None:
+    async def _begin(self, place: str, digest: str, deadline: Deadline) -> Stored | None:
         try:
-            stored = await self.store.begin(place, fingerprint, deadline)
+            stored = await self.store.begin(place, digest, deadline)
         except (Conflict, Unavailable) as error:
             self.results.labels(KeyOutcome.CONFLICT if isinstance(error, Conflict) else KeyOutcome.UNAVAILABLE).inc()
             raise
@@ -100,11 +105,15 @@ class Once:
 
 def _scoped(request: Request, key: str) -> str:
     """The key under its caller: nobody reads an answer by guessing another's key."""
-    caller = request.headers.get("authorization", "")
-    return hashlib.sha256(f"{caller}\0{key}".encode()).hexdigest()
+    return hashlib.sha256(f"{caller_of(request)}\0{key}".encode()).hexdigest()
 
 
-def _fingerprint(request: Request, body: Wire) -> str:
+def caller_of(request: Request) -> str:
+    """Whose request it is, as a header says that was checked before; a secret."""
+    return request.headers.get("authorization", "")
+
+
+def fingerprint(request: Request, body: Wire) -> str:
     """Of the route and the validated body with its defaults, so that the spelling of the JSON does not matter."""
     canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{request.url.path}\0{canonical}".encode()).hexdigest()

@@ -20,6 +20,13 @@ _KEY = {
     "description": "the same key with the same body gets the first one's answer; refused with stream=true",
     "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
 }
+_CACHE = {
+    "name": "Cache-Control",
+    "in": "header",
+    "required": False,
+    "description": "no-cache, no-store and max-age (RFC 9111), where answers are given again; elsewhere none ever is",
+    "schema": {"type": "string", "pattern": "^[\\x20-\\x7e]*$", "maxLength": 255},
+}
 _CHAR = "[^\\u0000]"  # no text may hold a null character (`routes.body`)
 FILE_KINDS = ("application/x-ndjson", "application/jsonl")
 """What a JSON Lines file may be called; there is no registered name."""
@@ -131,7 +138,7 @@ def json_body(request: dict[str, Any], answer: type[BaseModel], event: dict[str,
     """
     ok = {"application/json": {"schema": inlined(answer)}, "text/event-stream": {"schema": event}}
     return {
-        "parameters": [_KEY],
+        "parameters": [_KEY, _CACHE],
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {
             "200": {"description": "the answer", "content": ok},

@@ -68,7 +68,7 @@ def solve_router(limits: Limits) -> APIRouter:
         job = replace(job, caller=caller, share_key=key or os.urandom(16).hex())
         if body.stream:
             return _stream(parts, job, body.candidates)
-        answer = parts.once.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
+        answer = parts.answer(request, key, body, job.deadline, lambda: _whole(parts, job, body.candidates))
         return await unless_gone(request.receive, answer, parts.client_left)
 
     return router
@@ -79,7 +79,8 @@ async def _whole(parts: Parts, job: SolveJob, detail: str) -> Answer:
         solved = await parts.service.solve(job)
     solution = solution_of(solved.outcome, detail=detail, queue_seconds=solved.queue_seconds)
     note_outcome(solved.outcome)
-    return Answer(solution.model_dump_json().encode(), release=solution.release)
+    whole = solved.outcome.degraded_reason is None
+    return Answer(solution.model_dump_json().encode(), release=solution.release, whole=whole)
 
 
 def _stream(parts: Parts, job: SolveJob, detail: str) -> EventStream:
