@@ -123,7 +123,10 @@ async def test_the_document_says_what_this_server_does():
     fields = _schema(document, SOLVE).schema["properties"]
     assert fields["problem"]["maxLength"] == 100 and fields["deadline_seconds"]["maximum"] == 200
     assert "422" not in str(document) and "HTTPValidationError" not in str(document)
-    assert [one["name"] for one in document["paths"][CHAT]["post"]["parameters"]] == ["Idempotency-Key", "Cache-Control"]
+    assert [one["name"] for one in document["paths"][CHAT]["post"]["parameters"]] == [
+        "Idempotency-Key",
+        "Cache-Control",
+    ]
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert document["paths"]["/livez"]["get"]["security"] == [] and "security" in document
 

@@ -59,8 +59,8 @@ def chat_router(limits: Limits) -> APIRouter:
 async def _whole(parts: Parts, job: SolveJob, body: ChatRequest) -> Answer:
     answer = await _answer(parts, job, body)
     completion = answer.completion()
-    body = completion.model_dump_json().encode()
-    return Answer(body, release=completion.system_fingerprint, whole=answer.whole)
+    said = completion.model_dump_json().encode()
+    return Answer(said, release=completion.system_fingerprint, whole=answer.whole)
 
 
 def _stream(parts: Parts, job: SolveJob, body: ChatRequest) -> EventStream:
