@@ -58,14 +58,16 @@ class MemoryAnswers:
 
     Attributes:
         ttl_seconds: how long an answer is kept.
-        entries: how many there may be.
+        total_bytes: what all of them may take.
         away: behaves as if the store could not be reached.
+        hangs: whether keeping an answer never ends.
         kept: key → answer and when it was kept; the oldest first.
     """
 
     ttl_seconds: float = 60.0
-    entries: int = 100
+    total_bytes: int = 2**20
     away: bool = False
+    hangs: bool = False
     kept: dict[str, tuple[bytes, str, float]] = field(default_factory=dict)
 
     async def get(self, key: str) -> KeptAnswer | None:
@@ -80,9 +82,11 @@ class MemoryAnswers:
         await asyncio.sleep(0)
         if self.away or len(body) > 64 * 1024:
             return
+        if self.hangs:
+            await asyncio.Event().wait()
         self.kept.pop(key, None)
         self.kept[key] = body, release, time.monotonic()
-        while len(self.kept) > self.entries:
+        while sum(len(body) + 512 for body, _, _ in self.kept.values()) > self.total_bytes:
             del self.kept[next(iter(self.kept))]
 
 

@@ -41,7 +41,7 @@ async def stores(
         RedisLeaseStore(link, instance=instance),
         RedisKeyStore(link),
         RedisQuotaStore(link),
-        RedisAnswerStore(link, ttl_seconds=60, entries=100),
+        RedisAnswerStore(link, ttl_seconds=60, total_bytes=2**20),
         RedisJobStore(link, Rules(10, 10, 1000, 60, 60), instance=instance),
     )
     async with AsyncExitStack() as stack:

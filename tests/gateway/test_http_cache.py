@@ -8,11 +8,13 @@ import pytest
 from gateway.test_http_solve import SOLVE
 
 from acemath_core.errors import ErrorCode, Unavailable
+from acemath_gateway.routes import cached
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 from doubles.ports import TARGET
 
 UNSEEDED = {key: value for key, value in SOLVE.items() if key != "seed"}
 CHAT = {"model": "acemath", "messages": [{"role": "user", "content": PROBLEM}], "best_of": 3}
+ADMIN = "acemath_" + "a" * 40
 ROUTES = pytest.mark.parametrize(("path", "body"), [("/v1/solve", UNSEEDED), ("/v1/chat/completions", CHAT)])
 
 
@@ -163,10 +165,30 @@ async def test_on_redis_two_gateways_share_it(valkey):
     assert got.headers["x-acemath-cache"] == "hit" and got.content == made.content and not two.policy.calls
 
 
-async def test_a_hit_costs_no_quota_and_no_place(valkey):
-    gateway = GatewayOnDoubles(redis_url=valkey.url, settings={"answer_cache_seconds": 60})
+async def test_a_hit_costs_no_quota(valkey):
+    settings = {"answer_cache_seconds": 60, "require_keys": True}
+    gateway = GatewayOnDoubles(redis_url=valkey.url, settings=settings, admin_key=ADMIN)
     async with gateway_client(gateway) as http:
-        for _ in range(5):
-            await http.post("/v1/solve", json=UNSEEDED)
-        text = (await http.get("/metrics")).text
-    assert 'acemath_gateway_admissions_total{limit="shared"} 1.0' in text
+        new = {"name": "a", "scopes": ["solve"], "quotas": {"requests_per_minute": 1}}
+        made = await http.post("/admin/v1/keys", json=new, headers={"authorization": f"Bearer {ADMIN}"})
+        http.headers["authorization"] = f"Bearer {made.json()['key']}"
+        answers = [await http.post("/v1/solve", json=UNSEEDED) for _ in range(5)]
+        other = await http.post("/v1/solve", json=UNSEEDED | {"n": 2})
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert (other.status_code, other.json()["error"]["code"]) == (429, "requests_quota_exceeded")
+    assert len(gateway.policy.calls) == 1
+
+
+async def test_every_line_of_the_header_counts(gateway):
+    async with gateway_client(gateway) as http:
+        lines = [("cache-control", "max-age=60"), ("cache-control", "no-store")]
+        assert (await http.post("/v1/solve", json=UNSEEDED, headers=lines)).status_code == 200
+    assert not gateway.answers.kept
+
+
+async def test_an_answer_does_not_wait_for_a_store_that_hangs(gateway, monkeypatch):
+    monkeypatch.setattr(cached, "_KEEP_SECONDS", 0.05)
+    gateway.answers.hangs = True
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=UNSEEDED | {"deadline_seconds": 20})
+    assert reply.status_code == 200 and not gateway.answers.kept

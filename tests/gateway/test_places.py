@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from acemath_core.wire import SlotState
+from acemath_core.wire import MAX_CANDIDATES, SlotState
 from acemath_gateway.door_metrics import DoorMetrics
-from acemath_gateway.places import MOST_PLACES, UNSAID, Capacity, Places
+from acemath_gateway.places import MOST_PLACES, UNSAID, Capacity, Lengths, Places
 
 CAPACITIES = st.builds(Capacity, st.none() | st.integers(1, 4096), st.none() | st.integers(1, 10**8))
 TOKENS = st.floats(1, 1e5)
@@ -24,7 +24,7 @@ def places(configured: int | None = None) -> Places:
 def settled(tokens: int) -> Places:
     """Places of a gateway whose candidates all have that length."""
     made = places()
-    for _ in range(100):
+    for _ in range(400):
         made.ended(0, [tokens] * 64, [])
     return made
 
@@ -49,22 +49,31 @@ def test_longer_candidates_never_get_more_places(capacity: Capacity, one: float,
     assert 1 <= capacity.places(max(one, other)) <= capacity.places(min(one, other))
 
 
-@given(st.lists(CAPACITIES, min_size=1, max_size=5), CAPACITIES)
-def test_a_replica_more_never_means_fewer_places(replicas: list[Capacity], more: Capacity) -> None:
+@given(st.lists(CAPACITIES, min_size=1, max_size=5), TOKENS)
+def test_the_bound_is_what_the_least_of_them_holds_for_each(replicas: list[Capacity], tokens: float) -> None:
     made = places()
+    made.elsewhere([Lengths(tokens, 1e12)])
     made.replicas(replicas)
-    before = made.now()
-    made.replicas([*replicas, more])
-    assert 1 <= before <= made.now() <= MOST_PLACES
+    least = min(replica.places(tokens) for replica in replicas)
+    assert made.now() == min(MOST_PLACES, max(MAX_CANDIDATES, len(replicas) * least))
 
 
 def test_while_no_replica_is_there_what_the_last_ones_held_still_counts() -> None:
     made = places()
-    made.replicas([Capacity(100), Capacity(50)])
-    made.replicas([Capacity(50)])
-    assert made.now() == 50
+    made.replicas([Capacity(200), Capacity(150)])
+    assert made.now() == 300
+    made.replicas([Capacity(150)])
+    assert made.now() == 150
     made.replicas([])
-    assert made.now() == 50
+    assert made.now() == 150
+
+
+@given(CAPACITIES, TOKENS)
+def test_the_largest_request_always_fits(capacity: Capacity, tokens: float) -> None:
+    made = places()
+    made.replicas([capacity])
+    made.ended(0, [int(tokens)] * MAX_CANDIDATES, [])
+    assert made.now() >= MAX_CANDIDATES
 
 
 def test_a_setting_is_the_last_word() -> None:
@@ -74,30 +83,49 @@ def test_a_setting_is_the_last_word() -> None:
     assert made.now() == 7
 
 
-@pytest.mark.parametrize("tokens", [10, 2000])
+@pytest.mark.parametrize("tokens", [10, 200, 2000])
 def test_the_length_that_candidates_have_is_learned(tokens: int) -> None:
     made = settled(tokens)
-    made.replicas([Capacity(None, 64_000), Capacity(4096, 64_000)])
-    assert made.now() == pytest.approx(min(UNSAID, 64_000 / tokens) + min(4096, 64_000 / tokens), rel=0.05)
+    made.replicas([Capacity(4096, 640_000)])
+    assert made.now() == pytest.approx(min(4096, 640_000 / tokens), rel=0.05)
 
 
 def test_a_prompt_counts_once_for_all_candidates_that_share_it() -> None:
     one, eight = places(), places()
     for made, n in ((one, 1), (eight, 8)):
-        for _ in range(2000 // n):
+        for _ in range(4000 // n):
             made.ended(800, [200] * n, [])
         made.replicas([Capacity(4096, 100_000)])
     assert one.now() == pytest.approx(100, rel=0.05) and eight.now() == pytest.approx(333, rel=0.05)
 
 
+def test_one_odd_request_does_not_move_everybodys_places_far() -> None:
+    made = settled(200)
+    made.replicas([Capacity(4096, 100_000)])
+    made.ended(0, [7000] * 64, [])
+    assert made.now() > 200
+
+
+def test_who_has_just_started_has_the_bound_of_the_others() -> None:
+    warm, cold = settled(100), places()
+    for made in (warm, cold):
+        made.replicas([Capacity(4096, 100_000)])
+    assert cold.now() < 200 < 900 < warm.now()
+    warm.elsewhere([cold.lengths])
+    cold.elsewhere([warm.lengths])
+    assert warm.now() == cold.now() > 800
+    cold.elsewhere([])
+    assert cold.now() < 200
+
+
 def test_what_an_overload_cuts_short_does_not_look_short() -> None:
     made = settled(1000)
-    made.replicas([Capacity(4096, 100_000)])
+    made.replicas([Capacity(4096, 1_000_000)])
     before = made.now()
     for _ in range(100):
         made.ended(50, [], [20] * 16)  # at the deadline
     assert made.now() == before
-    for _ in range(100):
+    for _ in range(300):
         made.ended(50, [], [3000] * 16)
     assert made.now() < before / 2
 
@@ -145,13 +173,29 @@ async def test_a_replica_that_is_down_holds_nothing(world: World, seen: list[tup
 async def test_nor_does_one_that_has_nothing_to_answer_with(
     world: World, seen: list[tuple[Capacity, ...]], state: SlotState
 ) -> None:
+    await world.poll()
     world.slots.states[P1] = {A.policy: state}
     await world.poll()
     assert seen[-1] == (Capacity(128, None),)
 
 
-async def test_two_versions_in_one_replica_count_once(world: World, seen: list[tuple[Capacity, ...]]) -> None:
+async def test_only_the_version_that_new_jobs_use_counts(world: World, seen: list[tuple[Capacity, ...]]) -> None:
     world.slots.states[P1] = {A.policy: DRAINING, B.policy: READY}
+    world.slots.states[P2] = {B.policy: READY}
+    await world.poll()
+    assert seen == []  # no release yet: one replica does not have it any more
     world.slots.states[P2] = {A.policy: ACTIVE, B.policy: READY}
+    world.slots.states[P1] = {A.policy: ACTIVE, B.policy: READY}
     await world.poll()
     assert len(seen[-1]) == 2
+    world.slots.states[P1] = {B.policy: READY}
+    await world.poll()
+    assert seen[-1] == (Capacity(128, None),)
+
+
+async def test_a_replica_that_makes_room_gets_no_new_candidates(world: World, seen: list[tuple[Capacity, ...]]) -> None:
+    await world.poll()
+    world.slots.states[P1] = {A.policy: DRAINING}
+    world.slots.gated.add(P1)
+    await world.poll()
+    assert seen[-1] == (Capacity(128, None),)

@@ -29,9 +29,9 @@ def test_it_is_what_the_replica_says_at_the_length_that_answers_have(tmp_path: P
         become(whole, 96)  # shorter ones: now the batch is the bound
 
 
-def test_a_request_larger_than_all_of_it_runs_alone(tmp_path: Path) -> None:
-    with whole_gateway(tmp_path, free_run(3), held={"max_sequences": 5}) as whole:
-        become(whole, 5)
+def test_the_largest_request_gets_in_whatever_the_replica_says(tmp_path: Path) -> None:
+    with whole_gateway(tmp_path, free_run(3), held={"max_sequences": 5, "something_new": 1}) as whole:
+        become(whole, 64)
         with httpx.Client(base_url=whole.url, timeout=60) as http:
             answer = http.post("/v1/solve", json=PROBLEM)
         assert (answer.status_code, answer.json()["n_generated"]) == (200, 64)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
@@ -218,7 +219,8 @@ def _cached(settings: GatewaySettings, metrics: _Metrics, backends: Backends) ->
         target = backends.serving()
         return target.release if target else None
 
-    rules = f"{settings.adaptive_confidence}\0{settings.reject_rules()}\0{settings.calibration()}"
+    ours = version("acemath-gateway")
+    rules = f"{ours}\0{settings.adaptive_confidence}\0{settings.reject_rules()}\0{settings.calibration()}"
     return Cached(backends.answers if settings.answer_cache_seconds else None, rules, release, metrics.door.cached)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from acemath_core.errors import ServiceError
 from acemath_core.wire import Slot
+from acemath_gateway.places import Capacity
 from acemath_gateway.pointer import Pointer
 from acemath_gateway.ports import ReleaseTarget
 from acemath_gateway.replicas import SERVING, ReplicaWatch, SlotsPort
@@ -42,6 +43,11 @@ class Endpoints:
         found = {server: self._lengths.get((server, pointer.policy)) for server in self._servers(pointer.policy)}
         lengths = {server: length for server, length in found.items() if length is not None}
         return self._target(pointer, lengths) if len(lengths) == len(found) else None
+
+    def capacities(self, version: str) -> tuple[Capacity, ...]:
+        """What each policy replica holds that new candidates of a version are made by."""
+        slots = _serving(self._policy, version).values()
+        return tuple(Capacity(slot.max_sequences, slot.cache_tokens) for slot in slots if slot.endpoint is not None)
 
     def forget_all_but(self, *versions: str | None) -> None:
         """Forget the lengths of other versions' servers."""

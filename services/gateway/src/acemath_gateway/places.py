@@ -6,28 +6,32 @@ fewer tokens. A replica therefore takes
 
     min(max_sequences, cache_tokens / mean tokens of a candidate)
 
-where the mean is of the candidates that ended here lately, each with its share of the prompt that the n of a request
-have in common. A sequence has half its length on average while it is made: the other half is room for those that get
-longer than the mean. Whatever waits does so at the door, where it has a priority and a deadline, not in an engine's
-queue.
+where the mean is of the candidates that ended lately, at any gateway, each with its share of the prompt that the n of a
+request have in common. Requests are spread evenly over the replicas, so the bound is their number times the least of
+them, and never less than the largest request. Candidates that are made at once have half their length on average if
+all have the same, and more the more their lengths differ; up to the mean there is room. Whatever waits does so at the
+door, where it has a priority and a deadline, not in an engine's queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Gauge
 
+from acemath_core.wire import MAX_CANDIDATES
+
 MOST_PLACES = 16384
-"""No sum is larger than that."""
+"""No bound is larger than that."""
 
 UNSAID = 64
 """Places of a replica that says nothing of itself (an agent from before it could)."""
 
 _FIRST_TOKENS = 512.0  # a candidate's length before any has ended; short worked solutions have about that
-_FIRST_WEIGHT = 16  # it counts as so many candidates
-_MEMORY = 512  # candidates that the mean goes back
+_FIRST_WEIGHT = 16.0  # it counts as so many candidates
+_MEMORY = 512.0  # candidates that the mean goes back
+_ONE_REQUEST = 16  # candidates that the largest request counts as: one of odd ones does not move everybody's places
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +54,56 @@ class Capacity:
         return max(1, min(most, int(self.cache_tokens / candidate_tokens)))
 
 
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the candidates of one gateway get.
+
+    Attributes:
+        tokens: their mean.
+        weight: candidates that it stands for.
+    """
+
+    tokens: float = _FIRST_TOKENS
+    weight: float = _FIRST_WEIGHT
+
+    def with_more(self, tokens: float, candidates: int) -> Lengths:
+        """With so many more candidates of that mean."""
+        weight = min(_MEMORY, self.weight + candidates)
+        return Lengths(self.tokens + (tokens - self.tokens) * candidates / weight, weight)
+
+
 class Places:
     """The bound on candidates being made at once, over all gateways.
 
     Args:
         configured: the bound, if a setting says it; None follows the replicas.
         shown: gets the bound whenever it may have changed.
+
+    Attributes:
+        lengths: of this gateway's candidates.
     """
 
     def __init__(self, configured: int | None, shown: Gauge) -> None:
         self._configured, self._shown = configured, shown
         self._replicas: tuple[Capacity, ...] = (Capacity(),)
-        self._tokens, self._weight = _FIRST_TOKENS, _FIRST_WEIGHT
+        self.lengths, self._others = Lengths(), tuple[Lengths, ...]()
         self._now = 0
         self._count()
 
     def now(self) -> int:
-        """The bound; what is larger runs alone."""
+        """The bound."""
         return self._now
 
     def replicas(self, found: Sequence[Capacity]) -> None:
-        """These replicas make candidates now; while there is none, what the last ones held still counts."""
+        """New candidates are made by these; while there is none, what the last ones held still counts."""
         if found and (known := tuple(found)) != self._replicas:
             self._replicas = known
             self._count()
+
+    def elsewhere(self, lengths: Iterable[Lengths]) -> None:
+        """Candidates get so long at the other gateways. Who had a lower bound than they would never be let in."""
+        self._others = tuple(lengths)
+        self._count()
 
     def ended(self, prompt_tokens: int, whole: Sequence[int], broken_off: Sequence[int]) -> None:
         """A request is over that made candidates of these lengths, in tokens, of one prompt.
@@ -85,15 +115,18 @@ class Places:
         if not made:
             return
         share = prompt_tokens / made
-        tokens = sum(length + share for length in whole) + sum(
-            max(self._tokens, length + share) for length in broken_off
-        )
-        self._weight = min(_MEMORY, self._weight + made)
-        self._tokens += (tokens / made - self._tokens) * made / self._weight
+        tokens = sum(length + share for length in whole)
+        tokens += sum(max(self.lengths.tokens, length + share) for length in broken_off)
+        self.lengths = self.lengths.with_more(tokens / made, min(made, _ONE_REQUEST))
         self._count()
 
     def _count(self) -> None:
-        found = self._configured or sum(replica.places(self._tokens) for replica in self._replicas)
-        if (now := min(MOST_PLACES, found)) != self._now:
+        now = self._configured or min(MOST_PLACES, max(MAX_CANDIDATES, self._held()))
+        if now != self._now:
             self._now = now
             self._shown.set(now)
+
+    def _held(self) -> int:
+        known = (self.lengths, *self._others)
+        mean = sum(one.tokens * one.weight for one in known) / sum(one.weight for one in known)
+        return len(self._replicas) * min(replica.places(mean) for replica in self._replicas)

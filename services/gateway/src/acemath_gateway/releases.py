@@ -68,7 +68,7 @@ class ReleaseTracker:
         heartbeat_seconds: longest time between two publications of leases.
         start_grace_seconds: how long a starting gateway waits for replicas that do not answer.
         addresses: finds the replicas behind names; None takes each URL for one replica.
-        capacities: is told at every look what the policy replicas hold.
+        capacities: is told at every look what the replicas hold that make candidates.
     """
 
     def __init__(
@@ -88,8 +88,7 @@ class ReleaseTracker:
         capacities: Callable[[Sequence[Capacity]], object] = lambda _: None,
     ) -> None:
         self._encoders = encoders
-        self._policy = ReplicaWatch(slots, policy_urls, addresses)
-        self._reward = ReplicaWatch(slots, reward_urls, addresses)
+        self._policy, self._reward = (ReplicaWatch(slots, urls, addresses) for urls in (policy_urls, reward_urls))
         self._endpoints = Endpoints(slots, self._policy, self._reward)
         self._metrics, self._poll_seconds, self._capacities = metrics, poll_seconds, capacities
         self._canary = CanaryShare(self._policy, self._reward, self._endpoints, encoders, metrics.releases)
@@ -184,7 +183,6 @@ class ReleaseTracker:
         newest = self._pointers[0] if self._pointers else None
         self._canary.name(newest)
         await asyncio.gather(self._policy.refresh(), self._reward.refresh())
-        self._capacities(self._policy.capacities())
         problem = problem or await self._follow()
         await self._refresh_target()
         if self._policy.fresh() and self._reward.fresh():
@@ -278,6 +276,7 @@ class ReleaseTracker:
             return
         pointer = Pointer(current.release, current.generation, current.policy, current.reward, "")
         self._set(await self._endpoints.locate(pointer, strict=False))
+        self._capacities(self._endpoints.capacities(current.policy))
 
     # ----------------------------------------------------------------------------------------------------- the rest
 

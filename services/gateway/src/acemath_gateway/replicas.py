@@ -9,7 +9,6 @@ from typing import Protocol
 
 from acemath_core.errors import ServiceError
 from acemath_core.wire import Slot, SlotState
-from acemath_gateway.places import Capacity
 
 _log = logging.getLogger(__name__)
 
@@ -96,12 +95,6 @@ class ReplicaWatch:
         if self.down(url):
             return None
         return next((slot for slot in reversed(self._slots.get(url, ())) if slot.version == version), None)
-
-    def capacities(self) -> tuple[Capacity, ...]:
-        """What each replica holds that answers jobs; of two versions in one, the later."""
-        seen = (self._slots.get(url, ()) for url in self.urls if not self.down(url))
-        serving = ([slot for slot in slots if slot.state in SERVING and slot.endpoint] for slots in seen)
-        return tuple(Capacity(slots[-1].max_sequences, slots[-1].cache_tokens) for slots in serving if slots)
 
     def gave_up(self, version: str, newest: str) -> bool:
         """Whether a replica drains a version without having the newest: it gives it up, and may stop it soon."""

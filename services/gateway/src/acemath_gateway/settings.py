@@ -141,8 +141,8 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
         description="how long a whole answer is given again to the same request of the same key, by the same release; "
         "0 = never. A caller's Cache-Control: no-cache asks for a new one",
     )
-    answer_cache_entries: int = Field(
-        10_000, ge=1, le=1_000_000, description="such answers in Redis at most, of 64 KiB at most; the oldest go first"
+    answer_cache_megabytes: int = Field(
+        32, ge=1, le=65_536, description="MiB that all such answers may take in Redis; the oldest go first"
     )
 
     api_keys_file: Path | None = Field(

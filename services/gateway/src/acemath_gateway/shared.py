@@ -12,6 +12,7 @@ from typing import Any
 from acemath_gateway.adapters.redis_answers import RedisAnswerStore
 from acemath_gateway.adapters.redis_jobs import RedisJobStore
 from acemath_gateway.adapters.redis_keys import RedisKeyStore
+from acemath_gateway.adapters.redis_lengths import share_lengths
 from acemath_gateway.adapters.redis_limit import RedisSequenceLimit
 from acemath_gateway.adapters.redis_link import RedisLink
 from acemath_gateway.adapters.redis_quota import RedisQuotaStore
@@ -57,7 +58,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics, places: Plac
         keys=RedisKeyStore(link),
         quotas=RedisQuotaStore(link),
         answers=RedisAnswerStore(
-            link, ttl_seconds=settings.answer_cache_seconds, entries=settings.answer_cache_entries
+            link, ttl_seconds=settings.answer_cache_seconds, total_bytes=settings.answer_cache_megabytes * 2**20
         ),
         jobs=RedisJobStore(link, settings.job_rules(), instance=settings.instance),
     )
@@ -69,6 +70,7 @@ async def open_shared(settings: GatewaySettings, door: DoorMetrics, places: Plac
         await stack.enter_async_context(running("keep holds", stores.limit.keep()))
         await stack.enter_async_context(running("keep claims", stores.idempotency.keep()))
         await stack.enter_async_context(running("keep quotas", stores.quotas.keep()))
+        await stack.enter_async_context(running("share lengths", share_lengths(link, settings.instance, places)))
         yield stores
 
 

@@ -137,9 +137,10 @@ class PolicyServer:
             tolerance = Tolerance(settings.canary_mean_tolerance, settings.canary_max_tolerance)
             mean, largest = await check(canary, self._client, tolerance, settings.warm_timeout_seconds)
             _log.info("canary passed: mean %.4f, largest %.4f nats", mean, largest)
-        caches = await self._client.caches(settings.probe_timeout_seconds)
-        self.max_sequences = settings.max_num_seqs * max(1, len(caches))
-        self.cache_tokens = sum(caches) or None
+        with contextlib.suppress(VllmFailure):  # a figure that gateways can do without
+            caches = await self._client.caches(settings.probe_timeout_seconds)
+            self.max_sequences = settings.max_num_seqs * max(1, len(caches))
+            self.cache_tokens = sum(caches) or None
         self.pulse = self._new_pulse()
         self._watching = asyncio.create_task(self._watch())
 

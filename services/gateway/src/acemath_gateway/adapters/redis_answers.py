@@ -1,6 +1,8 @@
 """Answers that may be given again, in Redis: each at `acemath:answer:<digest>`, listed by time in `acemath:answers`.
 
-There are never more than so many: Redis also holds what must not be lost, and must not be filled by what may be.
+All together never take more than so many bytes: Redis also holds what must not be lost, and must not be filled by what
+may be. `acemath:answers:sizes` has the size of each that is listed, and their sum under the empty name; nothing but the
+script writes it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from acemath_gateway.adapters.redis_link import RedisLink, StoreAway
 from acemath_gateway.ports import KeptAnswer
 
 _log = logging.getLogger(__name__)
-_LIST = "acemath:answers"
+_LIST, _SIZES = "acemath:answers", "acemath:answers:sizes"
 _MAX_BYTES = 64 * 1024  # an answer of eight full candidates has about 20 KB
+_EXTRA_BYTES = 512  # of one answer's keys and places in the lists, about
 
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
@@ -29,20 +32,29 @@ return {kept[1], kept[2], math.max(0, now - tonumber(kept[3]))}
 """
 )
 
-# KEYS: answer, list.  ARGV: body, release, lifetime ms, how many there may be.
+# KEYS: answer, list, sizes.  ARGV: body, release, lifetime ms, size, bytes that there may be.
 _PUT = (
     _NOW
     + """
+local function forget(name)
+  redis.call('HINCRBY', KEYS[3], '', -tonumber(redis.call('HGET', KEYS[3], name) or 0))
+  redis.call('HDEL', KEYS[3], name)
+  redis.call('ZREM', KEYS[2], name)
+  redis.call('DEL', name)
+end
+forget(KEYS[1])
+local over = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3], 'LIMIT', 0, 100)
+for _, name in ipairs(over) do forget(name) end
+while tonumber(redis.call('HGET', KEYS[3], '') or 0) + ARGV[4] > tonumber(ARGV[5]) do
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
+  if not oldest[1] then return 0 end
+  forget(oldest[1])
+end
 redis.call('HSET', KEYS[1], 'body', ARGV[1], 'release', ARGV[2], 'at', string.format('%d', now))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, KEYS[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
-local extra = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[4])
-if extra > 0 then
-  local oldest = redis.call('ZPOPMIN', KEYS[2], extra)
-  for i = 1, #oldest, 2 do redis.call('DEL', oldest[i]) end
-end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('HSET', KEYS[3], KEYS[1], ARGV[4])
+redis.call('HINCRBY', KEYS[3], '', ARGV[4])
 return 1
 """
 )
@@ -54,11 +66,11 @@ class RedisAnswerStore:
     Args:
         link: the connection.
         ttl_seconds: how long one is kept.
-        entries: how many there may be; the oldest go first.
+        total_bytes: what all of them may take; the oldest go first.
     """
 
-    def __init__(self, link: RedisLink, *, ttl_seconds: int, entries: int) -> None:
-        self._link, self._ttl_seconds, self._entries = link, ttl_seconds, entries
+    def __init__(self, link: RedisLink, *, ttl_seconds: int, total_bytes: int) -> None:
+        self._link, self._ttl_seconds, self._total_bytes = link, ttl_seconds, total_bytes
 
     async def get(self, key: str) -> KeptAnswer | None:
         """See `AnswerStore.get`."""
@@ -66,14 +78,20 @@ class RedisAnswerStore:
             found = cast("Sequence[bytes]", await self._link.run(_GET, [_place(key)], []))
         except StoreAway as error:
             raise Unavailable("the shared store is away") from error
-        return KeptAnswer(found[0], found[1].decode(), int(found[2]) / 1000) if found else None
+        age = int(found[2]) / 1000 if found else 0.0  # another gateway may keep them longer
+        return KeptAnswer(found[0], found[1].decode(), age) if found and age < self._ttl_seconds else None
 
     async def put(self, key: str, body: bytes, release: str) -> None:
         """See `AnswerStore.put`."""
         if len(body) > _MAX_BYTES:
             return
+        size = len(body) + _EXTRA_BYTES
         try:
-            await self._link.run(_PUT, [_place(key), _LIST], [body, release, 1000 * self._ttl_seconds, self._entries])
+            await self._link.run(
+                _PUT,
+                [_place(key), _LIST, _SIZES],
+                [body, release, 1000 * self._ttl_seconds, size, self._total_bytes],
+            )
         except StoreAway:
             _log.warning("redis is away: could not keep an answer to be given again")
 

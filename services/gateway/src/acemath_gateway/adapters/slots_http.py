@@ -36,7 +36,7 @@ class HttpSlots:
         """See `SlotsPort.slots`."""
         body = await self._get(f"{url}/v1/slots")
         try:
-            return _SLOTS.validate_json(body)
+            return _SLOTS.validate_json(body, extra="ignore")  # an agent may be newer than we are
         except ValidationError as error:
             raise Unavailable(f"{url} answers with something other than slots") from error
 

@@ -9,9 +9,11 @@ than N s.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -25,6 +27,7 @@ from acemath_gateway.routes.once import Answer, caller_of, fingerprint
 from acemath_web.context import note_facts
 
 HEADER = "x-acemath-cache"
+_KEEP_SECONDS = 0.25
 _MAX_AGE = re.compile(r"^max-age=\"?(\d{1,9})\"?$")
 
 
@@ -78,7 +81,9 @@ class Cached:
 
     async def _keep(self, store: AnswerStore, asked: str, answer: Answer) -> None:
         place = _place(asked, answer.release)  # a canary's answers wait for its promotion
-        await store.put(place, bytes(answer.body), answer.release)
+        with suppress(TimeoutError):  # its caller waits for it
+            async with asyncio.timeout(_KEEP_SECONDS):
+                await store.put(place, bytes(answer.body), answer.release)
 
     def _count(self, outcome: CacheOutcome) -> None:
         self.results.labels(outcome).inc()
@@ -99,7 +104,8 @@ class _Wanted:
 
     @classmethod
     def of(cls, request: Request) -> _Wanted:
-        said = [part.strip().lower() for part in request.headers.get("cache-control", "").split(",")]
+        lines = ",".join(request.headers.getlist("cache-control"))
+        said = [part.strip().lower() for part in lines.split(",")]
         ages = [int(found[1]) for part in said if (found := _MAX_AGE.match(part))]
         oldest = 0 if "no-cache" in said else min(ages, default=float("inf"))
         return cls(oldest, "no-store" not in said)
