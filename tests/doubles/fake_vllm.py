@@ -19,6 +19,7 @@ faults, are read from the JSON file `FAKE_VLLM_CONTROL` at every request (all ke
     break_after     after so many steps the connection breaks
     error_after     after so many steps an error event comes, then `[DONE]`
     engine_dead     true: `/health` says so (503), while the API server still stands
+    cache           what `/metrics` says of the tokens in its cache, e.g. "None"
     status          answer generations with this status (e.g. 503)
     model           stamp answers with another name (a wrong server behind the right port)
     logprob_shift   added to every prompt log-probability (a wrong checkpoint)

@@ -105,10 +105,11 @@ class FakeServer:
 
     async def metrics(self, _: Request) -> Response:
         """The counters and gauges that the agent reads, in vLLM's names and labels."""
+        cache = self.faults().get("cache", CACHE_TOKENS)
         label = f'{{engine="0",model_name="{self.name}"}}'
         lines = [
             "# TYPE vllm:cache_config_info gauge",
-            f'vllm:cache_config_info{{block_size="16",engine="0",kv_cache_size_tokens="{CACHE_TOKENS}"}} 1.0',
+            f'vllm:cache_config_info{{block_size="16",engine="0",kv_cache_size_tokens="{cache}"}} 1.0',
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{label} {float(self.running)}",
             f"vllm:num_requests_waiting{label} 0.0",

@@ -60,7 +60,7 @@ class MemoryAnswers:
         ttl_seconds: how long an answer is kept.
         total_bytes: what all of them may take.
         away: behaves as if the store could not be reached.
-        hangs: whether keeping an answer never ends.
+        hangs: whether no call ever ends.
         kept: key → answer and when it was kept; the oldest first.
     """
 
@@ -74,6 +74,8 @@ class MemoryAnswers:
         await asyncio.sleep(0)
         if self.away:
             raise Unavailable("the store is away")
+        if self.hangs:
+            await asyncio.Event().wait()
         body, release, at = self.kept.get(key, (b"", "", -math.inf))
         age = time.monotonic() - at
         return KeptAnswer(body, release, age) if age < self.ttl_seconds else None

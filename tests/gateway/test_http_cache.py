@@ -15,7 +15,14 @@ from doubles.ports import TARGET
 UNSEEDED = {key: value for key, value in SOLVE.items() if key != "seed"}
 CHAT = {"model": "acemath", "messages": [{"role": "user", "content": PROBLEM}], "best_of": 3}
 ADMIN = "acemath_" + "a" * 40
+PATIENT = {"answer_cache_seconds": 60, "redis_timeout_seconds": 5.0}
 ROUTES = pytest.mark.parametrize(("path", "body"), [("/v1/solve", UNSEEDED), ("/v1/chat/completions", CHAT)])
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch) -> None:
+    """A stalled machine is no stalled store."""
+    monkeypatch.setattr(cached, "_STORE_SECONDS", 10.0)
 
 
 @pytest.fixture
@@ -156,8 +163,7 @@ async def test_an_idempotency_key_goes_before(gateway):
 
 async def test_on_redis_two_gateways_share_it(valkey):
     one, two = (
-        GatewayOnDoubles(redis_url=valkey.url, settings={"answer_cache_seconds": 60, "instance": name})
-        for name in ("one", "two")
+        GatewayOnDoubles(redis_url=valkey.url, settings=PATIENT | {"instance": name}) for name in ("one", "two")
     )
     async with gateway_client(one) as first, gateway_client(two) as second:
         made = await first.post("/v1/solve", json=UNSEEDED)
@@ -166,7 +172,7 @@ async def test_on_redis_two_gateways_share_it(valkey):
 
 
 async def test_a_hit_costs_no_quota(valkey):
-    settings = {"answer_cache_seconds": 60, "require_keys": True}
+    settings = PATIENT | {"require_keys": True}
     gateway = GatewayOnDoubles(redis_url=valkey.url, settings=settings, admin_key=ADMIN)
     async with gateway_client(gateway) as http:
         new = {"name": "a", "scopes": ["solve"], "quotas": {"requests_per_minute": 1}}
@@ -187,8 +193,18 @@ async def test_every_line_of_the_header_counts(gateway):
 
 
 async def test_an_answer_does_not_wait_for_a_store_that_hangs(gateway, monkeypatch):
-    monkeypatch.setattr(cached, "_KEEP_SECONDS", 0.05)
+    monkeypatch.setattr(cached, "_STORE_SECONDS", 0.05)
     gateway.answers.hangs = True
     async with gateway_client(gateway) as http:
-        reply = await http.post("/v1/solve", json=UNSEEDED | {"deadline_seconds": 20})
+        reply = await http.post("/v1/solve", json=UNSEEDED)
     assert reply.status_code == 200 and not gateway.answers.kept
+
+
+async def test_nor_does_a_request(gateway, monkeypatch):
+    monkeypatch.setattr(cached, "_STORE_SECONDS", 0.05)
+    async with gateway_client(gateway) as http:
+        await http.post("/v1/solve", json=UNSEEDED)
+        gateway.answers.hangs = True
+        reply = await http.post("/v1/solve", json=UNSEEDED)
+        counted = results((await http.get("/metrics")).text)
+    assert reply.status_code == 200 and len(gateway.policy.calls) == 2 and counted["away"] == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 from gateway.releases_world import ACTIVE, DRAINING, P1, P2, READY, A, B, World
 from hypothesis import given
@@ -52,7 +55,7 @@ def test_longer_candidates_never_get_more_places(capacity: Capacity, one: float,
 @given(st.lists(CAPACITIES, min_size=1, max_size=5), TOKENS)
 def test_the_bound_is_what_the_least_of_them_holds_for_each(replicas: list[Capacity], tokens: float) -> None:
     made = places()
-    made.elsewhere([Lengths(tokens, 1e12)])
+    made.elsewhere([Lengths(tokens, 2.0**100)])
     made.replicas(replicas)
     least = min(replica.places(tokens) for replica in replicas)
     assert made.now() == min(MOST_PLACES, max(MAX_CANDIDATES, len(replicas) * least))
@@ -99,6 +102,26 @@ def test_a_prompt_counts_once_for_all_candidates_that_share_it() -> None:
     assert one.now() == pytest.approx(100, rel=0.05) and eight.now() == pytest.approx(333, rel=0.05)
 
 
+def test_a_gateway_that_makes_no_candidates_any_more_says_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle, busy = settled(5000), settled(200)
+    busy.replicas([Capacity(4096, 100_000)])
+    busy.elsewhere([idle.own()])
+    assert busy.now() == 64
+    later = time.monotonic() + 3600
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    busy.ended(0, [200] * 16, [])
+    busy.elsewhere([idle.own()])
+    assert busy.now() == pytest.approx(500, rel=0.2)
+    monkeypatch.setattr(time, "monotonic", lambda: later + 1e7)
+    busy.elsewhere([idle.own()])
+    assert busy.now() >= 64
+
+
+@pytest.mark.parametrize("odd", [Lengths(math.nan, 1), Lengths(1, 0), Lengths(math.inf, 1), Lengths(-1, 1)])
+def test_what_is_no_length_is_known_for_it(odd: Lengths) -> None:
+    assert not odd.sound() and Lengths().sound()
+
+
 def test_one_odd_request_does_not_move_everybodys_places_far() -> None:
     made = settled(200)
     made.replicas([Capacity(4096, 100_000)])
@@ -111,9 +134,9 @@ def test_who_has_just_started_has_the_bound_of_the_others() -> None:
     for made in (warm, cold):
         made.replicas([Capacity(4096, 100_000)])
     assert cold.now() < 200 < 900 < warm.now()
-    warm.elsewhere([cold.lengths])
-    cold.elsewhere([warm.lengths])
-    assert warm.now() == cold.now() > 800
+    warm.elsewhere([cold.own()])
+    cold.elsewhere([warm.own()])
+    assert abs(warm.now() - cold.now()) <= 1 and cold.now() > 800
     cold.elsewhere([])
     assert cold.now() < 200
 
@@ -124,6 +147,7 @@ def test_what_an_overload_cuts_short_does_not_look_short() -> None:
     before = made.now()
     for _ in range(100):
         made.ended(50, [], [20] * 16)  # at the deadline
+        made.ended(50, [20] * 8, [900] * 8)  # the short ones had time to end
     assert made.now() == before
     for _ in range(300):
         made.ended(50, [], [3000] * 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
@@ -41,10 +42,20 @@ async def test_one_that_starts_has_the_others_bound(valkey):
         for _ in range(400):
             a.ended(0, [100] * 16, [])
         async with gateway(valkey.url, "b") as b:
-            await eventually(lambda: a.now() == b.now() > 800)
+            await eventually(lambda: abs(a.now() - b.now()) <= 1 and b.now() > 800)
             for _ in range(400):
                 b.ended(0, [300] * 16, [])
-            await eventually(lambda: a.now() == b.now() == pytest.approx(500, rel=0.05))
+            await eventually(lambda: abs(a.now() - b.now()) <= 1 and a.now() == pytest.approx(500, rel=0.05))
+
+
+@pytest.mark.parametrize("record", ["nan 512 {now}", "0 512 {now}", "512 0 {now}", "x", "1 2 3 4", "5 inf {now}"])
+async def test_a_record_that_cannot_be_read_is_nobodys(valkey, record):
+    now = int(valkey.ask("TIME").split(b"\r\n")[2]) * 1000
+    valkey.ask(f'HSET acemath:limit:lengths odd "{record.format(now=now)}"')
+    async with gateway(valkey.url, "a") as a, gateway(valkey.url, "b") as b:
+        for _ in range(400):
+            a.ended(0, [100] * 16, [])
+        await eventually(lambda: abs(a.now() - b.now()) <= 1 and b.now() > 800)
 
 
 async def test_who_has_ended_is_forgotten(valkey, monkeypatch):
@@ -55,20 +66,19 @@ async def test_who_has_ended_is_forgotten(valkey, monkeypatch):
         alone = a.now()
         async with gateway(valkey.url, "b"):
             await eventually(lambda: a.now() < alone)
-        await eventually(lambda: a.now() == alone)
+        await eventually(lambda: abs(a.now() - alone) <= 1)
 
 
 async def test_while_redis_is_away_what_was_heard_still_counts(valkey):
     async with gateway(valkey.url, "a") as a, gateway(valkey.url, "b") as b:
         for _ in range(400):
             a.ended(0, [100] * 16, [])
-        await eventually(lambda: a.now() == b.now() > 800)
-        heard = b.now()
+        await eventually(lambda: abs(a.now() - b.now()) <= 1 and b.now() > 800)
         valkey.stop()
-        for _ in range(10):
-            b.ended(0, [100] * 16, [])
-        assert b.now() >= heard
+        b.ended(0, [100] * 16, [])
+        await asyncio.sleep(0.5)  # ten times that it would have been told
+        assert b.now() > 800
         valkey.start()
         for _ in range(400):
             b.ended(0, [400] * 16, [])
-        await eventually(lambda: a.now() == b.now() < 500)
+        await eventually(lambda: abs(a.now() - b.now()) <= 1 and a.now() < 500)

@@ -251,3 +251,16 @@ async def test_closing_stops_every_server(agents: Agents, releases: Releases, ev
     agent.rounds.cancel()
     await agent.reconciler.close()
     assert not alive(pid)
+
+
+async def test_a_cache_of_unknown_size_is_asked_for_again(
+    agents: Agents, releases: Releases, eventually: Eventually, control: Control
+) -> None:
+    control({"cache": "None"})
+    releases.promote(releases.publish("a"))
+    agent = agents.start()
+    await active(agent, eventually, 1)
+    (slot,) = agent.reconciler.slots()
+    assert slot.cache_tokens is None and "cache_tokens" not in slot.model_dump_json()
+    control({})
+    await eventually(lambda: agent.reconciler.slots()[0].cache_tokens == CACHE_TOKENS)

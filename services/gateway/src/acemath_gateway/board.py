@@ -88,9 +88,11 @@ class Board:
         return sum(event.completion_tokens for event in self._done.values()) + self.discarded_tokens
 
     def lengths(self) -> tuple[list[int], list[int]]:
-        """Tokens of each complete candidate, and of each other one of which some were seen."""
+        """Tokens of each candidate that ended by itself or was rejected, and of each that was broken off."""
+        parts = {index: tokens for index, tokens in self._seen.items() if tokens and index not in self._done}
         whole = [event.completion_tokens for event in self._done.values()]
-        return whole, [tokens for index, tokens in self._seen.items() if tokens and index not in self._done]
+        whole += [tokens for index, tokens in parts.items() if index in self._rejected]
+        return whole, [tokens for index, tokens in parts.items() if index not in self._rejected]
 
     @property
     def scorer_away(self) -> bool:

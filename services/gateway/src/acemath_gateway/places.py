@@ -15,6 +15,8 @@ door, where it has a priority and a deadline, not in an engine's queue.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ UNSAID = 64
 _FIRST_TOKENS = 512.0  # a candidate's length before any has ended; short worked solutions have about that
 _FIRST_WEIGHT = 16.0  # it counts as so many candidates
 _MEMORY = 512.0  # candidates that the mean goes back
+_HALF_SECONDS = 300.0  # a gateway that makes none any more says less and less
 _ONE_REQUEST = 16  # candidates that the largest request counts as: one of odd ones does not move everybody's places
 
 
@@ -66,6 +69,14 @@ class Lengths:
     tokens: float = _FIRST_TOKENS
     weight: float = _FIRST_WEIGHT
 
+    def sound(self) -> bool:
+        """Whether these are lengths at all."""
+        return 0 < self.tokens < math.inf and 0 < self.weight < math.inf
+
+    def faded(self, seconds: float) -> Lengths:
+        """Of candidates that ended so long ago: they stand for half as many every five minutes."""
+        return Lengths(self.tokens, max(1e-9, self.weight * 0.5 ** (seconds / _HALF_SECONDS)))
+
     def with_more(self, tokens: float, candidates: int) -> Lengths:
         """With so many more candidates of that mean."""
         weight = min(_MEMORY, self.weight + candidates)
@@ -79,14 +90,13 @@ class Places:
         configured: the bound, if a setting says it; None follows the replicas.
         shown: gets the bound whenever it may have changed.
 
-    Attributes:
-        lengths: of this gateway's candidates.
     """
 
     def __init__(self, configured: int | None, shown: Gauge) -> None:
         self._configured, self._shown = configured, shown
         self._replicas: tuple[Capacity, ...] = (Capacity(),)
-        self.lengths, self._others = Lengths(), tuple[Lengths, ...]()
+        self._lengths, self._others = Lengths(), tuple[Lengths, ...]()
+        self._ended = time.monotonic()
         self._now = 0
         self._count()
 
@@ -100,6 +110,10 @@ class Places:
             self._replicas = known
             self._count()
 
+    def own(self) -> Lengths:
+        """How long this gateway's candidates get."""
+        return self._lengths.faded(time.monotonic() - self._ended)
+
     def elsewhere(self, lengths: Iterable[Lengths]) -> None:
         """Candidates get so long at the other gateways. Who had a lower bound than they would never be let in."""
         self._others = tuple(lengths)
@@ -108,16 +122,17 @@ class Places:
     def ended(self, prompt_tokens: int, whole: Sequence[int], broken_off: Sequence[int]) -> None:
         """A request is over that made candidates of these lengths, in tokens, of one prompt.
 
-        What was broken off would have become longer, so it can only make the mean larger: requests that an overload
-        cuts short must not look like short ones, for which there would be more places.
+        What was broken off would have become longer, so a request with any of it can only make the mean larger: what an
+        overload cuts short must not look short, for which there would be more places.
         """
         made = len(whole) + len(broken_off)
         if not made:
             return
-        share = prompt_tokens / made
-        tokens = sum(length + share for length in whole)
-        tokens += sum(max(self.lengths.tokens, length + share) for length in broken_off)
-        self.lengths = self.lengths.with_more(tokens / made, min(made, _ONE_REQUEST))
+        tokens = (prompt_tokens + sum(whole) + sum(broken_off)) / made
+        if broken_off:
+            tokens = max(tokens, self._lengths.tokens)
+        self._lengths = self.own().with_more(tokens, min(made, _ONE_REQUEST))
+        self._ended = time.monotonic()
         self._count()
 
     def _count(self) -> None:
@@ -127,6 +142,6 @@ class Places:
             self._shown.set(now)
 
     def _held(self) -> int:
-        known = (self.lengths, *self._others)
+        known = (self.own(), *self._others)
         mean = sum(one.tokens * one.weight for one in known) / sum(one.weight for one in known)
         return len(self._replicas) * min(replica.places(mean) for replica in self._replicas)

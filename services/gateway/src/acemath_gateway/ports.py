@@ -238,6 +238,10 @@ class IdempotencyStore(Protocol):
         ...
 
 
+MAX_CACHE_SECONDS = 604_800
+"""No answer is given again later than that."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
     """An answer's body as it was sent, the release that made it, and how long ago."""

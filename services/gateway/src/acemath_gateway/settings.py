@@ -18,6 +18,7 @@ from acemath_core.settings import HttpServiceSettings, SettingsError, settings_c
 from acemath_core.wire import MAX_CANDIDATES
 from acemath_gateway.jobqueue.settings import JobSettings
 from acemath_gateway.places import MOST_PLACES
+from acemath_gateway.ports import MAX_CACHE_SECONDS
 from acemath_gateway.rejection import AFTER_TOKENS, KEEP, RejectRules
 from acemath_gateway.stopping import CONFIDENCE
 
@@ -137,7 +138,7 @@ class GatewaySettings(JobSettings, HttpServiceSettings):
     answer_cache_seconds: int = Field(
         0,
         ge=0,
-        le=604_800,
+        le=MAX_CACHE_SECONDS,
         description="how long a whole answer is given again to the same request of the same key, by the same release; "
         "0 = never. A caller's Cache-Control: no-cache asks for a new one",
     )

@@ -89,7 +89,7 @@ class Solver:
         confidence: with which an adaptive job bets that its answer is settled.
         rejection: which candidates a job with `early_reject` stops; `RejectRules()` when None.
         traces: is told what becomes of jobs.
-        lengths: gets a job's tokens when it is over: of its prompt, of each complete candidate, of each other one.
+        lengths: gets a job's tokens when it is over: of its prompt, of its candidates as of `Board.lengths`.
     """
 
     def __init__(

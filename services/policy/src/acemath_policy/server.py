@@ -137,10 +137,8 @@ class PolicyServer:
             tolerance = Tolerance(settings.canary_mean_tolerance, settings.canary_max_tolerance)
             mean, largest = await check(canary, self._client, tolerance, settings.warm_timeout_seconds)
             _log.info("canary passed: mean %.4f, largest %.4f nats", mean, largest)
-        with contextlib.suppress(VllmFailure):  # a figure that gateways can do without
-            caches = await self._client.caches(settings.probe_timeout_seconds)
-            self.max_sequences = settings.max_num_seqs * max(1, len(caches))
-            self.cache_tokens = sum(caches) or None
+        with contextlib.suppress(VllmFailure):  # asked again while it is watched
+            await self._measure()
         self.pulse = self._new_pulse()
         self._watching = asyncio.create_task(self._watch())
 
@@ -184,9 +182,17 @@ class PolicyServer:
                 self.pulse.saw(await self._client.load(self._settings.probe_timeout_seconds))
                 if self.pulse.wants_probe():
                     await self._probe()
+                if self.cache_tokens is None:
+                    await self._measure()
             except VllmFailure as error:
                 _log.warning("%s: %s", self.endpoint, error)
             await asyncio.sleep(self._settings.probe_seconds)
+
+    async def _measure(self) -> None:
+        """Ask what it holds; gateways can do without."""
+        caches = await self._client.caches(self._settings.probe_timeout_seconds)
+        self.max_sequences = self._settings.max_num_seqs * max(1, len(caches))
+        self.cache_tokens = sum(caches) or None
 
     async def _probe(self) -> None:
         started = time.monotonic()

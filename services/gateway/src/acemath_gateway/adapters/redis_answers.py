@@ -13,7 +13,7 @@ from typing import cast
 
 from acemath_core.errors import Unavailable
 from acemath_gateway.adapters.redis_link import RedisLink, StoreAway
-from acemath_gateway.ports import KeptAnswer
+from acemath_gateway.ports import MAX_CACHE_SECONDS, KeptAnswer
 
 _log = logging.getLogger(__name__)
 _LIST, _SIZES = "acemath:answers", "acemath:answers:sizes"
@@ -32,12 +32,13 @@ return {kept[1], kept[2], math.max(0, now - tonumber(kept[3]))}
 """
 )
 
-# KEYS: answer, list, sizes.  ARGV: body, release, lifetime ms, size, bytes that there may be.
+# KEYS: answer, list, sizes.  ARGV: body, release, lifetime ms, size, bytes for all, longest lifetime of any in ms.
 _PUT = (
     _NOW
     + """
 local function forget(name)
-  redis.call('HINCRBY', KEYS[3], '', -tonumber(redis.call('HGET', KEYS[3], name) or 0))
+  local size = redis.call('HGET', KEYS[3], name)
+  if size then redis.call('HINCRBY', KEYS[3], '', '-' .. size) end
   redis.call('HDEL', KEYS[3], name)
   redis.call('ZREM', KEYS[2], name)
   redis.call('DEL', name)
@@ -47,7 +48,10 @@ local over = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3], 'LIMIT'
 for _, name in ipairs(over) do forget(name) end
 while tonumber(redis.call('HGET', KEYS[3], '') or 0) + ARGV[4] > tonumber(ARGV[5]) do
   local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)
-  if not oldest[1] then return 0 end
+  if not oldest[1] then
+    redis.call('DEL', KEYS[3])
+    break
+  end
   forget(oldest[1])
 end
 redis.call('HSET', KEYS[1], 'body', ARGV[1], 'release', ARGV[2], 'at', string.format('%d', now))
@@ -55,6 +59,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now, KEYS[1])
 redis.call('HSET', KEYS[3], KEYS[1], ARGV[4])
 redis.call('HINCRBY', KEYS[3], '', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+redis.call('PEXPIRE', KEYS[3], ARGV[6])
 return 1
 """
 )
@@ -90,7 +96,7 @@ class RedisAnswerStore:
             await self._link.run(
                 _PUT,
                 [_place(key), _LIST, _SIZES],
-                [body, release, 1000 * self._ttl_seconds, size, self._total_bytes],
+                [body, release, 1000 * self._ttl_seconds, size, self._total_bytes, 1000 * MAX_CACHE_SECONDS],
             )
         except StoreAway:
             _log.warning("redis is away: could not keep an answer to be given again")

@@ -24,7 +24,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local all, found = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #all, 2 do
   local tokens, weight, at = string.match(all[i + 1], '^(%S+) (%S+) (%S+)$')
-  if now - tonumber(at) > tonumber(ARGV[4]) then
+  if not at or not tonumber(at) or now - tonumber(at) > tonumber(ARGV[4]) then
     redis.call('HDEL', KEYS[1], all[i])
   else
     found[#found + 1] = all[i]
@@ -40,7 +40,7 @@ async def share_lengths(link: RedisLink, instance: str, places: Places) -> None:
     """Tell the other gateways this one's lengths, and hear theirs, every few seconds until cancelled."""
     while True:
         with suppress(StoreAway):  # what was heard last still counts
-            own = places.lengths
+            own = places.own()
             args: list[Argument] = [instance, repr(own.tokens), repr(own.weight), 1000 * _KEPT_SECONDS]
             found = cast("Sequence[bytes]", await link.run(_SHARE, [_KEY], args))
             places.elsewhere(_others(found, instance))
@@ -50,5 +50,7 @@ async def share_lengths(link: RedisLink, instance: str, places: Places) -> None:
 def _others(found: Sequence[bytes], instance: str) -> Iterator[Lengths]:
     for at in range(0, len(found), 3):
         name, tokens, weight = found[at : at + 3]
-        if name.decode() != instance:
-            yield Lengths(float(tokens), float(weight))
+        with suppress(ValueError):  # of another version of the gateway
+            read = Lengths(float(tokens), float(weight))
+            if name.decode(errors="replace") != instance and read.sound():
+                yield read

@@ -1,7 +1,7 @@
 """Answers that are given again: the same request of the same key gets what it got before, off by default.
 
 An answer is kept under the caller, the route, the whole validated body, the release that made it and what the gateway
-is set to choose by. So it is never another caller's, and a new release, at its promotion, begins with none. Kept are
+is set to choose by. So it is never another caller's, nor of a release that is not served. Kept are
 whole answers only: nothing degraded, no stream, no line of a job. A caller steers it by `Cache-Control` (RFC 9111,
 5.2.1): `no-cache` wants a new answer, which is kept; `no-store` wants a new one that is not; `max-age=N` none older
 than N s.
@@ -27,7 +27,7 @@ from acemath_gateway.routes.once import Answer, caller_of, fingerprint
 from acemath_web.context import note_facts
 
 HEADER = "x-acemath-cache"
-_KEEP_SECONDS = 0.25
+_STORE_SECONDS = 0.25  # for one call of the store: the request can do without
 _MAX_AGE = re.compile(r"^max-age=\"?(\d{1,9})\"?$")
 
 
@@ -71,8 +71,9 @@ class Cached:
             self._count(CacheOutcome.BYPASSED)
             return None
         try:
-            kept = await store.get(_place(asked, release))
-        except Unavailable:  # a kept answer is a convenience: without it the request is worked on
+            async with asyncio.timeout(_STORE_SECONDS):
+                kept = await store.get(_place(asked, release))
+        except (Unavailable, TimeoutError):  # a kept answer is a convenience: without it the request is worked on
             self._count(CacheOutcome.AWAY)
             return None
         hit = kept is not None and kept.age_seconds <= wanted.old_enough_is
@@ -82,7 +83,7 @@ class Cached:
     async def _keep(self, store: AnswerStore, asked: str, answer: Answer) -> None:
         place = _place(asked, answer.release)  # a canary's answers wait for its promotion
         with suppress(TimeoutError):  # its caller waits for it
-            async with asyncio.timeout(_KEEP_SECONDS):
+            async with asyncio.timeout(_STORE_SECONDS):
                 await store.put(place, bytes(answer.body), answer.release)
 
     def _count(self, outcome: CacheOutcome) -> None:
