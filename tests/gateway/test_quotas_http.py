@@ -128,10 +128,10 @@ async def test_what_costs_nothing():
         headers = await _headers(http, requests_per_minute=3)
         bad = await http.post("/v1/solve", json=SOLVE | {"n": 0}, headers=headers)
         assert bad.status_code == 400 and not _limits(bad)
-        gateway.limit.places = 0
+        gateway.limit.held = gateway.limit.places
         full = await http.post("/v1/solve", json=SOLVE, headers=headers)
         assert full.status_code == 503 and _code(full) == "overloaded"
-        gateway.limit.places = 64
+        gateway.limit.held = 0
         once = headers | {"idempotency-key": "k"}
         first, again = [await http.post("/v1/solve", json=SOLVE, headers=once) for _ in range(2)]
         assert first.headers["x-ratelimit-remaining-requests"] == "2"

@@ -35,7 +35,7 @@ async def test_slots_targets_and_probes(agents: Agents, releases: Releases, even
         releases.promote(ref)
         await eventually(lambda: agent.states().get("1") == "active", what=agent.states)
         slot = (await client.get("/v1/slots", headers=HEADERS)).json()[0]
-        assert set(slot) == {"version", "state", "endpoint", "since", "reason"}
+        assert set(slot) == {"version", "state", "endpoint", "since", "reason", "max_sequences", "cache_tokens"}
         assert (slot["version"], slot["state"]) == (str(ref), "active")
         assert abs(slot["since"] - time.time()) < 30
         targets = (await client.get("/v1/targets")).json()
