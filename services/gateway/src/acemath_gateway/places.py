@@ -89,7 +89,6 @@ class Places:
     Args:
         configured: the bound, if a setting says it; None follows the replicas.
         shown: gets the bound whenever it may have changed.
-
     """
 
     def __init__(self, configured: int | None, shown: Gauge) -> None:

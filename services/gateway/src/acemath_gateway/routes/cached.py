@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -67,7 +68,7 @@ class Cached:
 
     async def _found(self, store: AnswerStore, asked: str, wanted: _Wanted) -> KeptAnswer | None:
         release = self.release()
-        if release is None or not wanted.old_enough_is:
+        if release is None or not wanted.oldest:
             self._count(CacheOutcome.BYPASSED)
             return None
         try:
@@ -76,7 +77,7 @@ class Cached:
         except (Unavailable, TimeoutError):  # a kept answer is a convenience: without it the request is worked on
             self._count(CacheOutcome.AWAY)
             return None
-        hit = kept is not None and kept.age_seconds <= wanted.old_enough_is
+        hit = kept is not None and kept.age_seconds <= wanted.oldest
         self._count(CacheOutcome.HIT if hit else CacheOutcome.MISS)
         return kept if hit else None
 
@@ -96,11 +97,11 @@ class _Wanted:
     """What `Cache-Control` asks for.
 
     Attributes:
-        old_enough_is: seconds; an older answer is not wanted.
+        oldest: seconds; an older answer is not wanted, and with 0 none is.
         kept_at_all: whether the answer may be kept or a kept one be given.
     """
 
-    old_enough_is: float
+    oldest: float
     kept_at_all: bool
 
     @classmethod
@@ -108,7 +109,7 @@ class _Wanted:
         lines = ",".join(request.headers.getlist("cache-control"))
         said = [part.strip().lower() for part in lines.split(",")]
         ages = [int(found[1]) for part in said if (found := _MAX_AGE.match(part))]
-        oldest = 0 if "no-cache" in said else min(ages, default=float("inf"))
+        oldest = 0 if "no-cache" in said else min(ages, default=math.inf)
         return cls(oldest, "no-store" not in said)
 
 
