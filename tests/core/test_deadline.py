@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+import random
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +15,25 @@ from acemath_core.errors import DeadlineExceeded, InvalidRequest
 def test_remaining_never_goes_below_zero() -> None:
     assert Deadline.after(-5).remaining() == 0.0
     assert Deadline.after(-5).expired()
+
+
+async def test_who_was_ended_by_it_finds_it_expired() -> None:
+    async def one() -> bool:
+        deadline = Deadline.after(random.uniform(0.001, 0.03))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(deadline.remaining()):
+                await asyncio.Event().wait()
+        return deadline.expired()
+
+    assert all([await one() for _ in range(100)])
+
+
+def test_one_with_time_left_is_not() -> None:
+    assert not Deadline.after(60).expired()
+
+
+def test_a_time_out_that_came_a_moment_too_soon_is_one_at_the_deadline() -> None:
+    assert Deadline(time.monotonic() + 0.002).expired()
 
 
 def test_check_raises_and_names_what_was_not_done() -> None:

@@ -30,6 +30,12 @@ async def test_the_same_key_gives_the_same_answer_once_made(gateway):
     assert again.headers["x-acemath-release"] == TARGET.release
 
 
+async def test_two_keys_for_one_request_are_refused(gateway):
+    async with gateway_client(gateway) as http:
+        reply = await http.post("/v1/solve", json=SOLVE, headers=[("idempotency-key", "a"), ("idempotency-key", "b")])
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "Idempotency-Key") and not gateway.policy.calls
+
+
 async def test_a_second_request_with_the_key_waits_for_the_first(gateway):
     gateway.policy.token_seconds = 0.03
     async with gateway_client(gateway, headers={"idempotency-key": "k1"}) as http:

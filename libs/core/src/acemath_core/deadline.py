@@ -11,6 +11,8 @@ from acemath_core.errors import DeadlineExceeded, InvalidRequest
 DEADLINE_HEADER = "x-acemath-deadline-ms"
 """Remaining milliseconds on the wire: clocks of two hosts need not agree."""
 
+_EARLY_SECONDS = 0.005  # an event loop that counts whole milliseconds ends a time-out up to two of them too soon
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -50,8 +52,8 @@ class Deadline:
         return max(0.0, self.at - time.monotonic())
 
     def expired(self) -> bool:
-        """Whether nothing is left."""
-        return self.remaining() <= 0.0
+        """Whether nothing is left; what a time-out at the deadline has ended finds it expired."""
+        return self.remaining() <= _EARLY_SECONDS
 
     def check(self, what: str) -> float:
         """Seconds left for `what`; raises `DeadlineExceeded` when there are none."""

@@ -108,7 +108,8 @@ class _Wanted:
     def of(cls, request: Request) -> _Wanted:
         lines = ",".join(request.headers.getlist("cache-control"))
         said = [part.strip().lower() for part in lines.split(",")]
-        ages = [int(found[1]) for part in said if (found := _MAX_AGE.match(part))]
+        found = [_MAX_AGE.match(part) for part in said if part.startswith("max-age")]
+        ages = [int(age[1]) if age else 0 for age in found]  # one that cannot be read wants none (RFC 9111, 4.2.1)
         oldest = 0 if "no-cache" in said else min(ages, default=math.inf)
         return cls(oldest, "no-store" not in said)
 

@@ -45,9 +45,11 @@ def idempotency_key(request: Request, *, stream: bool) -> str | None:
     Raises:
         InvalidRequest: the key is malformed, or the answer is to be streamed.
     """
-    key = request.headers.get(HEADER)
+    key, *more = request.headers.getlist(HEADER) or (None,)
     if key is None:
         return None
+    if more:
+        raise InvalidRequest(f"{HEADER}: there is more than one; send one", param=HEADER)
     if stream:
         raise InvalidRequest(f"{HEADER} cannot be combined with stream=true; leave one of them out", param=HEADER)
     if not _KEY.match(key):
