@@ -61,6 +61,7 @@ async def test_it_is_forgotten_when_its_time_is_up(stores):
             return await store.get("a") is None
 
         await eventually_true(gone)
+        assert await store.get("a") is None
 
 
 async def test_all_together_never_take_more_than_so_many_bytes_and_the_oldest_go_first(stores):

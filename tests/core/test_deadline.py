@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,15 +19,20 @@ def test_remaining_never_goes_below_zero() -> None:
     assert Deadline.after(-5).expired()
 
 
-async def test_who_was_ended_by_it_finds_it_expired() -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_who_was_ended_by_it_finds_it_expired(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def one() -> bool:
-        deadline = Deadline.after(random.uniform(0.001, 0.03))
+        deadline = Deadline.after(random.uniform(0.001, 0.02))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(deadline.remaining()):
                 await asyncio.Event().wait()
         return deadline.expired()
 
-    assert all([await one() for _ in range(100)])
+    async def many() -> bool:
+        return all([await one() for _ in range(100)])
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(many())
 
 
 def test_one_with_time_left_is_not() -> None:

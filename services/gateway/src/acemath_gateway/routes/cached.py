@@ -1,10 +1,9 @@
 """Answers that are given again: the same request of the same key gets what it got before, off by default.
 
 An answer is kept under the caller, the route, the whole validated body, the release that made it and what the gateway
-is set to choose by. So it is never another caller's, nor of a release that is not served. Kept are
-whole answers only: nothing degraded, no stream, no line of a job. A caller steers it by `Cache-Control` (RFC 9111,
-5.2.1): `no-cache` wants a new answer, which is kept; `no-store` wants a new one that is not; `max-age=N` none older
-than N s.
+is set to choose by. So it is never another caller's, nor of a release that is not served. Kept are whole answers only:
+nothing degraded, no stream, no line of a job. A caller steers it by `Cache-Control` (RFC 9111, 5.2.1): `no-cache` wants
+a new answer, which is kept; `no-store` wants a new one that is not; `max-age=N` none older than N s.
 """
 
 from __future__ import annotations
