@@ -190,6 +190,14 @@ async def test_openais_other_fields_are_taken_only_where_they_change_nothing(gat
             assert refused.value.param == name and refused.value.code == "unsupported_parameter"
 
 
+async def test_a_field_of_solve_is_shown_its_place(gateway):
+    async with client_of(gateway) as client:
+        for name in ("priority", "selection", "deadline_seconds"):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.chat.completions.create(model="acemath", messages=MESSAGES, extra_body={name: "batch"})
+            assert refused.value.param == name and f"acemath.{name}" in refused.value.message
+
+
 REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"n": 9}, "n"),
     ({"n": 2, "best_of": 1}, "n"),

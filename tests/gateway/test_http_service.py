@@ -44,6 +44,25 @@ async def test_there_is_one_model_and_the_release_behind_it(gateway):
     ]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/solve"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/jobs"),
+        ("GET", "/v1/jobs"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/releases"),
+        ("GET", "/admin/v1/keys"),
+        ("GET", "/v1/models/acemath"),
+    ],
+)
+async def test_what_is_asked_in_the_query_is_not_ignored(gateway, method, path):
+    async with gateway_client(gateway) as http:
+        answer = await http.request(method, f"{path}?n=16", json={"problem": PROBLEM} if method == "POST" else None)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
+
+
 async def test_ready_when_a_release_is_served_and_not_while_draining(gateway):
     async with gateway_client(gateway) as http:
         assert (await http.get("/readyz")).status_code == 200

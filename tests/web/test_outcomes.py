@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message
@@ -126,14 +127,14 @@ def log() -> Iterator[_Lines]:
 
 
 class _Probe:
-    def __init__(self) -> None:
+    def __init__(self, keys: KeySet | None = None) -> None:
         self.registry = CollectorRegistry()
         self.app = create_service(
             name="probe",
             routers=[_failing(), _noting(), _streams()],
             readiness=lambda: Readiness(True),
             registry=self.registry,
-            keys=KeySet([]),
+            keys=keys or KeySet([]),
             lifespan=_no_lifespan,
             max_body_bytes=1000,
         )
@@ -239,6 +240,14 @@ async def test_the_line_of_a_refusal_has_its_code(probe: _Probe, log: _Lines) ->
         ("/gone", 499, "client_gone"),
         ("/bug/{which}", 500, "internal_error"),
     ]
+
+
+async def test_who_has_no_key_is_logged_and_counted_by_what_was_asked(log: _Lines) -> None:
+    probe = _Probe(KeySet([SecretStr("k" * 32)]))
+    for path in ("/gone", "/bug/1", f"/{SECRET}"):
+        assert (await probe.get(path)).status_code == 401
+    assert [line["route"] for line in _of_requests(log)] == ["/gone", "/bug/{which}", "unmatched"]
+    assert probe.counted("/bug/{which}") == {"401": 1.0}
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics"])

@@ -144,6 +144,16 @@ async def test_unknown_paths_and_methods_have_the_same_shape(client: httpx.Async
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_a_wrong_path_or_method_is_named_with_what_there_is(client: httpx.AsyncClient) -> None:
+    path = (await client.post("/itemz/1", json={})).json()["error"]["message"]
+    assert "/itemz/1" in path and "/openapi.json" in path
+    wrong = await client.get("/items/1")
+    assert "GET" in wrong.json()["error"]["message"] and "/items/1; use POST" in wrong.json()["error"]["message"]
+    assert wrong.headers["allow"] == "POST"
+    long = (await client.get("/" + "x" * 5000)).json()["error"]["message"]
+    assert len(long) < 300
+
+
 @pytest.mark.parametrize("header", [b"", b"Bearer", b"Bearer wrong", f"Basic {KEY}".encode(), b"Bearer \xff"])
 async def test_without_a_valid_key_401(client: httpx.AsyncClient, header: bytes) -> None:
     answer = await client.get("/id", headers=[(b"authorization", header)])

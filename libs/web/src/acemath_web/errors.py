@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acemath_core.errors import ClientGone, ErrorCode, InvalidRequest, ServiceError, status_of, type_of
 from acemath_core.wire import ErrorBody, ErrorInfo
+from acemath_web.matching import routes_at
 
 _log = logging.getLogger(__name__)
 _BY_STATUS = {
@@ -79,10 +79,10 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _BY_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
-        response = error_response(ServiceError(str(error.detail), code=code))
+        response = error_response(ServiceError(_of_http(request, error), code=code))
         response.headers.update(error.headers or {})
         if error.status_code == 405:
-            response.headers["allow"] = ", ".join(sorted(_methods_at(request)))
+            response.headers["allow"] = ", ".join(_methods_at(request))
         return response
 
     app.add_exception_handler(ServiceError, on_service_error)
@@ -121,14 +121,20 @@ class LastResortMiddleware:
             await error_response(failure)(scope, receive, noted)
 
 
-def _methods_at(request: Request) -> set[str]:
+def _of_http(request: Request, error: HTTPException) -> str:
+    """What the framework says in a word or two, with what and what to do."""
+    path = _short(request.scope["path"], _MAX_PARAM_CHARS)
+    if error.status_code == 404:
+        return f"there is nothing at {path}; GET /openapi.json lists the paths there are"
+    if error.status_code == 405:
+        return f"{_short(request.method, 16)} is no method of {path}; use {' or '.join(_methods_at(request))}"
+    return str(error.detail)
+
+
+def _methods_at(request: Request) -> list[str]:
     """Every method of the path, as a 405 must say (RFC 9110, section 15.5.6); the framework names one route's only."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return found
+    methods = (getattr(route, "methods", None) or () for route in routes_at(request.scope))
+    return sorted(frozenset().union(*methods))
 
 
 def _unforeseen(error: Exception) -> ServiceError:

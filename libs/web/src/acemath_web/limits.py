@@ -59,4 +59,4 @@ class BodyLimitMiddleware:
         await error_response(self._too_large())(scope, receive, send)
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is over {self._max_bytes} bytes; send a shorter problem or fewer candidates")
+        return TooLarge(f"the body is over {self._max_bytes} bytes; send a shorter one, or in several requests")

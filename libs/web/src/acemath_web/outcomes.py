@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acemath_web.access import log_request
 from acemath_web.context import current_facts
+from acemath_web.matching import routes_at
 from acemath_web.metrics import HttpMetrics
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
@@ -33,8 +34,12 @@ class Outcome:
 
     @property
     def route(self) -> str:
-        """The template of the route, so that a path never becomes a label; `unmatched` where there is none."""
-        return getattr(self.scope.get("route"), "path", "unmatched")
+        """The template of the route, so that a path never becomes a label; `unmatched` where there is none.
+
+        Who has no key is refused before a route is looked for; who is paged for it wants to know what was asked.
+        """
+        route = self.scope.get("route") or next(iter(routes_at(self.scope)), None)
+        return getattr(route, "path", "unmatched")
 
     @property
     def method(self) -> str:

@@ -145,6 +145,8 @@ class ChatRequest(Wire):
 
 KNOWN = frozenset(ChatRequest.model_fields) | frozenset(NEUTRAL)
 """Every field whose fate is known; any other is refused."""
+ELSEWHERE = {name: f"acemath.{name}" for name in SolveOptions.model_fields}
+"""Fields of `/v1/solve` that stand one level deeper here."""
 
 
 def without_neutral(fields: dict[str, object]) -> dict[str, object]:

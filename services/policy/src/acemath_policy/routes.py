@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from acemath_core.wire import Slot
+from acemath_web.queries import StrictQueryRoute
 
 TARGETS_PATH = "/v1/targets"
 
@@ -26,7 +27,7 @@ def policy_router(slots: Callable[[], list[Slot]]) -> APIRouter:
     Args:
         slots: gives every version as it is now, at once.
     """
-    router = APIRouter(tags=["policy"])
+    router = APIRouter(tags=["policy"], route_class=StrictQueryRoute)
 
     @router.get("/v1/slots", summary="Every version and where it stands")
     async def get_slots() -> list[Slot]:

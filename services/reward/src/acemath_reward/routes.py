@@ -23,6 +23,7 @@ from acemath_core.wire import MODEL_HEADER, ScoreItem, ScoreRequest, ScoreRespon
 from acemath_reward.failures import ERRORS
 from acemath_reward.scoring import ScoreService, Scoring
 from acemath_web.errors import error_body
+from acemath_web.queries import StrictQueryRoute
 
 _T = TypeVar("_T")
 _KEEP_ALIVE_SECONDS = 15.0
@@ -51,7 +52,7 @@ def reward_router(service: ScoreService, slots: Callable[[], list[Slot]], defaul
         slots: gives every version as it is now, at once.
         default_deadline_seconds: for a call without `x-acemath-deadline-ms`.
     """
-    router = APIRouter(tags=["reward"])
+    router = APIRouter(tags=["reward"], route_class=StrictQueryRoute)
 
     @router.post(
         "/v1/score", response_model=ScoreResponse, responses=_ANSWERS, summary="Score candidates of one problem"

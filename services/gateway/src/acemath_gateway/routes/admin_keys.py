@@ -12,6 +12,7 @@ from acemath_core.errors import NotFound
 from acemath_gateway.keys.records import draw, handed_out
 from acemath_gateway.routes.admin_parts import Administrator, admin_parts, admin_schema
 from acemath_gateway.routes.body import read_fields, validated
+from acemath_web.queries import StrictQueryRoute
 
 _log = logging.getLogger(__name__)
 KeyId = Annotated[str, Path(pattern=KEY_ID_PATTERN)]
@@ -19,7 +20,7 @@ KeyId = Annotated[str, Path(pattern=KEY_ID_PATTERN)]
 
 def admin_keys_router() -> APIRouter:
     """`/admin/v1/keys`."""
-    router = APIRouter(prefix="/admin/v1/keys", tags=["admin"])
+    router = APIRouter(prefix="/admin/v1/keys", tags=["admin"], route_class=StrictQueryRoute)
 
     @router.post("", status_code=201, summary="Make a key", openapi_extra=admin_schema(KeyRequest))
     async def make(request: Request, response: Response, caller: Administrator) -> NewKey:

@@ -11,6 +11,7 @@ from acemath_core.admin import ChannelInfo, PromoteRequest, RollbackRequest
 from acemath_gateway.routes.admin_parts import Administrator, admin_parts, admin_schema
 from acemath_gateway.routes.body import read_fields, validated
 from acemath_registry import Channel
+from acemath_web.queries import StrictQueryRoute
 
 _log = logging.getLogger(__name__)
 ChannelName = Annotated[
@@ -20,7 +21,7 @@ ChannelName = Annotated[
 
 def admin_releases_router() -> APIRouter:
     """`/admin/v1/releases/{channel}`."""
-    router = APIRouter(prefix="/admin/v1/releases", tags=["admin"])
+    router = APIRouter(prefix="/admin/v1/releases", tags=["admin"], route_class=StrictQueryRoute)
 
     @router.post("/{channel}", summary="Point a channel at a release", openapi_extra=admin_schema(PromoteRequest))
     async def promote(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -59,12 +59,15 @@ class _Place:
 _ROOT = _Place(None, "", 0)
 
 
-async def read_fields(request: Request, known: Collection[str] | None = None) -> Fields:
+async def read_fields(
+    request: Request, known: Collection[str] | None = None, elsewhere: Mapping[str, str] | None = None
+) -> Fields:
     """The body's JSON object.
 
     Args:
         request: whose body to read.
         known: the fields that the route has; None lets every name pass.
+        elsewhere: where a field belongs that somebody may put here, to be told.
 
     Raises:
         InvalidRequest: the body does not come in time, is not one JSON object, or holds what is refused everywhere or
@@ -73,7 +76,7 @@ async def read_fields(request: Request, known: Collection[str] | None = None) ->
         ClientGone: the caller left before the body was here.
     """
     _, raw = await read_raw(request, (JSON_KIND,))
-    return fields_in(raw, known)
+    return fields_in(raw, known, elsewhere)
 
 
 async def read_raw(request: Request, kinds: Collection[str]) -> tuple[str, bytes]:
@@ -88,13 +91,13 @@ async def read_raw(request: Request, kinds: Collection[str]) -> tuple[str, bytes
     return kind, await _whole(request)
 
 
-def fields_in(raw: bytes, known: Collection[str] | None = None) -> Fields:
+def fields_in(raw: bytes, known: Collection[str] | None = None, elsewhere: Mapping[str, str] | None = None) -> Fields:
     """The JSON object in `raw`; as `read_fields` of one that is here already."""
     fields = _parse(raw)
     if not isinstance(fields, dict):
         raise InvalidRequest('the body must be a JSON object such as {"problem": "…"}', param="body")
     if known is not None:
-        _check_known(fields, known)
+        _check_known(fields, known, elsewhere or {})
     _check_values(fields)
     return fields
 
@@ -227,13 +230,14 @@ def _check_text(text: str, place: _Place) -> None:
         raise InvalidRequest(f"{param}: holds half of a surrogate pair; send valid Unicode", param=param)
 
 
-def _check_known(fields: Fields, known: Collection[str]) -> None:
+def _check_known(fields: Fields, known: Collection[str], elsewhere: Mapping[str, str]) -> None:
     """Refuse a field that the route does not have, before anything under it is looked at."""
     for name in fields:
         _check_name(name, _ROOT)
         if name not in known:
+            remedy = f"send it as {elsewhere[name]}" if name in elsewhere else "remove it"
             raise InvalidRequest(
-                f"unknown or unsupported field {name!r}; remove it", param=name, code=ErrorCode.UNSUPPORTED_PARAMETER
+                f"unknown or unsupported field {name!r}; {remedy}", param=name, code=ErrorCode.UNSUPPORTED_PARAMETER
             )
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from acemath_core.errors import ServiceError
 from acemath_gateway.chat_answer import ChatAnswer, ChatCompletion
-from acemath_gateway.chat_wire import KNOWN, ChatRequest, chat_job, without_neutral
+from acemath_gateway.chat_wire import ELSEWHERE, KNOWN, ChatRequest, chat_job, without_neutral
 from acemath_gateway.jobs import SolveJob
 from acemath_gateway.keys.access import may_solve
 from acemath_gateway.keys.records import payer
@@ -42,7 +42,7 @@ def chat_router(limits: Limits) -> APIRouter:
     )
     async def chat(request: Request) -> Response:
         caller, parts = payer(await may_solve(request)), parts_of(request)
-        body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN)))
+        body = validated(ChatRequest, without_neutral(await read_fields(request, KNOWN, ELSEWHERE)))
         job = chat_job(body, current_request_id() or "", parts.limits)
         note_facts(n=job.n, selection=job.selection, stream=bool(body.stream))
         key = idempotency_key(request, stream=bool(body.stream))

@@ -33,6 +33,7 @@ from acemath_gateway.solve_wire import Limits
 from acemath_web.auth import Caller
 from acemath_web.context import note_facts
 from acemath_web.errors import error_body
+from acemath_web.queries import StrictQueryRoute
 
 _MAX_ROWS = 10_000
 _MAX_LISTED = 1000
@@ -52,7 +53,7 @@ LastEventId = Annotated[
 
 def jobs_router(limits: Limits, *, webhooks: bool) -> APIRouter:
     """`/v1/jobs` and what is below it; the limits, and whether there are webhooks, are for its schema."""
-    router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+    router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictQueryRoute)
 
     @router.post(
         "",

@@ -13,13 +13,14 @@ from acemath_gateway.chat_wire import MODEL
 from acemath_gateway.ports import ReleaseTarget
 from acemath_gateway.routes.parts import parts_of
 from acemath_gateway.routes.schema import failures
+from acemath_web.queries import StrictQueryRoute
 
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: failures("there is no such model")}
 
 
 def models_router() -> APIRouter:
     """`/v1/models`, `/v1/models/{id}` and `/v1/releases`."""
-    router, since = APIRouter(tags=["models"]), int(time.time())
+    router, since = APIRouter(tags=["models"], route_class=StrictQueryRoute), int(time.time())
 
     @router.get("/v1/models", summary="The models that can be asked")
     async def models(request: Request) -> dict[str, object]:

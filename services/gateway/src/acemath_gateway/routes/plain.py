@@ -6,11 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from acemath_web.queries import StrictQueryRoute
 
-class PlainRoute(APIRoute):
+
+class PlainRoute(StrictQueryRoute):
     """A route whose function takes the request, gives the response, and is called so.
 
     Bodies are read by `routes.body` and answers rendered by their models anyway. What FastAPI would do around that

@@ -31,6 +31,7 @@ from acemath_reward.encoding import EncodedCall, Vocabulary, check_text, without
 from acemath_reward.failures import ERRORS
 from acemath_reward.shapes.call import MAX_ITEMS, Scorer, checked
 from acemath_reward.shapes.fields import Absent, Off, PoolingRequest, Usage, answer_id, given
+from acemath_web.queries import StrictQueryRoute
 
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 _IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -176,7 +177,7 @@ class Messages:
 
 def classify_router(scorer: Scorer) -> APIRouter:
     """The route; `scorer` scores."""
-    router = APIRouter(tags=["vllm"])
+    router = APIRouter(tags=["vllm"], route_class=StrictQueryRoute)
 
     @router.post("/classify", summary="Whole conversations, as vLLM classifies them", responses=ERRORS)
     async def classify(body: ClassifyRequest, request: Request) -> ClassifyResponse:

@@ -22,6 +22,7 @@ from acemath_reward.encoding import EncodedCall, Vocabulary, check_text, without
 from acemath_reward.failures import ERRORS
 from acemath_reward.shapes.call import MAX_ITEMS, Scorer, checked
 from acemath_reward.shapes.fields import AnyTexts
+from acemath_web.queries import StrictQueryRoute
 
 MODEL_HEADER = "x-acemath-model"
 
@@ -82,7 +83,7 @@ class Queries:
 
 def get_reward_router(scorer: Scorer) -> APIRouter:
     """The route; `scorer` scores."""
-    router = APIRouter(tags=["openrlhf"])
+    router = APIRouter(tags=["openrlhf"], route_class=StrictQueryRoute)
 
     @router.post("/get_reward", summary="Rendered conversations, as OpenRLHF asks for rewards", responses=ERRORS)
     async def get_reward(body: GetRewardRequest, request: Request, response: Response) -> GetRewardResponse:

@@ -10,6 +10,7 @@ from acemath_reward.failures import ERRORS
 from acemath_reward.shapes.call import Scored, Scorer
 from acemath_reward.shapes.fields import PairRequest, Texts, Whole, answer_id
 from acemath_reward.shapes.pairs import Pairs
+from acemath_web.queries import StrictQueryRoute
 
 
 class RerankRequest(PairRequest):
@@ -53,7 +54,7 @@ class RerankResponse(Wire):
 
 def rerank_router(scorer: Scorer) -> APIRouter:
     """The routes; `scorer` scores."""
-    router = APIRouter(tags=["vllm"])
+    router = APIRouter(tags=["vllm"], route_class=StrictQueryRoute)
 
     @router.post("/rerank", summary="One problem's candidates, best first", responses=ERRORS)
     @router.post("/v1/rerank", summary="The same as /rerank", responses=ERRORS)

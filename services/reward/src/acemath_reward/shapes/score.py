@@ -16,6 +16,7 @@ from acemath_reward.failures import ERRORS
 from acemath_reward.shapes.call import Scorer
 from acemath_reward.shapes.fields import PairRequest, Texts, Usage, answer_id, given
 from acemath_reward.shapes.pairs import Pairs
+from acemath_web.queries import StrictQueryRoute
 
 _NAMES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 _ALL_NAMES = tuple(dict.fromkeys(name for pair in _NAMES for name in pair))
@@ -74,7 +75,7 @@ class PairScoreResponse(Wire):
 
 def score_router(scorer: Scorer) -> APIRouter:
     """The route; `scorer` scores."""
-    router = APIRouter(tags=["vllm"])
+    router = APIRouter(tags=["vllm"], route_class=StrictQueryRoute)
 
     @router.post("/score", summary="Problems and candidates, as vLLM scores pairs", responses=ERRORS)
     async def score(body: PairScoreRequest, request: Request) -> PairScoreResponse:
