@@ -1,14 +1,16 @@
 """An hour of mixed load while one part after the other is killed: is every request answered or told why not?
 
-    python -m bench.kills http://127.0.0.1:8080 --problems FILE.jsonl --pid PID [--seconds 3600] [--every 300]
+    python -m bench.kills http://127.0.0.1:8080 [URL ...] --problems FILE.jsonl --pid PID [--seconds 3600]
 
 Beside a running stack (`make run`; PID is its first process). Callers arrive at random (Poisson) at every door: solve
-and chat, streamed or not, adaptive, with a mistake, and some hang up. Every so often the next of vLLM, the reward
-service, Redis, the policy agent and the gateway gets a SIGKILL; the stack brings it back. A caller whose connection
-breaks sends the same again, with its Idempotency-Key where the door takes one.
+and chat, streamed or not, adaptive, with a mistake, some large, some with a key that has a quota (`--quota-key-file`),
+and some hang up. Every two minutes there is a job. Every so often the next of vLLM, the reward service, Redis, the
+policy agent and the gateway gets a SIGKILL; the stack brings it back. A caller whose connection breaks sends the same
+again, to the next of the gateways, with its Idempotency-Key where the door takes one.
 
-Requests sent = answered + refused with a code + errors in the stream + left + lost; lost must be 0. At the end nothing
-may be left behind: the gauges of the gateway are read when it is idle.
+Requests sent = answered + refused with a code + errors in the stream + left + lost; lost must be 0, and every line of
+every job must have one result. At the end nothing may be left behind: the gauges of each gateway are read when it is
+idle.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import httpx
 import psutil
 
 from bench.kills.calls import Call, Ended, Outcome, run
+from bench.kills.jobs import Jobs, submitting
 from bench.reward import machine
 
 VICTIMS = {
@@ -80,9 +83,9 @@ class Stack:
             await asyncio.sleep(0.2)
         return None
 
-    async def gauges(self) -> dict[str, float]:
-        """Of the gateway, those that must be 0 when it is idle."""
-        text = (await self._client.get("/metrics")).text
+    async def gauges(self, url: str) -> dict[str, float]:
+        """Of a gateway, those that must be 0 when it is idle."""
+        text = (await self._client.get(url + "/metrics")).text
         rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in rows if any(f"gateway_{gauge}" in name for gauge in GAUGES)}
 
@@ -98,19 +101,20 @@ def is_named(line: list[str], part: str) -> bool:
 
 
 async def load(
-    client: httpx.AsyncClient, rate: float, seconds: float, problems: list[str], draw: random.Random
+    client: httpx.AsyncClient, options: argparse.Namespace, problems: list[str], quota_key: str
 ) -> list[Ended]:
     """Callers for a time, then wait for those under way; how each ended."""
+    draw = random.Random(options.seed)
     began, found, places = time.monotonic(), list[Ended](), asyncio.Semaphore(IN_FLIGHT)
     shown = began
 
     async def one(call: Call) -> None:
         async with places:
-            found.append(await run(call, client, began))
+            found.append(await run(call, client, began, options.urls, quota_key))
 
     next_call = began
     async with asyncio.TaskGroup() as group:
-        while (next_call := next_call + draw.expovariate(rate)) < began + seconds:
+        while (next_call := next_call + draw.expovariate(options.rate)) < began + options.seconds:
             await asyncio.sleep(next_call - time.monotonic())
             group.create_task(one(Call.drawn(draw, problems, (1, 2, 4, 8))))
             if time.monotonic() - shown > 10:
@@ -132,28 +136,35 @@ async def killing(stack: Stack, parts: list[str], every: float, seconds: float) 
     return killed
 
 
+def bearer(file: Path | None) -> str:
+    """The key in a file; nothing without one."""
+    return file.read_text().strip() if file else ""
+
+
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Load and kills side by side."""
+    """Load, jobs and kills side by side."""
     problems = [json.loads(line)["problem"] for line in options.problems.read_text().splitlines()]
-    headers = {"authorization": f"Bearer {options.key_file.read_text().strip()}"} if options.key_file else {}
+    headers = {"authorization": f"Bearer {bearer(options.key_file)}"} if options.key_file else {}
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=options.url, headers=headers, timeout=None, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=options.urls[0], headers=headers, timeout=None, limits=limits) as client:
         stack = Stack(options.pid, client)
         async with asyncio.TaskGroup() as group:
-            draw = random.Random(options.seed)
-            loading = group.create_task(load(client, options.rate, options.seconds, problems, draw))
+            loading = group.create_task(load(client, options, problems, bearer(options.quota_key_file)))
+            jobs = group.create_task(
+                submitting(client, options.urls, options.jobs_every, options.seconds, problems, options.seed)
+            )
             kills = group.create_task(killing(stack, options.parts.split(","), options.every, options.seconds))
         await asyncio.sleep(5)
-        return summary(loading.result(), kills.result()) | {
+        return summary(loading.result(), kills.result(), jobs.result()) | {
             "rate": options.rate,
             "seconds": options.seconds,
-            "gauges_at_the_end": await stack.gauges(),
+            "gauges_at_the_end": [await stack.gauges(url) for url in options.urls],
             "machine": machine.described(),
         }
 
 
-def summary(ended: list[Ended], kills: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts by outcome, door and code."""
+def summary(ended: list[Ended], kills: list[dict[str, Any]], jobs: Jobs) -> dict[str, Any]:
+    """Counts by outcome, door and code; `lost` is everything that is not accounted for."""
     doors: dict[str, Counter[str]] = {}
     for end in ended:
         doors.setdefault(end.door, Counter())[end.outcome] += 1
@@ -168,17 +179,21 @@ def summary(ended: list[Ended], kills: list[dict[str, Any]]) -> dict[str, Any]:
         if took
         else {},
         "kills": kills,
-        "lost": [f"{end.door} at {end.at:.1f} s: {end.code}" for end in ended if end.outcome is Outcome.LOST],
+        "jobs": jobs.summary(),
+        "lost": [f"{end.door} at {end.at:.1f} s: {end.code}" for end in ended if end.outcome is Outcome.LOST]
+        + jobs.lost,
     }
 
 
 def main() -> None:
     """Read the arguments, measure, print, write; status 1 when a request was lost or a part did not come back."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="of the gateway")
+    parser.add_argument("urls", nargs="+", metavar="URL", help="of a gateway; the first is the one that is killed")
     parser.add_argument("--problems", type=Path, required=True)
     parser.add_argument("--pid", type=int, required=True, help="the stack's first process")
     parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--quota-key-file", type=Path, help="an API key with quotas, for a tenth of the requests")
+    parser.add_argument("--jobs-every", type=float, default=120.0, help="seconds from one job to the next; 0: none")
     parser.add_argument("--rate", type=float, default=0.5, help="requests a second")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--every", type=float, default=300.0, help="seconds from one kill to the next")

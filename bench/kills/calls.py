@@ -15,6 +15,10 @@ from typing import Any
 import httpx
 
 AGAIN_SECONDS = 0.5
+MAX_TOKENS = 160
+LONG, LONG_SHARE = (16, 480), 0.03
+"""Candidates and tokens of the large requests, and which part of all they are."""
+LIMITED_SHARE = 0.1
 LOST_SECONDS = 30.0
 """So long after its deadline a call without an answer or a declared error is lost."""
 
@@ -66,6 +70,7 @@ class Call:
     Attributes:
         leaves: seconds after which the caller hangs up; None: it stays.
         key: Idempotency-Key, for doors that take one: sent again, the request is not paid twice.
+        limited: it comes with the API key that has a quota, if there is one.
     """
 
     door: Door
@@ -73,28 +78,33 @@ class Call:
     deadline: float
     leaves: float | None
     key: str
+    limited: bool = False
 
     @classmethod
     def drawn(cls, draw: random.Random, problems: Sequence[str], counts: Sequence[int]) -> Call:
         """A random one."""
         door = draw.choice([*Door, Door.SOLVE, Door.SOLVE_STREAM, Door.CHAT])
         problem, n, deadline = draw.choice(problems), draw.choice(counts), draw.uniform(10.0, 60.0)
+        n, tokens = LONG if draw.random() < LONG_SHARE else (n, MAX_TOKENS)
         own: dict[str, Any] = {"deadline_seconds": deadline}
         if door in (Door.CHAT, Door.CHAT_STREAM):
             messages = [{"role": "user", "content": problem}]
-            body = {"model": "acemath", "messages": messages, "best_of": n, "max_tokens": 160, "acemath": own}
+            body = {"model": "acemath", "messages": messages, "best_of": n, "max_tokens": tokens, "acemath": own}
         else:
-            body = {"problem": problem, "n": n, "max_tokens": 160, **own}
+            body = {"problem": problem, "n": n, "max_tokens": tokens, **own}
         body |= {"stream": True} if door in (Door.SOLVE_STREAM, Door.CHAT_STREAM) else {}
         body |= {"adaptive": True} if door is Door.SOLVE_ADAPTIVE else {}
         body |= {"n": 0} if door is Door.SOLVE_BAD else {}
         leaves = draw.uniform(0.0, 5.0) if draw.random() < 0.05 else None
-        return cls(door, body, deadline, leaves, str(uuid.UUID(int=draw.getrandbits(128))))
+        key = str(uuid.UUID(int=draw.getrandbits(128)))
+        return cls(door, body, deadline, leaves, key, draw.random() < LIMITED_SHARE)
 
 
-async def run(call: Call, client: httpx.AsyncClient, began: float) -> Ended:
-    """Send it, and again while its connection breaks; how it ended."""
-    start, resent = time.monotonic(), 0
+async def run(
+    call: Call, client: httpx.AsyncClient, began: float, urls: Sequence[str] = ("",), quota_key: str = ""
+) -> Ended:
+    """Send it, and again, to the next gateway, while its connection breaks; how it ended."""
+    start, resent, first = time.monotonic(), 0, uuid.UUID(call.key).int
     until = start + call.deadline + LOST_SECONDS
 
     def ended(outcome: Outcome, code: str = "") -> Ended:
@@ -103,7 +113,7 @@ async def run(call: Call, client: httpx.AsyncClient, began: float) -> Ended:
     while time.monotonic() < until:
         try:
             async with asyncio.timeout(min(until - time.monotonic(), call.leaves or LOST_SECONDS * 10)):
-                return ended(*await _once(call, client))
+                return ended(*await _once(call, client, urls[(first + resent) % len(urls)], quota_key))
         except TimeoutError:
             return ended(Outcome.LEFT) if call.leaves else ended(Outcome.LOST, "no end")
         except httpx.TransportError:
@@ -112,9 +122,10 @@ async def run(call: Call, client: httpx.AsyncClient, began: float) -> Ended:
     return ended(Outcome.LOST, "no connection")
 
 
-async def _once(call: Call, client: httpx.AsyncClient) -> tuple[Outcome, str]:
-    path = "/v1/chat/completions" if call.door in (Door.CHAT, Door.CHAT_STREAM) else "/v1/solve"
+async def _once(call: Call, client: httpx.AsyncClient, url: str, quota_key: str) -> tuple[Outcome, str]:
+    path = url + ("/v1/chat/completions" if call.door in (Door.CHAT, Door.CHAT_STREAM) else "/v1/solve")
     headers = {} if call.body.get("stream") else {"idempotency-key": call.key}
+    headers |= {"authorization": f"Bearer {quota_key}"} if call.limited and quota_key else {}
     async with client.stream("POST", path, json=call.body, headers=headers) as answer:
         data = (await answer.aread()).decode()
     if answer.status_code != 200:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import time
@@ -71,6 +72,23 @@ async def test_a_broken_connection_is_sent_again_under_the_same_key() -> None:
 
     assert await ended(handler, Door.SOLVE) == (Outcome.ANSWERED, "", 1)
     assert len(keys) == 2 and len(set(keys)) == 1
+
+
+async def test_the_next_gateway_is_asked_and_a_limited_caller_shows_its_key() -> None:
+    asked = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.host, request.headers["authorization"]))
+        if len(asked) < 3:
+            raise httpx.ConnectError("killed")
+        return httpx.Response(200, text=SOLUTION)
+
+    limited = dataclasses.replace(call(Door.SOLVE), limited=True)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler), headers={"authorization": "none"}) as client:
+        found = await run(limited, client, time.monotonic(), ("http://one", "http://two"), "secret")
+    assert found.outcome is Outcome.ANSWERED and found.resent == 2
+    hosts = [host for host, _ in asked]
+    assert hosts[0] == hosts[2] != hosts[1] and {key for _, key in asked} == {"Bearer secret"}
 
 
 async def test_a_caller_that_leaves_is_no_loss() -> None:
