@@ -330,13 +330,15 @@ class TextJudge:
 class ScriptedSlots:
     """`SlotsPort` from dictionaries: url → version → state; a url that is not there does not answer.
 
-    What drains at a url of `gated` makes room; `capacities` are max_sequences and cache_tokens of a url's slots.
+    What drains at a url of `gated` makes room; a url of `stuck` computes nothing; `capacities` are
+    max_sequences and cache_tokens of a url's slots.
     """
 
     states: dict[str, dict[str, SlotState]] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)
     capacities: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
 
@@ -348,7 +350,8 @@ class ScriptedSlots:
         return tuple(
             Slot(
                 version=version, state=state, endpoint=self.endpoints.get(url, url), since=0.0,
-                gated=url in self.gated and state is SlotState.DRAINING, max_sequences=sequences, cache_tokens=tokens,
+                gated=url in self.gated and state is SlotState.DRAINING, stuck=url in self.stuck,
+                max_sequences=sequences, cache_tokens=tokens,
             )
             for version, state in self.states[url].items()
         )  # fmt: skip

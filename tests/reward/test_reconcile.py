@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -269,19 +268,3 @@ async def test_closing_waits_for_a_load_under_way(world: World) -> None:
     assert not closing.done(), "the thread is still loading"
     world.loading.set()
     await asyncio.wait_for(closing, 60)
-
-
-@BOTH
-async def test_an_engine_that_is_stuck_says_so_until_it_goes_on(world: World) -> None:
-    world.promote(world.publish(1))
-    await world.until(v1=S.ACTIVE)
-    goes_on = threading.Event()
-    hanging = asyncio.create_task(world.batcher.call(lambda: goes_on.wait(30)))
-    await world.rounds(lambda: not world.reconciler.readiness().ready)
-    assert "the engine has been at one batch for" in world.reconciler.readiness().reason
-    (slot,) = world.reconciler.slots()
-    assert slot.state is S.ACTIVE and "at one batch" in str(slot.reason)
-    goes_on.set()
-    assert await hanging
-    await world.rounds(lambda: world.reconciler.readiness().ready)
-    assert world.reconciler.slots()[0].reason is None

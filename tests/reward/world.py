@@ -47,6 +47,7 @@ class World:
             retry_max_seconds=0.05,
             spare_copies=0,
             stuck_seconds=1.0,
+            lost_seconds=60.0,
             swap_strategy=strategy,
         )
         self.figures = CollectorRegistry()
@@ -58,7 +59,10 @@ class World:
         self.loading = threading.Event()
         self.loading.set()
         self.make: Any = lambda path: ArithmeticModel()
-        self.reconciler = Reconciler(self.settings, registry, self._load, self.batcher, leases, metrics, SETTLE)
+        self.lost: list[str] = []
+        self.reconciler = Reconciler(
+            self.settings, registry, self._load, self.batcher, leases, metrics, self.lost.append, SETTLE
+        )
         self.service = ScoreService(self.settings, self.reconciler, self.batcher, metrics)
         self.batcher.start()
 

@@ -77,6 +77,11 @@ class Slot(Wire):
         description="takes no new jobs, because it makes room; jobs that hold it go on. Left out where it is false",
         exclude_if=lambda gated: not gated,  # readers from before it refuse fields that they do not know
     )
+    stuck: bool = Field(
+        False,
+        description="its state says that it serves, and its engine computes nothing. Left out where it is false",
+        exclude_if=lambda stuck: not stuck,
+    )
     max_sequences: int | None = Field(
         None,
         ge=1,

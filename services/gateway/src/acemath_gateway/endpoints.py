@@ -76,7 +76,11 @@ class Endpoints:
         return known
 
 
-# What is gated makes room: who holds it goes on, nobody new comes.
 def _serving(replicas: ReplicaWatch, version: str) -> dict[str, Slot]:
     slots = {url: replicas.slot(url, version) for url in replicas.urls}
-    return {url: slot for url, slot in slots.items() if slot is not None and slot.state in SERVING and not slot.gated}
+    return {url: slot for url, slot in slots.items() if slot is not None and _takes_jobs(slot)}
+
+
+def _takes_jobs(slot: Slot) -> bool:
+    """What is gated makes room: who holds it goes on, nobody new comes. Of what is stuck nobody would get anything."""
+    return slot.state in SERVING and not slot.gated and not slot.stuck

@@ -16,6 +16,7 @@ from acemath_reward.admission import QueueLimits
 from acemath_reward.basic_key import BasicKeyMiddleware
 from acemath_reward.batcher import Batcher
 from acemath_reward.document import describe
+from acemath_reward.ending import end_process
 from acemath_reward.live.routes import live_router
 from acemath_reward.live.service import LiveService
 from acemath_reward.metrics import RewardMetrics
@@ -45,7 +46,7 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
     batcher = Batcher(QueueLimits(settings.max_queue_tokens, settings.max_queue_items), metrics)
     registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
     leases = StatusLeases(registry, settings.lease_record_max_age_seconds)
-    reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics)
+    reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics, end_process)
     service = ScoreService(settings, reconciler, batcher, metrics)
     live = LiveService(settings, service, batcher, metrics)
 

@@ -77,6 +77,15 @@ class Batcher:
         """Whether the thread is there to work."""
         return self._thread.is_alive()
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last pass failed: by its caller's fault or the engine's."""
+        return self._runner.failing
+
+    def forgive(self) -> None:
+        """The engine was asked, and it was not its fault."""
+        self._runner.failing = False
+
     # ----------------------------------------------------------------------------------------------- whole candidates
 
     def submit(self, engine: Engine, sequences: Sequence[Encoded], deadline: Deadline) -> Ticket:

@@ -64,6 +64,7 @@ class RewardMetrics:
         self.server_failures = self._counter("server_failures", "vLLM servers that did not score", "reason")
         self.failed_batches = self._counter("failed_batches", "batches that the engine did not finish")
         self.rejections = self._counter("rejections", "calls turned away", "reason")
+        self.ready = self._gauge("ready", "1 while the active version scores")
         self.model_info = self._gauge("model_info", "1 for the active version", "version", "dtype", "device")
         self.invariant = self._gauge("batch_invariant", "1 if the start-up check found scores free of their batch")
         self.generation = self._gauge("channel_generation", "generation last read")

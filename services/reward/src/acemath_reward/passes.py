@@ -57,10 +57,14 @@ class PassRunner:
         metrics: the service's instruments.
         pace: learns how fast the engine is.
         drop: takes a failed caller out of what waits.
+
+    Attributes:
+        failing: the last pass did not end as it should, whoever was at fault; a flag between two threads.
     """
 
     def __init__(self, metrics: RewardMetrics, pace: Pace, drop: Callable[[Caller], None]) -> None:
         self._metrics, self._pace, self._drop = metrics, pace, drop
+        self.failing = False
 
     def run(self, work: Pass) -> None:
         """Compute it; when that fails, once more each caller's part by itself; an engine that is away is not asked."""
@@ -73,6 +77,7 @@ class PassRunner:
             for caller in work.callers:
                 self._give_up(caller, error)
         except Exception as error:
+            self.failing = True
             self._metrics.failed_batches.inc()
             callers = work.callers
             _log.error("a pass of %d calls failed", len(callers), exc_info=error)
@@ -111,6 +116,7 @@ class PassRunner:
         started = time.monotonic()
         values = work.engine.model.forward([*cells, *(item.due.cell for item in work.live)])
         seconds = time.monotonic() - started
+        self.failing = False
         self._measure(work, [*cells, *(item.due.cell for item in work.live)], seconds)
         for seat in {item.seat for item in work.live}:
             seat.computed(seconds)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_core.wire import Slot, SlotState
@@ -41,8 +42,8 @@ from acemath_reward.batcher import Batcher
 from acemath_reward.engine.allocator import give_back_freed_memory
 from acemath_reward.lifting import Lift
 from acemath_reward.metrics import RewardMetrics
-from acemath_reward.ports import ModelLoader
-from acemath_reward.pulse import EnginePulse
+from acemath_reward.ports import ModelLoader, RewardModel
+from acemath_reward.pulse import EnginePulse, PulseLimits
 from acemath_reward.settings import RewardSettings
 from acemath_reward.versions import VersionSlot
 from acemath_web.health import Readiness
@@ -61,6 +62,7 @@ class Reconciler:
         batcher: its thread runs the checks of a new version.
         leases: who still uses an old version.
         metrics: the service's instruments.
+        on_lost: told why the engine will not compute again in this process.
         settle_seconds: how much newer than a version's draining the gateways' records must be, see `Places`.
     """
 
@@ -72,6 +74,7 @@ class Reconciler:
         batcher: Batcher,
         leases: Leases,
         metrics: RewardMetrics,
+        on_lost: Callable[[str], None],
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._settings, self._leases, self._metrics = settings, leases, metrics
@@ -83,7 +86,9 @@ class Reconciler:
             on_error=metrics.registry_errors.labels("channel").inc,
         )
         self._status = StatusFile(registry, "reward", settings.instance, metrics.registry_errors.labels("status").inc)
-        self._pulse = EnginePulse(batcher, settings.stuck_seconds)
+        limits = PulseLimits(settings.stuck_seconds, settings.lost_seconds)
+        self._pulse = EnginePulse(batcher, limits, self._computing)
+        self._on_lost = on_lost
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
         strategy, patience = settings.swap_strategy, settings.gate_timeout_seconds
@@ -148,6 +153,8 @@ class Reconciler:
     async def round(self) -> None:
         """One look at everything, and the next step."""
         self._pulse.beat()
+        if (lost := self._pulse.lost()) is not None:
+            self._on_lost(lost)
         desired = await self._reader.read()
         if self._versions.forget_ended(desired):
             self._to_prune = True
@@ -166,8 +173,15 @@ class Reconciler:
             elif unused is not None:
                 self._lift.down(unused)
         self._metrics.set_versions(slot.state for slot in self._versions.all())
+        self._metrics.ready.set(self.readiness().ready)
         self._show_active()
         await self._write_status(desired)
+
+    def _computing(self) -> RewardModel | None:
+        """The active model, where this process computes it: a server of its own is watched by itself."""
+        active = self._versions.active()
+        model = None if active is None or active.served is None else active.served.engine.model
+        return None if model is None or model.server is not None else model
 
     def _show_active(self) -> None:
         active = self._versions.active()

@@ -93,6 +93,13 @@ class RewardSettings(SwapSettings):
     stuck_seconds: float = Field(
         120.0, gt=0, le=3600, description="one batch, or one check of a new version, that takes longer: not ready"
     )
+    lost_seconds: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="after so long at one batch, or without a batch that succeeds, the process ends, to be started "
+        "again by what runs it; 0: never",
+    )
     poll_seconds: float = Field(1.0, ge=0.02, le=10, description="between two looks at the channel")
     load_attempts: int = Field(3, ge=1, description="failed attempts after which a new version is rejected")
     retry_max_seconds: float = Field(60.0, gt=0, description="longest pause between two attempts to load a version")

@@ -76,7 +76,14 @@ class VersionSlot(FollowedVersion):
             stuck: why no version here is being scored with, None while the engine works.
         """
         reason = self.broken() or (stuck if stuck is not None and self.state in SERVING else self.reason)
-        return Slot(version=str(self.ref), state=self.state, since=self.since, reason=reason, gated=self.gated)
+        return Slot(
+            version=str(self.ref),
+            state=self.state,
+            since=self.since,
+            reason=reason,
+            gated=self.gated,
+            stuck=stuck is not None and self.state in SERVING,
+        )
 
     def details(self) -> dict[str, object]:
         """As `/readyz?verbose` shows it: what it runs on, and what its checks found."""
