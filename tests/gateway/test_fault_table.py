@@ -214,7 +214,7 @@ async def test_a_full_disk_under_the_registry_keeps_nobody_waiting(
 
     registry = Registry(tmp_path)
     monkeypatch.setattr(registry, "write_status", full)
-    leases = StatusFileLeases(registry, instance="a")
+    leases = StatusFileLeases(registry, instance="a", channel="default")
     for _ in range(3):
         await leases.assert_leases(1, "r-1", {"r-1": 1})
     assert caplog.text.count("No space left") == 1  # said once; the record runs out and means "unknown", never zero

@@ -32,6 +32,8 @@ def test_the_releases_that_gateways_route_by_are_in_their_records(tmp_path: Path
     write_channel(tmp_path, two, 2, one.id)
     for name, generation, release in (("a", 1, one.id), ("b", 2, two.id), ("c", 2, two.id), ("starting", 0, None)):
         registry.write_status("gateway", name, {"generation": generation, "release": release, "leases": {}, "at": 0.0})
+    elsewhere = {"channel": "candidate", "generation": 7, "release": one.id, "leases": {}, "at": 0.0}
+    registry.write_status("gateway", "elsewhere", elsewhere)
     peers = ChannelWatch(registry, "default").peers()
     assert [(peer.generation, peer.release, peer.policy) for peer in peers] == [
         (2, two.id, "p@s1-cccccccccccc"),
@@ -117,7 +119,7 @@ def test_the_channel_is_read_again_only_when_its_file_changed(tmp_path: Path, mo
 
 
 async def test_the_status_file_says_what_is_leased_and_goes_with_its_gateway(tmp_path: Path) -> None:
-    store = StatusFileLeases(Registry(tmp_path), instance="g-0")
+    store = StatusFileLeases(Registry(tmp_path), instance="g-0", channel="default")
     await store.assert_leases(3, A.release, {A.release: 2})
     path = tmp_path / "status/gateway/g-0.json"
     written = json.loads(path.read_text())
@@ -132,7 +134,7 @@ async def test_a_write_that_is_under_way_does_not_land_after_the_record_is_taken
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Registry(tmp_path)
-    store, path = StatusFileLeases(registry, instance="g-0"), tmp_path / "status/gateway/g-0.json"
+    store, path = StatusFileLeases(registry, instance="g-0", channel="default"), tmp_path / "status/gateway/g-0.json"
     begun, go_on, write = threading.Event(), threading.Event(), registry.write_status
 
     def slow(*given: Any) -> None:
@@ -158,7 +160,7 @@ async def test_a_write_that_is_under_way_does_not_land_after_the_record_is_taken
 
 async def test_a_registry_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "status").write_text("not a folder")
-    store = StatusFileLeases(Registry(tmp_path), instance="g-0")
+    store = StatusFileLeases(Registry(tmp_path), instance="g-0", channel="default")
     await store.assert_leases(1, None, {})
     await store.assert_leases(1, None, {})
     assert len([r for r in caplog.records if "leases cannot be written" in r.message]) == 1

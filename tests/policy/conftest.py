@@ -165,7 +165,9 @@ class Agents:
         prometheus = CollectorRegistry()
         metrics, registry = PolicyMetrics(prometheus), Registry(settings.registry_root, trusted=trusted)
         launcher = Launcher(settings, self.environment, KEY, metrics)
-        reconciler = Reconciler(settings, registry, launcher, leases or StatusLeases(registry, 30.0), metrics, SETTLE)
+        reconciler = Reconciler(
+            settings, registry, launcher, leases or StatusLeases(registry, "default", 30.0), metrics, SETTLE
+        )
         agent = Agent(reconciler, prometheus, asyncio.create_task(reconciler.run()))
         self.running.append(agent)
         return agent

@@ -201,6 +201,45 @@ async def test_a_restarted_service_has_what_gateways_route_by_before_what_is_nam
         await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
 
 
+async def test_what_gateways_route_by_comes_back_also_when_what_is_named_is_ready_before_it(swap: Swap) -> None:
+    first, _, third = swap.refs
+    async with restarted(swap) as again:
+        gate = threading.Event()
+
+        def made(path: Path) -> ArithmeticModel:
+            assert first.partition("@")[2] not in str(path) or gate.wait(60)
+            return ArithmeticModel()
+
+        again.make = made
+        try:
+            await until(swap, again, (S.STAGING, None, S.ACTIVE), g1=1)
+            for _ in range(20):
+                await again.reconciler.round()
+            assert again.states()[first] is S.STAGING, "the gateways still wait for it: the other half may be bad"
+        finally:
+            gate.set()
+        await until(swap, again, (S.DRAINING, None, S.ACTIVE), g1=1)
+        assert await again.score() == third and await again.score(first) == first
+        await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
+
+
+async def test_what_no_gateway_routes_by_any_more_is_not_brought_back_to_the_end(swap: Swap) -> None:
+    first = swap.refs[0]
+    async with restarted(swap) as again:
+        gate = threading.Event()
+
+        def made(path: Path) -> ArithmeticModel:
+            assert first.partition("@")[2] not in str(path) or gate.wait(60)
+            return ArithmeticModel()
+
+        again.make = made
+        try:
+            await until(swap, again, (S.STAGING, None, S.ACTIVE), g1=1)
+            await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
+        finally:
+            gate.set()
+
+
 async def test_a_restarted_service_serves_while_what_is_named_is_bad(swap: Swap) -> None:
     async with restarted(swap) as again:
         weights = swap.world.registry.path(swap.world.versions[3]) / "model.safetensors"

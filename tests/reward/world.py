@@ -53,7 +53,7 @@ class World:
         self.figures = CollectorRegistry()
         metrics = RewardMetrics(self.figures)
         self.batcher = Batcher(QueueLimits(10_000, 100), metrics)
-        leases = StatusLeases(registry, max_age_seconds=30)
+        leases = StatusLeases(registry, "default", max_age_seconds=30)
         self.loaded: list[Path] = []
         self.versions: dict[int, ModelRef] = {}
         self.loading = threading.Event()

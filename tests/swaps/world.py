@@ -219,7 +219,7 @@ async def open_world(
 
     def make_agent(policy_metrics: Any) -> Reconciler:
         engines = Engines(policy_settings, policy_metrics)
-        leases = StatusLeases(registry, max_age_seconds=30)
+        leases = StatusLeases(registry, "default", max_age_seconds=30)
         made.append((Reconciler(policy_settings, registry, engines, leases, policy_metrics, SETTLE), engines))  # type: ignore[arg-type]
         return made[0][0]
 
@@ -234,7 +234,8 @@ async def open_world(
         encoders = RegistryEncoders(registry)
         tracker = ReleaseTracker(
             channel=ChannelWatch(registry, "default"), slots=HttpSlots(policy), policy_urls=[policy_url],
-            reward_urls=[reward_url], encoders=encoders, stores=[StatusFileLeases(registry, instance="g1")],
+            reward_urls=[reward_url], encoders=encoders,
+            stores=[StatusFileLeases(registry, instance="g1", channel="default")],
             metrics=metrics, poll_seconds=0.05, heartbeat_seconds=0.2,
         )  # fmt: skip
         solver = Solver(

@@ -76,7 +76,7 @@ async def test_a_registry_that_hangs_holds_one_thread_and_no_round(
     monkeypatch.setattr("acemath_registry.following.slow.ANSWER_SECONDS", 0.05)
     follower, failed = Follower(registry), list[str]()
     registry.promote("default", registry.create_release(policy, reward).id, expected_generation=None, by="test")
-    leases = StatusLeases(registry, 30)
+    leases = StatusLeases(registry, "default", 30)
     status = StatusFile(registry, "policy", "0", lambda: failed.append("status"))
     hanging = {name: Hanging() for name in ("channel_mark", "statuses", "write_status")}
     with monkeypatch.context() as patch:

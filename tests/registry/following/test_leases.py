@@ -72,13 +72,13 @@ async def test_only_complete_knowledge_lets_go(tmp_path: Path, records: dict[str
     registry = registry_at(tmp_path)
     for name, record in records.items():
         registry.write_status("gateway", name, record)
-    assert await holder(StatusLeases(registry, 30, lambda: NOW)) == reason
+    assert await holder(StatusLeases(registry, "default", 30, lambda: NOW)) == reason
 
 
 async def test_a_release_that_cannot_be_read_may_hold_any_version(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.write_status("gateway", "a", {"generation": 5, "release": NEW.id, "leases": {}, "at": NOW})
-    leases = StatusLeases(registry, 30, lambda: NOW)
+    leases = StatusLeases(registry, "default", 30, lambda: NOW)
     assert f"release {NEW.id} cannot be read" in str(await holder(leases))
     assert f"release {NEW.id} cannot be read" in str((await leases.usage()).unknown)
 
@@ -88,7 +88,7 @@ async def test_usage_is_by_version_and_by_all_gateways_together(tmp_path: Path) 
     registry.write_status("gateway", "a", {"generation": 1, "release": OLD.id, "leases": {}, "at": NOW - 3})
     registry.write_status("gateway", "b", {"generation": 3, "release": NEW.id, "leases": {SHARING.id: 2}, "at": NOW})
     registry.write_status("gateway", "c", {"generation": 0, "release": None, "leases": {}, "at": NOW})  # it starts
-    usage = await StatusLeases(registry, 30, lambda: NOW).usage()
+    usage = await StatusLeases(registry, "default", 30, lambda: NOW).usage()
     assert (usage.unknown, usage.written) == (None, NOW - 3)
     assert {version: use.how for version, use in usage.users.items()} == {
         OLD.policy: "gateway a: it still routes by generation 1",
@@ -116,22 +116,37 @@ async def test_one_record_that_says_too_little_makes_usage_unknown(
     if record is not None:
         registry.write_status("gateway", "a", record)
         registry.write_status("gateway", "b", {"generation": 1, "release": OLD.id, "leases": {}, "at": NOW})
-    usage = await StatusLeases(registry, 30, lambda: NOW).usage()
+    usage = await StatusLeases(registry, "default", 30, lambda: NOW).usage()
     assert str(usage.unknown).startswith(reason) and not usage.users
+
+
+@pytest.mark.parametrize("at", [NOW, NOW - 1000], ids=["alive", "killed long ago"])
+async def test_gateways_on_another_channel_say_nothing_here(tmp_path: Path, at: float) -> None:
+    registry = registry_at(tmp_path)
+    ours = {"channel": "default", "generation": 58, "release": NEW.id, "leases": {}, "at": NOW}
+    theirs = {"channel": "candidate", "generation": 2, "release": OLD.id, "leases": {OLD.id: 1}, "at": at}
+    registry.write_status("gateway", "ours", ours)
+    registry.write_status("gateway", "theirs", theirs)
+    leases = StatusLeases(registry, "default", 30, lambda: NOW)
+    usage = await leases.usage()
+    assert usage.unknown is None and set(usage.users) == {NEW.policy, NEW.reward}
+    assert await leases.holder(OLD.policy, 57, {OLD.id}) is None
+    registry.write_status("gateway", "theirs", {key: value for key, value in theirs.items() if key != "channel"})
+    assert await leases.holder(OLD.policy, 57, {OLD.id}) is not None, "one that names no channel may be ours"
 
 
 async def test_an_unreadable_record_is_unknown(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.write_status("gateway", "a", {"generation": 5, "leases": {}, "at": NOW})
     (tmp_path / "status" / "gateway" / "a.json").write_text("{")
-    held = await holder(StatusLeases(registry, 30, lambda: NOW))
+    held = await holder(StatusLeases(registry, "default", 30, lambda: NOW))
     assert held is not None
     assert held.startswith("the gateways' records cannot be read")
 
 
 async def test_a_gateway_that_was_killed_holds_a_version_until_somebody_says_so(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    leases = StatusLeases(registry, 30, lambda: NOW)
+    leases = StatusLeases(registry, "default", 30, lambda: NOW)
     for name, at in (("alive", NOW), ("killed", NOW - 1000)):
         registry.write_status("gateway", name, {"generation": 5, "leases": {}, "at": at})
     held = await holder(leases)
@@ -161,7 +176,7 @@ async def test_a_damaged_record_can_be_forgotten(tmp_path: Path) -> None:
     registry.write_status("gateway", "alive", {"generation": 5, "leases": {}, "at": NOW})
     (tmp_path / "status" / "gateway" / "a.json").write_text("{")
     forget_gateway(registry, "a", by="ann", max_age_seconds=60, now=lambda: NOW)
-    assert await holder(StatusLeases(registry, 30, lambda: NOW)) is None
+    assert await holder(StatusLeases(registry, "default", 30, lambda: NOW)) is None
 
 
 def test_the_command_forgets_an_old_record_and_refuses_a_fresh_one(tmp_path: Path) -> None:

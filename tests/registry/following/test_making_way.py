@@ -244,6 +244,8 @@ async def happen(world: World, chance: random.Random) -> None:
         ({"waiting": "p@s2 waits for a place"}, False),
         ({"at": 0.0}, False),
         ({"at": None}, False),
+        ({"channel": "candidate"}, False),
+        ({"channel": "default"}, True),
         ({"slots": None}, False),
         ({"slots": [{"version": "VERSION", "state": "rejected"}, {"version": "VERSION", "state": "staging"}]}, False),
         ({"slots": [{"version": "VERSION", "state": "rejected"}, {"version": "other", "state": "active"}]}, True),
@@ -262,7 +264,7 @@ async def test_a_refusal_is_read_from_a_fresh_record_of_this_generation(
         written = {"generation": 2, "at": 1000.0, "waiting": None, "slots": slots} | record
         document = json.loads(json.dumps(written).replace("VERSION", str(reward)))
         registry.write_status("reward", "0", document)
-    refusals = StatusRefusals(registry, now=lambda: 1020.0)
+    refusals = StatusRefusals(registry, "default", now=lambda: 1020.0)
     said = await refusals.of(Desired(release.policy, release.id, 2))
     assert said == (f"reward/0 refused {reward} of {release.id}" if found else None)
     assert await refusals.of(Desired(release.policy, "r-000000000000", 2)) is None, "a release that cannot be read"

@@ -77,7 +77,7 @@ async def test_promoted_in_a_bucket_served_from_a_private_copy_and_swapped(
     assert world.loaded[0].is_relative_to(world.settings.cache_dir)
     assert world.registry.read_status("reward", "0")["generation"] == 1, "its status lies in the bucket"
 
-    gateway = StatusFileLeases(world.registry, instance="g1")
+    gateway = StatusFileLeases(world.registry, instance="g1", channel="default")
     watch = ChannelWatch(world.registry, "default")
     (pointer,) = watch.read()
     assert (pointer.policy, pointer.reward, pointer.generation) == (str(policy), str(first), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path, PurePath
@@ -19,6 +19,7 @@ from acemath_registry import (
     gatekeeping,
     gates,
     hub,
+    moves,
     publish,
     reading,
     releases,
@@ -38,6 +39,7 @@ from acemath_registry.gates import Gates, Refusal
 from acemath_registry.hub import HubCheckpoint
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
+from acemath_registry.moves import Move
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.releases import Release
@@ -203,24 +205,48 @@ class Registry:
         return releases.read_release(self._layout, release_id)
 
     def promote(
-        self, channel: str, release_id: str, *, expected_generation: int | None, by: str, override: str | None = None
+        self,
+        channel: str,
+        release_id: str,
+        *,
+        expected_generation: int | None,
+        by: str,
+        override: str | None = None,
+        again: bool = False,
     ) -> Channel:
+        """Point a channel at a release; see `move`."""
+        return self.move(
+            channel, release_id, expected_generation=expected_generation, by=by, override=override, again=again
+        ).after
+
+    def move(
+        self,
+        channel: str,
+        release_id: str,
+        *,
+        expected_generation: int | None,
+        by: str,
+        override: str | None = None,
+        again: bool = False,
+    ) -> Move:
         """Point a channel at a release by compare-and-set, if the channel's gates let it.
 
         Args:
             channel: its name.
             release_id: what to point at.
-            expected_generation: what the caller saw; see `releases.promote`, also for further errors.
+            expected_generation: what the caller saw; see `moves.promote`, also for further errors.
             by: who asks.
             override: the reason to promote what a gate refuses; it is written into the audit log first.
+            again: let replicas try once more what they rejected, also where the release is current.
 
         Raises:
             GateRefused: a gate refuses; nothing was changed.
         """
-        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override)
-        return releases.promote(
-            self._layout, channel, release_id, expected_generation=expected_generation, by=by, gatekeeper=keeper
-        )
+        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override, again=again)
+        return moves.promote(
+            self._layout, channel, release_id, expected_generation=expected_generation, by=by, gatekeeper=keeper,
+            again=again,
+        )  # fmt: skip
 
     def gates(self, channel: str) -> Gates:
         """What a channel asks of a release. See `gates.read_gates` for errors."""
@@ -239,10 +265,20 @@ class Registry:
         return evaluations.attach_evaluation(self._layout, comparison, by=by)
 
     def rollback(
-        self, channel: str, *, by: str, expected_generation: int | None = None, why: str | None = None
+        self,
+        channel: str,
+        *,
+        by: str,
+        expected_generation: int | None = None,
+        why: str | None = None,
+        expected_release: str | None = None,
+        once: bool = False,
     ) -> Channel:
-        """Promote a channel's previous release; `why` is for the audit log. See `releases.rollback` for errors."""
-        return releases.rollback(self._layout, channel, expected_generation=expected_generation, by=by, why=why)
+        """Promote a channel's previous release. See `moves.rollback` for arguments and errors."""
+        return moves.rollback(
+            self._layout, channel, expected_generation=expected_generation, by=by, why=why,
+            expected_release=expected_release, once=once,
+        ).after  # fmt: skip
 
     def canary(
         self,
@@ -305,13 +341,19 @@ class Registry:
         """Take away what an instance reported. Raises InvalidRequest, NotFound, StorageError."""
         status.remove_status(self._layout, service, instance)
 
-    def statuses(self, service: str) -> dict[str, dict[str, Any]]:
-        """Instance → what it reported last. Raises VerificationError, StorageError."""
-        return status.read_statuses(self._layout, service)
+    def statuses(self, service: str, channel: str | None = None) -> dict[str, dict[str, Any]]:
+        """Instance → what it reported last, on any channel or one. Raises VerificationError, StorageError."""
+        return status.read_statuses(self._layout, service, channel)
 
     def collect(self, retention: Retention, *, by: str, apply: bool) -> list[Verdict]:
         """What becomes of each version that nobody may need; done only if `apply`. See `collect.collect` for errors."""
-        return collect.collect(self._layout, retention, by=by, apply=apply)
+        return list(self.collecting(retention, by=by, apply=apply))
+
+    def collecting(
+        self, retention: Retention, *, by: str, apply: bool, progress: Progress = no_progress
+    ) -> Iterator[Verdict]:
+        """As `collect`, each verdict as soon as it is done."""
+        return collect.collect(self._layout, retention, by=by, apply=apply, progress=progress)
 
     def log(self) -> list[AuditEntry]:
         """The last changes of the registry, the oldest first. Raises StorageError."""

@@ -44,8 +44,16 @@ def read_status(layout: Layout, service: str, instance: str) -> dict[str, Any]:
     return decode(data, file=path.name, reason=RejectReason.MANIFEST_MALFORMED)
 
 
-def read_statuses(layout: Layout, service: str) -> dict[str, dict[str, Any]]:
+def read_statuses(layout: Layout, service: str, channel: str | None = None) -> dict[str, dict[str, Any]]:
     """Instance → what it wrote last, for all instances of a service; empty when none wrote.
+
+    Several stacks may use one registry, each on a channel of its own, and their generations have nothing to do with
+    each other. A record that names no channel (of an instance from before they did) may be of any.
+
+    Args:
+        layout: of the registry.
+        service: whose instances.
+        channel: leave out what instances on other channels wrote; None: all.
 
     Raises:
         InvalidRequest, VerificationError, StorageError: as `read_status`.
@@ -57,7 +65,7 @@ def read_statuses(layout: Layout, service: str) -> dict[str, dict[str, Any]]:
     for name in names:
         with suppress(NotFound):  # it was taken away since
             found[name] = read_status(layout, service, name)
-    return found
+    return {name: read for name, read in found.items() if channel is None or read.get("channel", channel) == channel}
 
 
 def remove_status(layout: Layout, service: str, instance: str) -> None:

@@ -78,13 +78,13 @@ class ChannelWatch:
         return self._pointers
 
     def peers(self) -> tuple[Pointer, ...]:
-        """The releases by which gateways route, the newest first.
+        """The releases by which the channel's gateways route, the newest first.
 
         Raises:
             NotFound, VerificationError, StorageError: a record, or a release that it names, cannot be read.
         """
         found = dict[int, str]()
-        for record in self._registry.statuses("gateway").values():
+        for record in self._registry.statuses("gateway", self._name).values():
             generation, release = record.get("generation"), record.get("release")
             if isinstance(generation, int) and isinstance(release, str):
                 found[generation] = release

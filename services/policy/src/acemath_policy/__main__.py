@@ -47,7 +47,7 @@ def reconciler_of(
         settings,
         registry,
         Launcher(settings, inherited_environment(), key, metrics),
-        StatusLeases(registry, settings.lease_record_max_age_seconds),
+        StatusLeases(registry, settings.channel, settings.lease_record_max_age_seconds),
         metrics,
     )
 

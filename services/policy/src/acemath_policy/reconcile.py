@@ -79,7 +79,8 @@ class Reconciler:
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
         strategy, patience = settings.swap_strategy, settings.gate_timeout_seconds
-        way: MakingWay[VersionSlot] = MakingWay(strategy, leases, StatusRefusals(registry), patience, settle_seconds)
+        refusals = StatusRefusals(registry, settings.channel)
+        way: MakingWay[VersionSlot] = MakingWay(strategy, leases, refusals, patience, settle_seconds)
         self._versions = Versions(ModelKind.POLICY, _begin, self._places, way, on_activated=activated)
         self._slots = self._versions.living
         self._to_prune = False  # a version ended, and its copy may have to go when none is being made
@@ -133,7 +134,12 @@ class Reconciler:
     async def _write_status(self) -> None:
         generation = self._reader.desired.generation if self._reader.desired else None
         slots = [slot.model_dump(mode="json") for slot in self.slots()]
-        document = {"generation": generation, "ready": self.readiness().ready, "slots": slots}
+        document = {
+            "channel": self._settings.channel,
+            "generation": generation,
+            "ready": self.readiness().ready,
+            "slots": slots,
+        }
         await self._status.write(document | {"waiting": self._places.waiting})
 
     async def close(self) -> None:

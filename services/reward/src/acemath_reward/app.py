@@ -45,7 +45,7 @@ def create_app(settings: RewardSettings, load_model: ModelLoader, key: SecretStr
     metrics = RewardMetrics(instruments)
     batcher = Batcher(QueueLimits(settings.max_queue_tokens, settings.max_queue_items), metrics)
     registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
-    leases = StatusLeases(registry, settings.lease_record_max_age_seconds)
+    leases = StatusLeases(registry, settings.channel, settings.lease_record_max_age_seconds)
     reconciler = Reconciler(settings, registry, load_model, batcher, leases, metrics, end_process)
     service = ScoreService(settings, reconciler, batcher, metrics)
     live = LiveService(settings, service, batcher, metrics)

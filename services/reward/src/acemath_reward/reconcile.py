@@ -92,7 +92,8 @@ class Reconciler:
         self._places: Places[VersionSlot] = Places(leases, metrics.swap_waiting.set, settle_seconds)
         activated = metrics.swaps.labels("activated").inc
         strategy, patience = settings.swap_strategy, settings.gate_timeout_seconds
-        way: MakingWay[VersionSlot] = MakingWay(strategy, leases, StatusRefusals(registry), patience, settle_seconds)
+        refusals = StatusRefusals(registry, settings.channel)
+        way: MakingWay[VersionSlot] = MakingWay(strategy, leases, refusals, patience, settle_seconds)
         self._versions = Versions(ModelKind.REWARD, _begin, self._places, way, on_activated=activated)
         self._slots = self._versions.living
         self._to_prune = False  # a version ended, and its copy may have to go when none is being made
@@ -197,7 +198,12 @@ class Reconciler:
     async def _write_status(self, desired: Desired | None) -> None:
         generation = desired.generation if desired else None
         slots = [slot.model_dump(mode="json") for slot in self.slots()]
-        document = {"generation": generation, "ready": self.readiness().ready, "slots": slots}
+        document = {
+            "channel": self._settings.channel,
+            "generation": generation,
+            "ready": self.readiness().ready,
+            "slots": slots,
+        }
         await self._status.write(document | {"waiting": self._places.waiting})
 
     async def close(self) -> None:
@@ -243,7 +249,8 @@ class Reconciler:
         if self._versions.active() is None:
             return
         for slot in self._slots:
-            again = slot.proved and slot.state in BRINGING_UP  # its server died while it drained
+            # Its server died while it drained, or it was to stand in until the named one came, which was quicker.
+            again = (slot.proved or slot.stands_in) and slot.state in BRINGING_UP
             if not (again or slot.state is SlotState.DRAINING) or self._versions.keeps(desired, slot):
                 continue
             held = await self._leases.holder(slot.member, slot.generation, slot.releases)

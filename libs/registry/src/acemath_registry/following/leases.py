@@ -105,20 +105,23 @@ class _Record:
 class StatusLeases:
     """Reads `status/gateway/<instance>.json` in the registry.
 
-    A record is `{"generation": g, "release": id, "leases": {release id: count}, "at": unix seconds}`: g and id are the
-    channel generation and the release to which that gateway sends new requests (0 and null before its first), and
-    `leases` everything it holds. `"viewed"` (Unix seconds) is when it began to ask the replicas for what new leases are
-    given by; older gateways do not write it. A gateway that ends in order removes its own record; for one that was
-    killed a person does (`forget_gateway`).
+    A record is `{"channel": c, "generation": g, "release": id, "leases": {release id: count}, "at": unix seconds}`: g
+    and id are the channel generation and the release to which that gateway sends new requests (0 and null before its
+    first), and `leases` everything it holds. `"viewed"` (Unix seconds) is when it began to ask the replicas for what
+    new leases are given by; older gateways write neither it nor their channel. A gateway that ends in order removes its
+    own record; for one that was killed a person does (`forget_gateway`).
 
     Args:
         registry: where the records lie.
+        channel: the one that this replica follows; gateways on others send nothing here.
         max_age_seconds: an older record is unknown: its gateway may be cut off and still at work.
         now: Unix time.
     """
 
-    def __init__(self, registry: Registry, max_age_seconds: float, now: Callable[[], float] = time.time) -> None:
-        self._registry, self._max_age, self._now = registry, max_age_seconds, now
+    def __init__(
+        self, registry: Registry, channel: str, max_age_seconds: float, now: Callable[[], float] = time.time
+    ) -> None:
+        self._registry, self._channel, self._max_age, self._now = registry, channel, max_age_seconds, now
         self._members: dict[str, tuple[ReleaseMember, ReleaseMember]] = {}
         self._calls = SlowCalls()
 
@@ -168,7 +171,7 @@ class StatusLeases:
 
     def _records(self) -> list[_Record]:
         try:
-            found = self._registry.statuses("gateway")
+            found = self._registry.statuses("gateway", self._channel)
         except ServiceError as error:
             raise _Unknown(_unreadable(error)) from error
         if not found:

@@ -30,11 +30,12 @@ class StatusRefusals:
 
     Args:
         registry: where the records and the releases are.
+        channel: the one that this replica follows; generations of others are others.
         now: Unix time.
     """
 
-    def __init__(self, registry: Registry, now: Callable[[], float] = time.time) -> None:
-        self._registry, self._now, self._calls = registry, now, SlowCalls()
+    def __init__(self, registry: Registry, channel: str, now: Callable[[], float] = time.time) -> None:
+        self._registry, self._channel, self._now, self._calls = registry, channel, now, SlowCalls()
 
     async def of(self, desired: Desired) -> str | None:
         """See `Refusals.of`."""
@@ -47,7 +48,7 @@ class StatusRefusals:
         release = self._registry.release(desired.release)
         for kind in (ModelKind.POLICY, ModelKind.REWARD):
             version = release.member(kind).ref
-            for instance, record in self._registry.statuses(kind.value).items():
+            for instance, record in self._registry.statuses(kind.value, self._channel).items():
                 if self._speaks_of(desired, record) and _rejects(record, version):
                     return f"{kind.value}/{instance} refused {version} of {desired.release}"
         return None

@@ -35,7 +35,8 @@ class FollowedVersion:
         shared: the channel named it for a share of the requests once: gateways may use it by what they saw, whatever
             generation they route by.
         stands_in: gateways route by it although the channel names another one, and nothing else is active: it was
-            brought up again after a restart, and serves until the named one does.
+            brought up again after a restart, and serves until the named one does. While it comes up it is kept
+            for them, whichever of the two is ready first.
         place: set when it may be loaded, or when it may never be, see `refusal`.
         granted: it may be loaded, or was.
         waits: it is verified, and waits for its place.

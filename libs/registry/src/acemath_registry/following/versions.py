@@ -12,7 +12,7 @@ from acemath_core.wire import SlotState
 from acemath_registry.following.channel import ChannelFollower, Desired
 from acemath_registry.following.making_way import MakingWay
 from acemath_registry.following.places import Places
-from acemath_registry.following.version import ENDED, SERVING, FollowedVersion
+from acemath_registry.following.version import BRINGING_UP, ENDED, SERVING, FollowedVersion
 from acemath_registry.manifest import ModelKind
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ class Versions(Generic[V]):
             self._on_activated()
         canary = self.canary(desired)
         for version in self.living:
-            version.stands_in = False
+            # What gateways route by comes back even when it is slower: they flip only when the other half is there.
+            version.stands_in = version.stands_in and version.state in BRINGING_UP
             if version is canary and version is not wanted and version.state is not SlotState.READY:
                 self._take_back(version)
             elif version not in (wanted, canary) and version.state in (SlotState.READY, SlotState.ACTIVE):

@@ -1,6 +1,7 @@
 """`LeaseStore` as a status file in the registry: what agents and reward services read before they stop a version.
 
-`status/gateway/<instance>.json`: `{"generation": 3, "release": "r-…", "leases": {"r-…": 2}, "at": <Unix seconds>}`;
+`status/gateway/<instance>.json`:
+`{"channel": "default", "generation": 3, "release": "r-…", "leases": {"r-…": 2}, "at": <Unix seconds>}`;
 generation and release are what new jobs use, 0 and null before the first. `"viewed": <Unix seconds>` is when the
 replicas began to be asked for what new leases are given by. An old record means *unknown*, never zero;
 so a gateway that ends in order takes its record away, and nobody waits for it any more.
@@ -28,10 +29,11 @@ class StatusFileLeases:
     Args:
         registry: where to write.
         instance: name of this gateway.
+        channel: the one that it follows.
     """
 
-    def __init__(self, registry: Registry, *, instance: str) -> None:
-        self._registry, self._instance = registry, instance
+    def __init__(self, registry: Registry, *, instance: str, channel: str) -> None:
+        self._registry, self._instance, self._channel = registry, instance, channel
         self._changing: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -39,8 +41,8 @@ class StatusFileLeases:
         self, generation: int, release: str | None, counts: dict[str, int], viewed: float | None = None
     ) -> None:
         """See `LeaseStore.assert_leases`."""
-        document = {"generation": generation, "release": release, "leases": counts, "at": time.time()}
-        document |= {} if viewed is None else {"viewed": viewed}
+        document = {"channel": self._channel, "generation": generation, "release": release, "leases": counts}
+        document |= {"at": time.time()} if viewed is None else {"at": time.time(), "viewed": viewed}
         await self._try(lambda: self._registry.write_status("gateway", self._instance, document))
 
     async def withdraw(self) -> None:
