@@ -164,12 +164,37 @@ async def test_a_disk_that_is_full_while_copying_changes_nothing(
     def full(*given: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    bad = publish_reward(replica.world.registry, replica.exports.sharded, step=3)
+    world, good = replica.world, publish_reward(replica.world.registry, replica.exports.sharded, step=3)
     with monkeypatch.context() as patch:
         patch.setattr(registry_disk, "copy_file", full)
-        await replica.rejects(bad, "no space left while copying")
-    assert not list(replica.world.settings.cache_dir.glob("rew/.*.partial-*"))
-    await replica.takes_the_next()
+        world.promote(good)
+        await world.rounds(lambda: "no space left while copying" in str(world.reconciler.slots()[-1].reason))
+        assert world.states() == {str(replica.first): S.ACTIVE, str(good): S.VERIFYING}
+        assert world.reconciler.readiness().ready and await replica.scores() == replica.bits
+        assert not list(world.settings.cache_dir.glob("rew/.*.partial-*"))
+    await replica.until(good, S.ACTIVE)  # by itself, once there is space
+
+
+async def test_copies_that_nobody_uses_go_when_the_disk_is_full(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = replica.world
+    spare = world.settings.cache_dir / "rew" / "s0-000000000000"
+    spare.mkdir(parents=True)
+    copy_file, asked = registry_disk.copy_file, list[bool]()
+
+    def full_while_it_lies_there(*given: Any) -> None:
+        asked.append(spare.exists())
+        if spare.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy_file(*given)
+
+    monkeypatch.setattr(registry_disk, "copy_file", full_while_it_lies_there)
+    good = publish_reward(world.registry, replica.exports.sharded, step=3)
+    world.promote(good)
+    await replica.until(good, S.ACTIVE)
+    assert asked[0] and not asked[-1]
+    assert (world.settings.cache_dir / "rew" / replica.first.version).exists(), "what serves keeps its own"
 
 
 async def test_a_publisher_that_is_killed_changes_nothing(replica: Replica) -> None:

@@ -26,6 +26,7 @@ class Lift(Lifting[FollowedVersion]):
 
     def __init__(self, script: list[Exception | None], versions: list[FollowedVersion], registry: Registry) -> None:
         self.script, self.rejected, self.phases, self.freed = script, 0, list[str](), 0
+        self.spaces = 0
         super().__init__(
             Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy, StorageError)),
             versions,
@@ -40,6 +41,9 @@ class Lift(Lifting[FollowedVersion]):
 
     async def _let_go(self, version: FollowedVersion) -> None:
         self.freed += 1
+
+    async def _make_space(self) -> None:
+        self.spaces += 1
 
     async def _attempt(self, version: FollowedVersion) -> None:
         version.move(S.STAGING)
@@ -64,10 +68,12 @@ def version(state: S = S.VERIFYING) -> FollowedVersion:
         ([Busy("a"), Busy("b"), Busy("c"), None], S.STAGING, S.READY, None, 0),
         ([StorageError("s3")] * 5 + [None], S.ACTIVE, S.READY, None, 0),
         ([StorageError("s3"), Busy("a"), StorageError("s3"), Busy("b"), Busy("c"), None], S.ACTIVE, S.REJECTED, "c", 1),
-        ([DiskFull("full")] * 3 + [None], S.ACTIVE, S.REJECTED, "full", 1),
+        ([DiskFull("full")] * 5 + [None], S.ACTIVE, S.READY, None, 0),
         ([Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
         ([Busy("a"), Bad("checksum"), None], None, S.REJECTED, "checksum", 1),
-        ([KeyError("x"), None], None, S.REJECTED, "KeyError; see the log", 1),
+        ([KeyError("x"), None], S.ACTIVE, S.READY, None, 0),
+        ([MemoryError("x")] * 3 + [None], S.ACTIVE, S.REJECTED, "MemoryError; see this replica's log", 1),
+        ([MemoryError("x")] * 5 + [None], None, S.READY, None, 0),
     ],
     ids=[
         "good",
@@ -79,13 +85,15 @@ def version(state: S = S.VERIFYING) -> FollowedVersion:
         "a full disk",
         "bad",
         "bad later",
-        "a bug",
+        "short of memory for a moment",
+        "what nobody foresaw, again and again",
+        "and nothing else serves",
     ],
 )
 async def test_tried_again_or_given_up(
     registry: Registry, script: list[Exception | None], other: S | None, state: S, reason: str | None, left: int
 ) -> None:
-    versions = [version(), *([version(other)] if other else [])]
+    versions, full = [version(), *([version(other)] if other else [])], sum(isinstance(e, DiskFull) for e in script)
     lift = Lift(script, versions, registry)
     lift.up(versions[0])
     assert versions[0].work is not None and versions[0].busy
@@ -94,6 +102,7 @@ async def test_tried_again_or_given_up(
     assert lift.rejected == (state is S.REJECTED) and lift.phases == (["stage"] if state is S.READY else [])
     noted = [(entry.by, entry.what, entry.why) for entry in registry.log()]
     assert noted == ([("policy/0", str(versions[0].ref), reason)] if state is S.REJECTED else [])
+    assert lift.spaces == full
     assert lift.freed >= 1 and versions[0].leaving is (state is S.REJECTED)
 
 

@@ -15,7 +15,7 @@ from acemath_policy.settings import PolicySettings
 from acemath_policy.slots import VersionSlot
 from acemath_policy.vllm_server import VllmFailure
 from acemath_registry import Registry, VerificationError
-from acemath_registry.following import Lifting, Patience
+from acemath_registry.following import Lifting, Patience, copied, prune
 
 _BAD = (VerificationError, CanaryMismatch)
 _TRANSIENT = (ServerDied, VllmFailure, ServiceError)
@@ -63,12 +63,7 @@ class Lift(Lifting[VersionSlot]):
         if slot.model is None:
             slot.move(SlotState.VERIFYING, slot.reason)
             with self._timed("verify"):
-                slot.model = await asyncio.to_thread(
-                    self._registry.private_copy,
-                    slot.ref,
-                    self._settings.cache_dir / "models",
-                    manifest_sha256=slot.member.manifest_sha256,
-                )
+                slot.model = await copied(self._registry, slot.member, self._copies)
         canary = await asyncio.to_thread(self._canary, slot, slot.model)
         await self._until_placed(slot)
         slot.move(SlotState.STAGING, slot.reason)
@@ -90,6 +85,13 @@ class Lift(Lifting[VersionSlot]):
         canary = Canary.of(document)
         check_prompts(canary, model)
         return canary
+
+    @property
+    def _copies(self) -> Path:
+        return self._settings.cache_dir / "models"
+
+    async def _make_space(self) -> None:
+        await asyncio.to_thread(prune, self._copies, [slot.ref for slot in self._slots], 0)
 
     async def _let_go(self, slot: VersionSlot) -> None:
         if slot.server is not None:

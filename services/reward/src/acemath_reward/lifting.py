@@ -12,7 +12,7 @@ from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
 from acemath_prompts import PromptEncoder, TemplateError
 from acemath_registry import Manifest, Registry, VerificationError
-from acemath_registry.following import Lifting, Patience
+from acemath_registry.following import Lifting, Patience, copied, prune
 from acemath_reward.batcher import Batcher
 from acemath_reward.finishing import to_its_end
 from acemath_reward.metrics import RewardMetrics
@@ -79,6 +79,9 @@ class Lift(Lifting[VersionSlot]):
             await self._let_go(slot)
             raise
 
+    async def _make_space(self) -> None:
+        await asyncio.to_thread(prune, self._settings.cache_dir, [slot.ref for slot in self._versions], 0)
+
     async def _let_go(self, slot: VersionSlot) -> None:
         slot.served = None
         if slot.server is not None:
@@ -97,8 +100,7 @@ class Lift(Lifting[VersionSlot]):
         if slot.copy is None or not slot.proved:
             slot.move(SlotState.VERIFYING, slot.reason)
             with self._timed("verify"):
-                copy = partial(self._registry.private_copy, slot.ref, self._settings.cache_dir, manifest_sha256=digest)
-                slot.copy = await to_its_end(asyncio.to_thread(copy))
+                slot.copy = await copied(self._registry, slot.member, self._settings.cache_dir)
         manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, slot.copy, manifest_sha256=digest)
         if not slot.place.is_set():  # what needs no engine is found before another version makes room
             await asyncio.to_thread(_check_prompts, slot.copy, manifest)

@@ -11,10 +11,12 @@ settings.py  what an operator can say of swaps
 refusals.py  whether a version of the release was refused somewhere
 status.py    this replica's own record
 slow.py      a registry that does not answer
+copying.py   a version's private copy
 spares.py    private copies that nothing uses any more
 """
 
 from acemath_registry.following.channel import ChannelFollower, Desired
+from acemath_registry.following.copying import copied
 from acemath_registry.following.leases import Leases, StatusLeases, Usage, forget_gateway
 from acemath_registry.following.lifting import Lifting, Patience
 from acemath_registry.following.making_way import GATE_TIMEOUT_SECONDS, MakingWay, SwapStrategy
@@ -49,6 +51,7 @@ __all__ = [
     "SwapStrategy",
     "Usage",
     "Versions",
+    "copied",
     "forget_gateway",
     "prune",
     "rounds",

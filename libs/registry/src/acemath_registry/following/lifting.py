@@ -32,8 +32,9 @@ class Patience:
         attempts: failed ones in a row after which it is rejected, if another version serves; else it is tried for ever.
         backoff_max_seconds: longest wait between two.
         bad: errors that say the version itself is bad: it is rejected at once.
-        transient: errors that may go away; a `StorageError` says nothing of the version and is no failed attempt,
-            unless this machine's disk is full.
+        transient: errors that may go away. A `StorageError` says nothing of the version and is no failed attempt, a
+            full disk of this machine neither. What nobody foresaw counts as one of these: a device that is short of
+            memory for a moment is no fault of the version.
     """
 
     attempts: int
@@ -88,6 +89,9 @@ class Lifting(abc.ABC, Generic[V]):
     async def _let_go(self, version: V) -> None:
         """Free what a failed attempt, or an earlier life, left."""
 
+    async def _make_space(self) -> None:
+        """Free what nobody needs on this machine's disk; it was full."""
+
     async def _until_placed(self, version: V) -> None:
         """Wait, once it is verified and before anything is loaded, until it may be loaded.
 
@@ -109,7 +113,7 @@ class Lifting(abc.ABC, Generic[V]):
         return version.displaced or any(other.state in SERVING for other in self._versions if other is not version)
 
     async def _bring_up(self, version: V) -> None:
-        away = 0  # attempts in which the registry could not be read
+        away = 0  # attempts in which the registry could not be read, or the disk was full
         while True:
             try:
                 await self._let_go(version)
@@ -122,18 +126,23 @@ class Lifting(abc.ABC, Generic[V]):
             except self._patience.bad as error:
                 await self._reject(version, str(error))
                 return
-            except self._patience.transient as error:
-                outage = isinstance(error, StorageError) and not isinstance(error, DiskFull)
-                away, version.failures = away + outage, version.failures + (not outage)
-                version.move(version.state, str(error))
-                _log.warning("%s: attempt %d failed: %s", version.ref, version.failures + away, error)
-                if not outage and version.failures >= self._patience.attempts and self._dispensable(version):
-                    await self._reject(version, str(error))
-                    return
             except Exception as error:
-                _log.exception("%s: bringing it up failed", version.ref)
-                await self._reject(version, f"{type(error).__name__}; see the log")
-                return
+                outage, reason = isinstance(error, StorageError), self._told(version, error)
+                away, version.failures = away + outage, version.failures + (not outage)
+                version.move(version.state, reason)
+                _log.warning("%s: attempt %d failed: %s", version.ref, version.failures + away, reason)
+                if isinstance(error, DiskFull):
+                    await self._make_space()
+                if not outage and version.failures >= self._patience.attempts and self._dispensable(version):
+                    await self._reject(version, reason)
+                    return
+
+    def _told(self, version: V, error: Exception) -> str:
+        """The reason that is shown; what nobody foresaw may say more than everybody should read."""
+        if isinstance(error, self._patience.transient):
+            return str(error)
+        _log.error("%s: bringing it up failed", version.ref, exc_info=error)
+        return f"{type(error).__name__}; see this replica's log"
 
     async def _wait(self, failed: int) -> None:
         if failed:

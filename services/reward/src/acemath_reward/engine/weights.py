@@ -81,8 +81,10 @@ def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(file, framework="pt") as archive:
             for name in archive.keys():  # noqa: SIM118 (not a mapping)
                 yield name, archive.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise UnsupportedCheckpoint(f"{file.name} cannot be read: {error}") from error
+    except OSError as error:  # of the disk, and so no word about the checkpoint
+        raise OSError(error.errno, f"{file.name} cannot be read: {error.strerror}") from error
 
 
 def _check(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
