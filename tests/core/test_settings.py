@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from acemath_core.settings import ServiceSettings, SettingsError, read_key_file, settings_config
+from acemath_core.settings import HttpServiceSettings, ServiceSettings, SettingsError, read_key_file, settings_config
 
 
 class _Settings(ServiceSettings):
@@ -52,3 +53,14 @@ def test_a_key_cannot_be_printed(tmp_path: Path) -> None:
     key = read_key_file(path)
     assert "s3cret" not in repr(key)
     assert key.get_secret_value() == "s3cret"
+
+
+class _Service(HttpServiceSettings):
+    model_config = settings_config("ACEMATH_PROBE__")
+    port: int = 1
+
+
+def test_replicas_on_one_host_have_names_of_their_own(tmp_path: Path) -> None:
+    names = {_Service(port=port, registry_root=tmp_path).instance for port in (8100, 8101)}
+    assert len(names) == 2 and all(re.fullmatch(r"[\w.-]{1,64}", name) for name in names)
+    assert _Service(registry_root=tmp_path, instance="policy").instance == "policy"

@@ -48,6 +48,7 @@ def settings(tmp_path: Path, port_range: tuple[int, int], strategy: SwapStrategy
     """An agent that runs doubles and does everything soon."""
     first, last = port_range
     return PolicySettings(
+        instance="0",
         registry_root=tmp_path / "registry",
         cache_dir=tmp_path / "cache",
         port=first - 1,

@@ -41,6 +41,7 @@ class World:
     ) -> None:
         self.registry, self.directory = registry, directory
         self.settings = settings or RewardSettings(
+            instance="0",
             registry_root=registry.root,
             cache_dir=directory / "cache",
             drain_quiet_seconds=0,

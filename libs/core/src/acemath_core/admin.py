@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 from acemath_core.wire import Wire
 
 KEY_ID_PATTERN = r"^key-[0-9a-f]{16}$"
+_RELEASE = r"^r-[0-9a-f]{12}$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@:+/ -]{0,63}$"
 
 
@@ -114,16 +115,22 @@ class KeyList(Wire):
 class PromoteRequest(Wire):
     """`POST /admin/v1/releases/{channel}`."""
 
-    release: str = Field(pattern=r"^r-[0-9a-f]{12}$", description="id of a release in the registry")
+    release: str = Field(pattern=_RELEASE, description="id of a release in the registry")
     expected_generation: int | None = Field(
         None, ge=0, description="only if the channel is at this generation; 0 for a new channel"
+    )
+    again: bool = Field(
+        False, description="let replicas try a version once more that they rejected, also where the release is current"
     )
 
 
 class RollbackRequest(Wire):
-    """`POST /admin/v1/releases/{channel}/rollback`."""
+    """`POST /admin/v1/releases/{channel}/rollback`; without a field it does not undo a rollback."""
 
     expected_generation: int | None = Field(None, ge=1, description="only if the channel is at this generation")
+    from_release: str | None = Field(
+        None, alias="from", pattern=_RELEASE, description="id of the release that is to go: only if it is current"
+    )
 
 
 class ChannelInfo(Wire):
@@ -133,6 +140,7 @@ class ChannelInfo(Wire):
         generation: one more for each change.
         previous: the release before, which a rollback promotes; None for the first.
         by: who changed it.
+        changed: whether this request did; False where the release was current already.
     """
 
     object: Literal["channel"] = "channel"
@@ -142,3 +150,4 @@ class ChannelInfo(Wire):
     previous: str | None
     by: str
     at: AwareDatetime
+    changed: bool

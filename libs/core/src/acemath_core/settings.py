@@ -7,10 +7,11 @@ the morning. pydantic-settings does not refuse one by itself, so `from_env` does
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,12 +45,21 @@ class ServiceSettings(BaseSettings):
             raise SettingsError(_explain(cls.prefix(), error)) from error
 
 
+def _replica_name(values: dict[str, Any]) -> str:
+    """Two replicas must not share a name, or they overwrite each other's record."""
+    return f"{socket.gethostname()[:48]}-{values.get('port', 0)}"
+
+
 class HttpServiceSettings(ServiceSettings):
     """What the settings of every HTTP service have in common."""
 
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(description="port to bind", ge=1, le=65535)
-    instance: str = Field("0", description="name of this replica in status files and leases", pattern=r"^[\w.-]{1,64}$")
+    instance: str = Field(
+        default_factory=_replica_name,
+        description="name of this replica in status files and leases; default <host>-<port>",
+        pattern=r"^[\w.-]{1,64}$",
+    )
     registry_root: Path | str = Field(description="root of the model registry: a directory, or s3://bucket/prefix")
     channel: str = Field("default", description="channel to follow", pattern=r"^[\w.-]{1,64}$")
     signature_keys_file: Path | None = Field(

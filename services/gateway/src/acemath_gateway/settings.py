@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -25,22 +24,12 @@ from acemath_gateway.stopping import CONFIDENCE
 Urls = Annotated[tuple[str, ...], NoDecode]
 
 
-def _replica_name(values: dict[str, Any]) -> str:
-    """Host name and port: two gateways never share a lease record because nobody named them."""
-    return f"{socket.gethostname()[:48]}-{values.get('port', 0)}"
-
-
 class GatewaySettings(JobSettings, HttpServiceSettings):
     """Everything that can be set about a gateway; every field has its unit in its name or description."""
 
     model_config = settings_config("ACEMATH_GATEWAY__")
 
     port: int = Field(8080, description="port to bind", ge=1, le=65535)
-    instance: str = Field(
-        default_factory=_replica_name,
-        description="name of this replica; default <host>-<port>",
-        pattern=r"^[\w.-]{1,64}$",
-    )
     policy_urls: Urls = Field(
         ("http://127.0.0.1:8100",),
         min_length=1,
