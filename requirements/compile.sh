@@ -28,7 +28,7 @@ cpu_torch=(--no-emit-package torch)
 
 compile dev "${cpu_torch[@]}" "$@"
 grep -oE '^[A-Za-z0-9._-]+==[^ ]+' dev.txt >"$all"
-for name in train cpu gateway policy reward init; do
+for name in train cpu gateway policy reward init cli; do
     compile "$name" "${cpu_torch[@]}" --constraints "$all" --upgrade
 done
 

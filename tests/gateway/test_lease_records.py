@@ -158,9 +158,15 @@ async def test_a_write_that_is_under_way_does_not_land_after_the_record_is_taken
     assert not path.exists() and writing.cancelled()
 
 
-async def test_a_registry_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_registry_that_cannot_be_written_is_said_once_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "status").write_text("not a folder")
-    store = StatusFileLeases(Registry(tmp_path), instance="g-0", channel="default")
+    failed = list[None]()
+    store = StatusFileLeases(
+        Registry(tmp_path), instance="g-0", channel="default", on_failure=lambda: failed.append(None)
+    )
     await store.assert_leases(1, None, {})
     await store.assert_leases(1, None, {})
     assert len([r for r in caplog.records if "leases cannot be written" in r.message]) == 1
+    assert len(failed) == 2

@@ -106,6 +106,7 @@ def create_app(
     """
     registry, state, internal = CollectorRegistry(), ReadyState(), settings.internal_key()
     metrics, book = _Metrics.on(registry), _key_book(settings, admin_key)
+    metrics.gateway.ready.set_function(lambda: float(state.verdict().ready))
     app = create_service(
         name="gateway",
         routers=_routers(settings),

@@ -43,7 +43,9 @@ async def open_backends(
     """
     registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
     encoders = RegistryEncoders(registry)
-    status = StatusFileLeases(registry, instance=settings.instance, channel=settings.channel)
+    status = StatusFileLeases(
+        registry, instance=settings.instance, channel=settings.channel, on_failure=metrics.records_failed.inc
+    )
     async with AsyncExitStack() as stack:
         places = Places(settings.max_sequences_in_flight, door.max_sequences)
         shared = await stack.enter_async_context(open_shared(settings, door, places))

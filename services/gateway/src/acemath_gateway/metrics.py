@@ -5,7 +5,7 @@ so that a rate over the first failure is right. `model_info` and the version lab
 
 Who writes what: the solver all that concerns a job (`requests` ... `overhead`), the adapters `upstream_*`,
 `live_fallbacks` and `version_mismatch`, the release tracker `model_info`, `release_generation` and `leases`, the routes
-and limits `rejections` and `disconnects`.
+and limits `rejections` and `disconnects`; `ready` asks for the verdict of `/readyz` whenever it is read.
 """
 
 from __future__ import annotations
@@ -134,10 +134,12 @@ class GatewayMetrics:
         breaker_opens: how often one opened.
         live_fallbacks: candidates that were posted although they were to be scored live, by reason.
         version_mismatch: answers of another version than the leased one, by role.
+        ready: 1 while `/readyz` says ready.
         model_info: 1 for each version that new jobs use, by role and version.
         release_generation: the channel's generation that new jobs use.
         leases: jobs that hold the current release ("current"), a canary ("canary"), or another one ("old").
-        polls_failed: passes of the release tracker that could not see everything.
+        records_failed: lease records that could not be written to the registry.
+        polls_failed: passes of the release tracker that could not read the channel, or ended with a bug.
         releases: what tells a canary from the current release.
     """
 
@@ -172,9 +174,11 @@ class GatewayMetrics:
     breaker_opens: Counter
     live_fallbacks: Counter
     version_mismatch: Counter
+    ready: Gauge
     model_info: Gauge
     release_generation: Gauge
     leases: Gauge
+    records_failed: Counter
     polls_failed: Counter
     releases: ReleaseFigures
 
@@ -216,10 +220,12 @@ class GatewayMetrics:
             breaker_opens=make.counter("breaker_opens", "how often a replica's breaker opened", "role"),
             live_fallbacks=make.counter("live_fallbacks", "candidates to be scored live that were posted", "reason"),
             version_mismatch=make.counter("version_mismatch", "answers of another version than leased", "role"),
+            ready=make.gauge("ready", "1 while /readyz says ready"),
             model_info=make.gauge("model_info", "1 for each version that new jobs use", "role", "version"),
             release_generation=make.gauge("release_generation", "the channel's generation that new jobs use"),
             leases=make.gauge("leases", "jobs that hold a release", "age"),
-            polls_failed=make.counter("release_polls_failed", "passes of the tracker that could not see everything"),
+            records_failed=make.counter("lease_records_failed", "lease records that could not be written"),
+            polls_failed=make.counter("release_polls_failed", "passes of the tracker that could not read the channel"),
             releases=ReleaseFigures.on(registry, JobOutcome, _SECONDS, _SCORES, _MARGINS),
         )
         metrics._initialise()

@@ -178,6 +178,7 @@ class ReleaseTracker:
         try:
             self._pointers = await self._reading.result()
         except ServiceError as error:
+            self._metrics.polls_failed.inc()
             problem = f"channel: {error.message}"
         self._looked = looked = time.monotonic()
         newest = self._pointers[0] if self._pointers else None
@@ -188,8 +189,6 @@ class ReleaseTracker:
         if self._policy.fresh() and self._reward.fresh():
             self._viewed = looked
         self._handing_out.follow()
-        if problem:
-            self._metrics.polls_failed.inc()
         self._readiness = self._verdict(problem)
         self._canary.follow(newest, self._target, looked)  # last, and never waiting: it holds up nothing of the above
 

@@ -24,16 +24,22 @@ _SILENT = "the registry does not answer; check its mount, or the object store"
 
 
 class StatusFileLeases:
-    """Writes this gateway's leases into the registry; a read-only mount is said once and does no harm.
+    """Writes this gateway's leases into the registry.
+
+    Where it cannot, requests are answered as ever, and replicas stop no old version: they know nothing of this gateway.
 
     Args:
         registry: where to write.
         instance: name of this gateway.
         channel: the one that it follows.
+        on_failure: told of each record that could not be written, or taken away.
     """
 
-    def __init__(self, registry: Registry, *, instance: str, channel: str) -> None:
+    def __init__(
+        self, registry: Registry, *, instance: str, channel: str, on_failure: Callable[[], object] = lambda: None
+    ) -> None:
         self._registry, self._instance, self._channel = registry, instance, channel
+        self._on_failure = on_failure
         self._changing: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -56,8 +62,10 @@ class StatusFileLeases:
 
     async def _try(self, change: Callable[[], None]) -> bool:
         problem = await self._problem(change)
+        if problem is not None:
+            self._on_failure()
         if problem is not None and not self._failing:
-            _log.warning("leases cannot be written to the registry: %s", problem)
+            _log.warning("leases cannot be written to the registry, so replicas keep every old version: %s", problem)
         self._failing = problem is not None
         return problem is None
 
