@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from acemath_policy.vllm_server import VllmFailure
 from acemath_registry import Registry, VerificationError
 from acemath_registry.following import Lifting, Patience, copied, prune
 
+_log = logging.getLogger(__name__)
 _BAD = (VerificationError, CanaryMismatch)
 _TRANSIENT = (ServerDied, VllmFailure, ServiceError)
 
@@ -81,6 +83,7 @@ class Lift(Lifting[VersionSlot]):
         """The manifest's, once the version's tokenizer and template agree with it: before a server is started."""
         document = self._registry.manifest(slot.ref, model, manifest_sha256=slot.member.manifest_sha256).canary
         if document is None:
+            _log.warning("%s has no canary: nothing shows that the engine serves what was trained", slot.ref)
             return None
         canary = Canary.of(document)
         check_prompts(canary, model)
