@@ -85,7 +85,7 @@ async def measure(load: Load, scratch: Path) -> dict[str, Any]:
     settings = PolicySettings(
         registry_root=scratch, cache_dir=scratch / "cache", first_vllm_port=18_310, last_vllm_port=18_319,
         enforce_eager=True, max_model_len=1024, cpu_kvcache_space=1, omp_num_threads=2, dtype=load.dtype,
-        extra_args=PIECES if load.pieces else WHOLE,
+        max_num_seqs=32, extra_args=PIECES if load.pieces else WHOLE,
     )  # fmt: skip
     metrics = PolicyMetrics(CollectorRegistry())
     server = Launcher(settings, inherited_environment(), None, metrics).make(REF, load.model, ())
