@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from acemath_core.errors import ErrorCode, Unavailable
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 from doubles.ports import TARGET
 
@@ -23,3 +24,14 @@ async def test_the_line_names_the_release_and_the_counts(caplog, path, body, str
     assert {name: getattr(line, name) for name in facts} == facts
     assert line.degraded_reason is None
     assert PROBLEM not in str(line.__dict__)
+
+
+async def test_what_fails_in_mid_stream_has_its_code_in_the_line(caplog):
+    caplog.set_level(logging.INFO, logger="acemath_web.access")
+    gateway = GatewayOnDoubles()
+    gateway.scorer.error = Unavailable("gone", code=ErrorCode.REWARD_UNAVAILABLE)
+    gateway.policy.token_seconds = 0.01
+    async with gateway_client(gateway) as http:
+        assert (await http.post("/v1/solve", json={"problem": PROBLEM, "n": 3, "stream": True})).status_code == 200
+    (line,) = [record for record in caplog.records if getattr(record, "route", None) == "/v1/solve"]
+    assert (line.status, line.stream_error) == (200, "reward_unavailable")

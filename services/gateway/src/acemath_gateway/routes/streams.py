@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from acemath_core.errors import ClientGone, InternalError, ServiceError
 from acemath_gateway.routes.disconnect import beside, until_gone
+from acemath_web.context import note_facts
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class EventStream(Response):
     async def _end(self, send: Send, item: LastEvent | ServiceError | None) -> None:
         if isinstance(item, ServiceError):
             self._on_failure(item)
+            note_facts(stream_error=item.code.value)  # the status was sent, and says 200
             item = LastEvent(self._render_error(item))
         self._whole = True
         await send(_piece(item or b"", more=False))
