@@ -1,6 +1,7 @@
 """Jobs on a real server of the Redis protocol: nothing half-accepted, nothing kept twice, and all of it ends."""
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -136,6 +137,40 @@ async def test_results_have_a_largest_size(valkey):
         assert await a.finish(two, done(2, row=b"x" * 90)) is Kept.FULL
         assert await a.finish(two, done(2, LineState.FAILED, b"x" * 20)) is Kept.KEPT
         assert (await a.read("j")).state is JobState.COMPLETED
+
+
+@pytest.fixture
+def bounded(valkey):
+    """The server with a bound on its memory, and what fills a share of it."""
+
+    def fill(share):
+        valkey.ask("DEL filler")
+        valkey.ask("CONFIG SET maxmemory 0")
+        most = 64 * 2**20
+        used = int(re.search(rb"used_memory:(\d+)", valkey.ask("INFO memory"))[1])
+        valkey.ask(f"SETRANGE filler {int(most * share) - used} x")
+        valkey.ask(f"CONFIG SET maxmemory {most}")
+
+    yield fill
+    valkey.ask("CONFIG SET maxmemory 0")
+    valkey.ask("DEL filler")
+
+
+async def test_jobs_leave_room_for_what_must_always_be_written(valkey, bounded):
+    async with store(valkey.url) as a:
+        bounded(0.6)
+        await a.make(job("one", lines=2))
+        bounded(0.7)
+        with pytest.raises(Unavailable) as full:
+            await a.make(job("two"))
+        assert full.value.code is ErrorCode.JOBS_FULL and await a.read("two") is None
+        first, second = await a.take(), await a.take()
+        assert await a.finish(first, done(1)) is Kept.KEPT, "what was accepted is worked on"
+        bounded(0.93)
+        assert await a.finish(second, done(2)) is Kept.FULL
+        assert await a.finish(second, done(2, LineState.FAILED, b"too much")) is Kept.KEPT
+        bounded(0.5)
+        await a.make(job("two"))
 
 
 async def test_jobs_survive_a_restart_of_the_server(valkey):

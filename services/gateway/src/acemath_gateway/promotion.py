@@ -6,9 +6,13 @@ import asyncio
 import errno
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 from acemath_core.errors import Conflict, ErrorCode, Unavailable
 from acemath_registry import Channel, Registry, StorageError
+from acemath_registry.moves import Move
+
+T = TypeVar("T")
 
 _SECONDS = 40.0  # the registry's own lock is waited for during 30
 _NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -28,40 +32,57 @@ class ChannelChanges:
         self._registry, self._seconds = registry, seconds
         self._turn = asyncio.Lock()
 
-    async def promote(self, channel: str, release: str, *, expected_generation: int | None, by: str) -> Channel:
-        """See `Registry.promote` for errors.
+    async def promote(
+        self, channel: str, release: str, *, expected_generation: int | None, by: str, again: bool = False
+    ) -> Move:
+        """See `Registry.move` for errors.
 
         Raises:
             Conflict: (`registry_read_only`) the registry is mounted read-only here.
             Unavailable: (`not_ready`) the registry does not answer in time.
         """
         return await self._change(
-            functools.partial(self._registry.promote, channel, release, expected_generation=expected_generation, by=by)
+            functools.partial(
+                self._registry.move, channel, release, expected_generation=expected_generation, by=by, again=again
+            )
         )
 
-    async def rollback(self, channel: str, *, expected_generation: int | None, by: str) -> Channel:
-        """See `Registry.rollback` for errors; raises as `promote` too."""
+    async def rollback(
+        self, channel: str, *, expected_generation: int | None, by: str, expected_release: str | None = None
+    ) -> Channel:
+        """Go back from `expected_release` (None: whatever is current), and undo no rollback by accident.
+
+        See `Registry.rollback` for errors; raises as `promote` too.
+        """
         return await self._change(
-            functools.partial(self._registry.rollback, channel, by=by, expected_generation=expected_generation)
+            functools.partial(
+                self._registry.rollback,
+                channel,
+                by=by,
+                expected_generation=expected_generation,
+                expected_release=expected_release,
+                once=True,
+            )
         )
 
-    async def _change(self, change: Callable[[], Channel]) -> Channel:
+    async def _change(self, change: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(self._seconds):
                 await self._turn.acquire()
         except TimeoutError:
-            raise _does_not_answer() from None
+            raise _does_not_answer("nothing was changed; try again") from None
         task = asyncio.ensure_future(asyncio.to_thread(change))
         task.add_done_callback(self._ended)
         done, _ = await asyncio.wait({task}, timeout=self._seconds)
         if not done:
-            raise _does_not_answer()
+            # Who asks again without looking may undo what the first request does after all.
+            raise _does_not_answer("the change may still take place; read the channel", should_retry=False)
         try:
             return task.result()
         except StorageError as error:
             raise _read_only() if _not_writable(error) else error from error
 
-    def _ended(self, task: asyncio.Future[Channel]) -> None:
+    def _ended(self, task: asyncio.Future[T]) -> None:
         self._turn.release()
         if not task.cancelled():
             task.exception()  # whoever still waits is told by `result`
@@ -80,9 +101,10 @@ def _read_only() -> Conflict:
     )
 
 
-def _does_not_answer() -> Unavailable:
+def _does_not_answer(then: str, should_retry: bool | None = None) -> Unavailable:
     return Unavailable(
-        "the registry does not answer, and the change may still take place; check its mount, then read the channel",
+        f"the registry does not answer; check its mount; {then}",
         code=ErrorCode.NOT_READY,
         retry_after=10.0,
+        should_retry=should_retry,
     )

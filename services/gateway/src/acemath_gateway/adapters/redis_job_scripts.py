@@ -6,7 +6,15 @@ stream are `<line>-0`: a line is in it once, however often it is added.
 
 from __future__ import annotations
 
+# A Redis that evicts nothing refuses every write when it is full, the holds of limits and keys' quotas among them, and
+# jobs are what fills it. So new jobs leave a third of its memory, their results a tenth. It may not say how full it is.
 COMMON = """
+local function memory_used()
+  local told = redis.pcall('INFO', 'memory')
+  local text = type(told) == 'string' and told or ''
+  local most = tonumber(string.match(text, 'maxmemory:(%d+)') or 0)
+  return most > 0 and tonumber(string.match(text, 'used_memory:(%d+)')) / most or 0
+end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local ALL, ACTIVE, NOTICES = 'acemath:jobs:all', 'acemath:jobs:active', 'acemath:jobs:notices'
 local function key(id, part) return 'acemath:job:' .. id .. (part or '') end
@@ -46,7 +54,7 @@ local function room(lines, max_stored, max_lines)
       redis.call('ZREM', ACTIVE, id)
     end
   end
-  if redis.call('ZCARD', ALL) >= tonumber(max_stored) then return 'full' end
+  if redis.call('ZCARD', ALL) >= tonumber(max_stored) or memory_used() > 0.67 then return 'full' end
   for _, id in ipairs(redis.call('ZRANGE', ACTIVE, 0, -1)) do
     local of = redis.call('HMGET', key(id), 'total', 'succeeded', 'failed')
     if of[1] then lines = lines + of[1] - of[2] - of[3] end
@@ -217,7 +225,7 @@ local id = ARGV[1]
 if redis.call('HEXISTS', key(id, ':results'), ARGV[3]) == 1 then return 'known' end
 if not is_active(id) then return 'ended' end
 local bytes = redis.call('HINCRBY', key(id), 'bytes', #ARGV[5])
-if bytes > tonumber(ARGV[8]) and ARGV[4] == 'succeeded' then
+if ARGV[4] == 'succeeded' and (bytes > tonumber(ARGV[8]) or memory_used() > 0.9) then
   redis.call('HINCRBY', key(id), 'bytes', -#ARGV[5])
   return 'full'
 end

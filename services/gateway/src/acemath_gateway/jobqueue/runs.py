@@ -100,7 +100,10 @@ def failed(line: TakenLine, error: ServiceError) -> Finished:
 
 def results_full(line: TakenLine) -> Finished:
     """The result of a line for whose solution there is no room."""
-    message = "the job's results have reached their largest size; ask for fewer candidates, or for several jobs"
+    message = (
+        "the job's results have reached their largest size, or all jobs' together what can be kept; ask for fewer "
+        "candidates, for several jobs, and delete those that you need no more"
+    )
     return failed(line, ServiceError(message, code=ErrorCode.RESULTS_FULL))
 
 

@@ -132,7 +132,7 @@ class Kept(StrEnum):
     KEPT = "kept"
     KNOWN = "known"  # the line has one already
     ENDED = "ended"  # the job has ended meanwhile
-    FULL = "full"  # the job's results are too large
+    FULL = "full"  # the job's results are too large, or the store has no room for more
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from acemath_registry import Channel
 from acemath_web.queries import StrictQueryRoute
 
 _log = logging.getLogger(__name__)
+_ROLLBACK_FIELDS = frozenset(field.alias or name for name, field in RollbackRequest.model_fields.items())
 ChannelName = Annotated[
     str, Path(max_length=96, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*$", description="the channel")
 ]
@@ -26,10 +27,14 @@ def admin_releases_router() -> APIRouter:
     @router.post("/{channel}", summary="Point a channel at a release", openapi_extra=admin_schema(PromoteRequest))
     async def promote(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:
         wanted = validated(PromoteRequest, await read_fields(request, PromoteRequest.model_fields))
-        changed = await admin_parts(request).channels.promote(
-            channel, wanted.release, expected_generation=wanted.expected_generation, by=_by(caller.id)
+        move = await admin_parts(request).channels.promote(
+            channel,
+            wanted.release,
+            expected_generation=wanted.expected_generation,
+            by=_by(caller.id),
+            again=wanted.again,
         )
-        return _told(channel, changed, caller.id)
+        return _told(channel, move.after, caller.id, changed=move.changed)
 
     @router.post(
         "/{channel}/rollback",
@@ -37,11 +42,14 @@ def admin_releases_router() -> APIRouter:
         openapi_extra=admin_schema(RollbackRequest),
     )
     async def rollback(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:
-        wanted = validated(RollbackRequest, await read_fields(request, RollbackRequest.model_fields))
-        changed = await admin_parts(request).channels.rollback(
-            channel, expected_generation=wanted.expected_generation, by=_by(caller.id)
+        wanted = validated(RollbackRequest, await read_fields(request, _ROLLBACK_FIELDS))
+        found = await admin_parts(request).channels.rollback(
+            channel,
+            expected_generation=wanted.expected_generation,
+            by=_by(caller.id),
+            expected_release=wanted.from_release,
         )
-        return _told(channel, changed, caller.id)
+        return _told(channel, found, caller.id, changed=True)
 
     return router
 
@@ -50,11 +58,12 @@ def _by(caller: str) -> str:
     return f"admin API, {caller}"
 
 
-def _told(name: str, channel: Channel, caller: str) -> ChannelInfo:
-    _log.info(
-        "a channel was pointed at a release",
-        extra={"channel": name, "release": channel.release, "generation": channel.generation, "by": caller},
-    )
+def _told(name: str, channel: Channel, caller: str, *, changed: bool) -> ChannelInfo:
+    if changed:
+        _log.info(
+            "a channel was pointed at a release",
+            extra={"channel": name, "release": channel.release, "generation": channel.generation, "by": caller},
+        )
     return ChannelInfo(
         channel=name,
         release=channel.release,
@@ -62,4 +71,5 @@ def _told(name: str, channel: Channel, caller: str) -> ChannelInfo:
         previous=channel.previous,
         by=channel.by,
         at=channel.at,
+        changed=changed,
     )
