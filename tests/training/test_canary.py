@@ -65,6 +65,17 @@ async def test_a_good_load_passes(checkpoint: Path, told: Canary, dtype: torch.d
     assert mean < TOLERANCE.mean / 3 and largest < TOLERANCE.largest / 3
 
 
+@torch.inference_mode()
+def test_the_reference_is_that_of_float32_and_leaves_the_weights_as_they_are(checkpoint: Path) -> None:
+    stored = load(checkpoint)
+    before = {name: weight.clone() for name, weight in stored.named_parameters()}
+    ids = torch.arange(1, 60)[None]
+    exact = load(checkpoint, torch.float32)(input_ids=ids).logits
+    assert torch.allclose(canary.in_float32(stored)(input_ids=ids).logits, exact, atol=1e-4, rtol=0)
+    assert all(torch.equal(weight, before[name]) for name, weight in stored.named_parameters())
+    assert {weight.dtype for weight in stored.parameters()} == {torch.bfloat16}
+
+
 def left_at_zero(model: LlamaForCausalLM) -> None:
     model.model.layers[1].mlp.down_proj.weight.data.zero_()
 
