@@ -83,8 +83,8 @@ class Stack:
             await asyncio.sleep(0.2)
         return None
 
-    async def gauges(self, url: str) -> dict[str, float]:
-        """Of a gateway, those that must be 0 when it is idle."""
+    async def gauges(self, url: str = "") -> dict[str, float]:
+        """Of a gateway, the first one when left out, those that must be 0 when it is idle."""
         text = (await self._client.get(url + "/metrics")).text
         rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in rows if any(f"gateway_{gauge}" in name for gauge in GAUGES)}

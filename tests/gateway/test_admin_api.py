@@ -1,14 +1,9 @@
-"""`/admin/v1` over HTTP: who may, keys from their making to their end, and channels."""
-
-import errno
+"""`/admin/v1` over HTTP: who may, and keys from their making to their end."""
 
 import httpx
 import jsonschema
 import pytest
-from registry.tiny import METADATA, write_checkpoint
 
-from acemath_registry import CanaryGate, Gates, Registry, Release
-from acemath_registry.stores import disk
 from doubles.gateway_app import PROBLEM, GatewayOnDoubles, gateway_client
 
 ADMIN = "a" * 40
@@ -173,84 +168,6 @@ async def test_while_the_store_is_away_keys_cannot_be_changed_and_the_file_keys_
         away = await http.post(KEYS, json={"name": "k", "scopes": ["solve"]}, headers=AS_ADMIN)
         assert away.status_code == 503 and away.json()["error"]["code"] == "keys_unavailable"
         assert away.headers["retry-after"]
-
-
-# ------------------------------------------------------------------------------------------------------------- channels
-
-
-@pytest.fixture
-def registry(tmp_path):
-    on_disk = Registry(tmp_path / "registry")
-    refs = [
-        on_disk.publish(write_checkpoint(tmp_path / kind, kind), name=f"small-{kind}", kind=kind, metadata=METADATA)
-        for kind in ("policy", "reward")
-    ]
-    release = on_disk.create_release(*refs).id
-    on_disk.promote("default", release, expected_generation=None, by="tests")
-    return on_disk, release
-
-
-async def test_a_channel_is_promoted_by_compare_and_set_and_rolled_back(registry):
-    on_disk, release = registry
-    at = on_disk.channel("default").generation
-    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
-        new = await http.post(
-            "/admin/v1/releases/canary", json={"release": release, "expected_generation": 0}, headers=AS_ADMIN
-        )
-        assert new.status_code == 200 and new.json()["generation"] == 1 and new.json()["by"] == "admin API, admin-file"
-        stale = await http.post(
-            "/admin/v1/releases/default", json={"release": release, "expected_generation": at + 1}, headers=AS_ADMIN
-        )
-        assert stale.status_code == 409 and stale.json()["error"]["param"] == "expected_generation"
-        assert stale.headers["x-should-retry"] == "false"
-        nothing = await http.post("/admin/v1/releases/canary/rollback", json={}, headers=AS_ADMIN)
-        assert nothing.status_code == 409
-        unknown = {"release": "r-000000000000"}
-        assert (await http.post("/admin/v1/releases/default", json=unknown, headers=AS_ADMIN)).status_code == 404
-        for channel in ("..", "a b", ".hidden"):
-            answer = await http.post(f"/admin/v1/releases/{channel}", json=unknown, headers=AS_ADMIN)
-            assert answer.status_code in (400, 404), channel
-    assert on_disk.channel("canary").release == release
-
-
-async def test_a_rollback_points_at_the_release_before(registry):
-    on_disk, first = registry
-    one = on_disk.release(first)
-    second = Release(policy=one.policy, reward=one.reward.model_copy(update={"manifest_sha256": "0" * 64}))
-    path = on_disk.root / "releases" / f"{second.id}.json"
-    path.write_bytes(second.encoded())
-    channel = on_disk.root / "channels" / "default.json"
-    now = on_disk.channel("default")
-    changed = {"release": second.id, "release_sha256": second.sha256, "generation": 7, "previous": first}
-    channel.write_text(now.model_copy(update=changed).model_dump_json())
-    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
-        back = await http.post("/admin/v1/releases/default/rollback", json={"expected_generation": 7}, headers=AS_ADMIN)
-    assert back.status_code == 200 and (back.json()["release"], back.json()["generation"]) == (first, 8)
-    assert back.json()["previous"] == second.id
-
-
-async def test_what_a_gate_refuses_is_a_conflict_with_its_reason(registry):
-    on_disk, release = registry
-    on_disk.set_gates("canary", Gates(canary=CanaryGate.DECLARED), by="tests")
-    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
-        refused = await http.post("/admin/v1/releases/canary", json={"release": release}, headers=AS_ADMIN)
-    error = refused.json()["error"]
-    assert refused.status_code == 409 and (error["code"], error["param"]) == ("gate_refused", "release")
-    assert "was published without a canary" in error["message"] and refused.headers["x-should-retry"] == "false"
-    assert "canary" not in on_disk.channel_names()
-
-
-async def test_a_registry_that_cannot_be_written_is_said_to_be(registry, monkeypatch):
-    on_disk, release = registry
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(disk, "exclusive_lock", refuse)
-    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
-        refused = await http.post("/admin/v1/releases/default", json={"release": release}, headers=AS_ADMIN)
-    assert refused.status_code == 409 and refused.json()["error"]["code"] == "registry_read_only"
-    assert "acemath registry promote" in refused.json()["error"]["message"]
 
 
 # ------------------------------------------------------------------------------------------------------------- document

@@ -125,7 +125,7 @@ async def test_only_the_last_few_are_kept_and_each_is_read_once(
 
 async def test_what_is_no_tokenizer_is_said_so(tmp_path: Path) -> None:
     """`tokenizers` raises a bare `Exception`."""
-    version = publish(tmp_path, tokenizer='{"added_tokens": []}')
+    version = publish(tmp_path, tokenizer='{"model": {"type": "None", "vocab": {"a": 0}}}')
     with pytest.raises(TemplateError, match=f"the tokenizer of {version} cannot be used"):
         await RegistryEncoders(Registry(tmp_path / "registry")).load(version, manifest_sha256=None)
 

@@ -86,6 +86,21 @@ def test_the_third_bad_look_in_a_row_takes_the_share_away(
     assert watcher.look().verdict is V.NOT_WATCHED
 
 
+def test_a_look_that_fails_for_any_reason_ends_nothing_and_counts_for_nothing(
+    registry: Registry, releases: list[Release], figures: ScriptedFigures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprised(query: str) -> float:
+        raise ZeroDivisionError("of a kind that nobody thought of")
+
+    watcher = CanaryWatcher(registry, "default", figures, BANDS)
+    say(figures, BANDS, 2, BAD)
+    assert [watcher.look().why for _ in range(2)] == ["look 1 of 3", "look 2 of 3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "ask", surprised)
+        assert "ZeroDivisionError" in watcher.look().why
+    assert watcher.look().why == "look 1 of 3" and registry.channel("default").canary is not None
+
+
 STEPS = st.sampled_from(["good", "bad", "few", "few current", "none", "mixed", "nan"])
 
 

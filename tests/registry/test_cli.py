@@ -58,7 +58,8 @@ def test_from_a_checkpoint_to_a_rollback(cli: Cli, make_checkpoint: Callable[...
     first = cli.json("promote", "default", "--policy", refs[0], "--reward", reward, "--expect", "0", "--by", "ann")
     assert (first["channel"], first["generation"], first["by"]) == ("default", 1, "ann")
     second = cli.json("promote", "default", "--policy", refs[1], "--reward", reward)
-    assert cli.json("promote", "default", "--release", second["release"], "--expect", "2") == second
+    same = cli.json("promote", "default", "--release", second["release"], "--expect", "2")
+    assert (second["changed"], same) == (True, second | {"changed": False, "from": second["release"]})
     assert cli.json("rollback", "default", "--expect", "2")["release"] == first["release"]
     shown = cli.json("show", "default")
     assert (shown["policy"], shown["reward"], shown["generation"]) == (refs[0], reward, 3)
@@ -72,7 +73,7 @@ def test_from_a_checkpoint_to_a_rollback(cli: Cli, make_checkpoint: Callable[...
 
 
 def test_tables_show_whole_names(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
-    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward), "--new")
     listed = cli.run("list")
     assert listed.exit_code == 0 and "[" not in listed.stdout.replace("[/]", "")
     text = "".join(character for character in listed.stdout if character.isalnum() or character in "@-")
@@ -156,7 +157,7 @@ def test_who_forgets_a_gateway_changes_no_channel(cli: Cli) -> None:
 
 
 def test_outside_a_terminal_a_row_is_a_line(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
-    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward), "--new")
     lines = [line.split("\t") for line in cli.run("list").stdout.splitlines()]
     assert [policy.name, reward.name] == [line[0].partition("@")[0] for line in lines[1:3]]
     assert lines[0][:2] == ["# model", "kind"] and lines[1][0] == str(policy)
@@ -169,7 +170,7 @@ def test_outside_a_terminal_a_row_is_a_line(cli: Cli, policy: ModelRef, reward: 
 def test_names_are_whole_in_a_terminal_of_any_width(
     cli: Cli, policy: ModelRef, reward: ModelRef, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward))
+    cli.run("promote", "default", "--policy", str(policy), "--reward", str(reward), "--new")
     drawn = io.StringIO()
     monkeypatch.setattr(cli_output, "Console", partial(Console, file=drawn, force_terminal=True, width=width))
     cli.run("list")
@@ -201,7 +202,8 @@ def test_gc_keeps_what_is_new_without_being_told(cli: Cli, registry: Registry, p
 
 
 def test_the_log_is_a_table_the_newest_last(cli: Cli, policy: ModelRef, reward: ModelRef) -> None:
-    release = cli.json("promote", "default", "--policy", str(policy), "--reward", str(reward), "--by", "ann")["release"]
+    pair = ("--policy", str(policy), "--reward", str(reward))
+    release = cli.json("promote", "default", *pair, "--by", "ann", "--new")["release"]
     assert [row["what"] for row in cli.json("log", "--last", "2")["log"]] == [str(reward), "default"]
     lines = cli.run("log").stdout.splitlines()
     assert lines[0] == "# at\tevent\tby\twhat\tfrom\tto\twhy"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry.tiny import VOCABULARY
 
 from acemath_registry import ModelKind, RejectReason, VerificationError
 from acemath_registry.facts import ARCHITECTURES, compute_facts
@@ -28,7 +29,7 @@ def test_kind_follows_architecture(make_checkpoint: Callable[..., Path], archite
     edit(directory / "config.json", architectures=[architecture])
     facts = facts_of(directory)
     assert (facts.kind, facts.architecture, facts.dtype) == (kind, architecture, "bfloat16")
-    assert (facts.compatibility.vocab_size, facts.compatibility.max_length) == (8, 48)
+    assert (facts.compatibility.vocab_size, facts.compatibility.max_length) == (VOCABULARY, 48)
 
 
 @pytest.mark.parametrize("limit", ["gone", 10**30, 1e30, None, -1, 100, "many"])

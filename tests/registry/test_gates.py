@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from registry.tiny import METADATA
+from registry.tiny import CANARIES, METADATA
 from typer.testing import CliRunner, Result
 
 from acemath_core.comparison import Comparison
@@ -29,7 +29,6 @@ from acemath_registry.audit import AuditEvent
 from acemath_registry.cli import app
 
 G = GateReason
-CANARY: dict[str, Any] = {"token_ids": [1, 2]}
 RM = EvaluationGate(set="sums", metric="rm@8", margin=0.02)
 EVALUATED = Gates(evaluations=(RM,))
 
@@ -37,8 +36,9 @@ EVALUATED = Gates(evaluations=(RM,))
 @pytest.fixture
 def releases(registry: Registry, make_checkpoint: Callable[..., Path]) -> list[Release]:
     """Three releases with canaries; the first is current on `default`."""
-    metadata = METADATA.model_copy(update={"canary": CANARY})
-    reward = registry.publish(make_checkpoint("reward"), name="rew", kind="reward", metadata=metadata)
+    metadata = METADATA.model_copy(update={"canary": CANARIES["policy"]})
+    rewards = METADATA.model_copy(update={"canary": CANARIES["reward"]})
+    reward = registry.publish(make_checkpoint("reward"), name="rew", kind="reward", metadata=rewards)
     made = []
     for i in range(3):
         source = make_checkpoint(mark=str(i))
@@ -190,7 +190,7 @@ def test_overriding_leaves_its_line_first_and_only_where_a_gate_refuses(
     promote(registry, releases[2], override="not needed")
     assert [entry.event for entry in registry.log()][-2:] == [AuditEvent.ATTACH_EVALUATION, AuditEvent.PROMOTE]
     for reason in ("", "  ", "x" * 201):
-        with pytest.raises(InvalidRequest, match="why the gates are overridden"):
+        with pytest.raises(InvalidRequest, match="reason must be"):
             promote(registry, releases[0], override=reason)
 
 
@@ -270,7 +270,7 @@ def test_the_commands(registry: Registry, releases: list[Release], tmp_path: Pat
     assert run(registry, *wanted).exit_code == 0
     again = ("promote", "default", "--release", releases[2].id)
     assert run(registry, *again).exit_code == 1
-    assert "belong together" in run(registry, *again, "--override-gates").stderr
+    assert "needs --reason" in run(registry, *again, "--override-gates").stderr
     assert run(registry, *again, "--override-gates", "--reason", "an outage").exit_code == 0
 
 

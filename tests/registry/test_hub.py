@@ -183,7 +183,7 @@ def test_no_hub_no_space_and_no_permission_are_told_apart(
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         publish(registry, hub, f"hf://{REPO}")
     hub.url = "http://127.0.0.1:9"
-    with pytest.raises(StorageError, match=r"can not be read from the hub \(ConnectError\)"):
+    with pytest.raises(StorageError, match=r"at http://127.0.0.1:9 \(ConnectError\); check the network and"):
         publish(registry, hub, f"hf://{REPO}")
 
 
@@ -197,3 +197,22 @@ def test_the_command(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     manifest = Registry(root).verify(ModelRef.parse(json.loads(done.stdout)["model"]))
     assert (manifest.step, manifest.licence, manifest.base_model) == (3, "apache-2.0", f"hf://{REPO}@{commit}")
+
+
+def test_what_needs_no_weights_is_checked_before_they_are_downloaded(
+    hub: Hub, files: dict[str, bytes], registry: Registry
+) -> None:
+    hub.licence = None
+    hub.push(REPO, files)
+    with pytest.raises(InvalidRequest, match="model name"):
+        registry.publish_from_hub(f"hf://{REPO}", name="a/b", kind="reward", describe=described, endpoint="http://[")
+    with pytest.raises(InvalidRequest, match="kind of model"):
+        registry.publish_from_hub(f"hf://{REPO}", name="rew", kind="judge", describe=described, endpoint="http://[")
+
+    def refuse(found: HubCheckpoint) -> PublishMetadata:
+        assert (found.repo, found.licence) == (REPO, None)
+        raise InvalidRequest("licence is missing", param="licence")
+
+    with pytest.raises(InvalidRequest, match="licence is missing"):
+        registry.publish_from_hub(f"hf://{REPO}", name="rew", kind="reward", describe=refuse, endpoint=hub.url)
+    assert hub.downloaded == [] and registry.versions() == []

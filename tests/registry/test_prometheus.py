@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -126,3 +128,52 @@ def test_what_is_no_number(prometheus: str) -> None:
         Prometheus(f"http://127.0.0.1:{free_run()}").ask("vector(1)")
     with pytest.raises(InvalidRequest, match="no http:// or https:// address"):
         Prometheus("file:///etc")
+
+
+ADDRESSES = (
+    "file:///etc", "localhost:9090", "http://", "http://:9090", "http://localhost:9O90", "http://localhost:0", "",
+    "http://[::1", "http://local host:9090", "http://localhost:99999", "http://localhost:9090/\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_that_is_none_is_said_at_once(address: str) -> None:
+    with pytest.raises(InvalidRequest, match="no http:// or https:// address") as caught:
+        Prometheus(address)
+    assert caught.value.param == "prometheus" and repr(address) in caught.value.message
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9090", "https://prometheus.internal", "http://[::1]:9090/base/"])
+def test_an_address_that_is_one(address: str) -> None:
+    Prometheus(address)
+
+
+WELL = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+NONSENSE = {
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "nothing": b"",
+    "cut off": WELL + b"Content-Length: 100\r\n\r\n{",
+    "no chunks": WELL + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "an endless line": b"HTTP/1.1 200 " + b"x" * 70_000,
+    "no JSON": WELL + b"\r\n<html>",
+    "deep JSON": WELL + b"\r\n" + b"[" * 100_000,
+    "no UTF-8": WELL + b"\r\n\xff",
+    "a list": WELL + b"\r\n[]",
+}
+
+
+@pytest.mark.parametrize("said", NONSENSE)
+def test_whatever_answers_instead_of_prometheus_gives_no_figure(said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(NONSENSE[said])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(NoFigure):
+            Prometheus(f"http://127.0.0.1:{server.getsockname()[1]}").ask("vector(1)")
+        thread.join(10)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from registry.faults import run_at_once
-from registry.tiny import METADATA, SMALL, write_checkpoint
+from registry.tiny import CANARIES, METADATA, SMALL, VOCABULARY, write_checkpoint
 
 from acemath_registry import (
     Conflict,
@@ -49,7 +49,7 @@ def test_a_version_is_whole_readable_and_described(registry: Registry, make_chec
         base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
         training={"seed": 1, "world_size": 2},
         metrics={"pass_at_1": 0.25},
-        canary={"prompt_token_ids": [1, 2], "logprobs": [-0.5]},
+        canary=CANARIES["policy"],
         tools={"transformers": "5.19.0"},
     )
     ref = registry.publish(source, name="pol", kind="policy", metadata=metadata)
@@ -57,7 +57,7 @@ def test_a_version_is_whole_readable_and_described(registry: Registry, make_chec
     manifest = registry.verify(ref)
     assert {field: getattr(manifest, field) for field in PublishMetadata.model_fields} == dict(metadata)
     assert (manifest.kind, manifest.architecture, manifest.dtype) == (ModelKind.POLICY, "LlamaForCausalLM", "bfloat16")
-    assert (manifest.tensors.count, manifest.tensors.parameters) == (2, 18)
+    assert (manifest.tensors.count, manifest.tensors.parameters) == (11, 2 * VOCABULARY + 34)
     directory = registry.path(ref)
     assert directory.stat().st_mode & 0o777 == 0o755
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o644}
@@ -94,7 +94,7 @@ def test_the_version_is_a_function_of_the_content(tmp_path: Path, random: Random
     first = write_checkpoint(root / "first")
     content = bytearray(SMALL["model.embed_tokens.weight"][2])
     content[byte] ^= 0 if same else 1
-    tensors = {**SMALL, "model.embed_tokens.weight": ("BF16", [8, 2], bytes(content))}
+    tensors = {**SMALL, "model.embed_tokens.weight": ("BF16", [VOCABULARY, 2], bytes(content))}
     made = write_checkpoint(root / "made", tensors=tensors)
     second = root / "second"
     second.mkdir()

@@ -1,12 +1,16 @@
 """The watch takes a release back when its figures were outside often enough in a row, and for nothing else."""
 
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +140,21 @@ def test_who_promotes_meanwhile_wins(registry: Registry, releases: list[Release]
     assert registry.channel("default").by == "ann"
 
 
+def test_a_look_that_fails_for_any_reason_ends_nothing_and_counts_for_nothing(
+    watcher: Watcher, registry: Registry, figures: ScriptedFigures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprised(query: str) -> float:
+        raise http.client.BadStatusLine("SSH-2.0")
+
+    figures.say(BANDS, 2, BAD)
+    assert [watcher.look().why for _ in range(2)] == ["look 1 of 3", "look 2 of 3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "ask", surprised)
+        look = watcher.look()
+    assert look.verdict is V.FAILED and "BadStatusLine: SSH-2.0" in look.why
+    assert watcher.look().why == "look 1 of 3" and registry.channel("default").generation == 2
+
+
 def test_bands_are_declared_with_their_line_or_not_at_all(registry: Registry, releases: list[Release]) -> None:
     assert registry.log()[-1].why == "error_rate … 0.02; score_mean -1 … 3"
     path = registry.root / "bands" / "default.json"
@@ -172,6 +191,26 @@ def test_the_commands(registry: Registry, releases: list[Release]) -> None:
     first, second = map(json.loads, looked.stdout.splitlines())
     assert (first["verdict"], second["generation"]) == ("no_figures", 2) and "does not answer" in first["why"]
     assert registry.channel("default").generation == 2
+
+
+def test_a_loop_survives_what_is_no_prometheus(registry: Registry, releases: list[Release]) -> None:
+    refused = run(registry, "run", "default", "--prometheus", "http://localhost:9O90", "--looks", "1", "--json")
+    assert refused.exit_code == 1 and json.loads(refused.stderr)["error"]["param"] == "prometheus"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(3):
+                with suppress(OSError), server.accept()[0] as connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        looked = run(registry, "run", "default", "--prometheus", address, "--looks", "3", "--interval", "0.1", "--json")
+    assert (
+        looked.exit_code == 0
+        and [json.loads(line)["verdict"] for line in looked.stdout.splitlines()] == ["no_figures"] * 3
+    )
 
 
 def test_it_goes_on_until_it_is_told_to_end(registry: Registry, releases: list[Release]) -> None:

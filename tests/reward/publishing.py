@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
+
+from registry.tiny import write_checkpoint
 
 from acemath_registry import ModelRef, PublishMetadata, Registry
 
@@ -19,24 +19,15 @@ def publish_reward(
 
 def promote(registry: Registry, reward: ModelRef, scratch: Path) -> str:
     """Point the channel `default` at a release with this reward version; gives the release's id."""
-    whole = reward
-    if (registry.path(reward) / "adapter_config.json").exists():  # a policy is made of whole checkpoints
-        whole = ModelRef.parse(json.loads((registry.path(reward) / "manifest.json").read_text())["adapter"]["base"])
-    release = registry.create_release(_policy(registry, registry.path(whole), scratch), reward)
+    release = registry.create_release(_policy(registry, reward, scratch), reward)
     registry.promote("default", release.id, expected_generation=None, by="test")
     return release.id
 
 
-def _policy(registry: Registry, reward: Path, scratch: Path) -> ModelRef:
-    directory = scratch / f"policy-of-{reward.name}"
+def _policy(registry: Registry, reward: ModelRef, scratch: Path) -> ModelRef:
+    content = reward.version.partition("-")[2]
+    directory = scratch / f"policy-of-{content}"
     if not directory.exists():
-        ignored = shutil.ignore_patterns("manifest.json")
-        shutil.copytree(reward, directory, ignore=ignored)
-        config = directory / "config.json"
-        config.chmod(0o644)
-        text = config.read_text()
-        for head in ("ForSequenceClassification", "ForRewardModel"):
-            text = text.replace(head, "ForCausalLM")
-        config.write_text(text)
+        write_checkpoint(directory, mark=content)
     metadata = PublishMetadata(step=0, licence="Apache-2.0")
     return registry.publish(directory, name="pol", kind="policy", metadata=metadata)

@@ -12,6 +12,7 @@ from reward.world import S, World
 
 from acemath_core.deadline import Deadline
 from acemath_core.wire import ScoreRequest, SlotState
+from acemath_registry import publish as registry_publish
 from acemath_reward.engine.device import place
 from acemath_reward.engine.model import load_engine
 from acemath_reward.ports import PromptGroup, RewardModel
@@ -44,8 +45,9 @@ async def test_the_canary_decides(world: World, shift: float, state: SlotState) 
     assert ("canary" in reason) is (state is S.REJECTED)
 
 
-async def test_a_malformed_canary_is_a_rejection(world: World) -> None:
+async def test_a_malformed_canary_is_a_rejection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish(1)
+    monkeypatch.setattr(registry_publish, "require_canary", lambda *given: None)  # an older publisher let it pass
     reward = publish_reward(world.registry, world.directory / "export-1", canary={"cases": []}, step=9)
     world.promote(reward)
     await world.rounds(lambda: world.states().get(str(reward)) is S.REJECTED)

@@ -1,6 +1,7 @@
 """The end of a job: what it made is a version with a canary, and the channel's next release where that is wished."""
 
 import json
+import pwd
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,25 @@ def test_a_result_that_was_taken_back_is_not_put_there_again_by_the_same_command
     with pytest.raises(PublishError, match="was there before"):
         deliver("sft", tiny_base, output, wish)
     assert channel.channel("default") == before
+
+
+def test_the_current_release_may_have_been_tried_again_meanwhile(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    wish = replace(wish, channel="default")
+    began, current = check(wish, "sft", tiny_base), channel.channel("default").release
+    channel.promote("default", current, expected_generation=1, by="somebody", again=True)
+    assert deliver("sft", tiny_base, finished(tmp_path / "out", 9, head=False), wish, began).generation == 3
+
+
+def test_an_account_without_a_name_is_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert Delivery("job", "registry").by.startswith("uid ")
 
 
 def test_the_other_model_may_have_been_promoted_meanwhile(

@@ -1,6 +1,6 @@
 """`python -m acemath_cli` is the `acemath` command."""
 
-from acemath_cli.app import main
+from acemath_cli.entry import main
 
 if __name__ == "__main__":
     main()

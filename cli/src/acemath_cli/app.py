@@ -8,9 +8,12 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 
 from acemath_cli.arguments import ProblemCommand
+from acemath_cli.entry import main
 from acemath_cli.jobs import app as jobs
 from acemath_cli.keys import app as keys
 from acemath_cli.solve import solve
+
+__all__ = ["GROUP", "build_app", "main"]
 
 GROUP = "acemath.commands"
 
@@ -33,11 +36,6 @@ def build_app() -> typer.Typer:
     for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
         _add(app, entry)
     return app
-
-
-def main() -> None:
-    """The console script."""
-    build_app()()
 
 
 def _add(app: typer.Typer, entry: EntryPoint) -> None:

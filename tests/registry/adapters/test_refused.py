@@ -40,7 +40,7 @@ def lora(part: str, layer: str = "model.layers.0.self_attn.q_proj") -> str:
         (lambda c, t: c.update(lora_alpha="3"), R.ADAPTER_MALFORMED, "lora_alpha"),
         (lambda c, t: c.update(r=3), R.ADAPTER_MISFIT, "asks for"),
         (lambda c, t: c["target_modules"].append("k_proj"), R.ADAPTER_MISFIT, "no matrices for model.layers.0"),
-        (lambda c, t: c["target_modules"].append("o_proj"), R.ADAPTER_MISFIT, "no layer o_proj"),
+        (lambda c, t: c["target_modules"].append("c_proj"), R.ADAPTER_MISFIT, "no layer c_proj"),
         (lambda c, t: c["target_modules"].pop(), R.ADAPTER_MISFIT, "down_proj is not a layer"),
         (lambda c, t: t.pop(lora("A")), R.ADAPTER_MISFIT, "no lora_A"),
         (lambda c, t: (t.pop(lora("A")), t.pop(lora("B"))), R.ADAPTER_MISFIT, "no matrices"),

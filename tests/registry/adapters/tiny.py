@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from registry.tiny import METADATA, Tensors, safetensors_bytes, write_checkpoint
+from registry.tiny import METADATA, VOCABULARY, Tensors, safetensors_bytes, write_checkpoint
 
 from acemath_registry import ModelRef, Registry
 
 RANK, ALPHA = 2, 3
-LAYERS = {"model.layers.0.self_attn.q_proj": (3, 4), "model.layers.1.mlp.down_proj": (2, 5)}
-"""Layer → rows and columns."""
+LAYERS = {"model.layers.0.self_attn.q_proj": (2, 4), "model.layers.0.mlp.down_proj": (4, 5)}
+"""Layer that is adapted → rows and columns."""
+OTHERS = {
+    "self_attn.k_proj": [2, 4], "self_attn.v_proj": [2, 4], "self_attn.o_proj": [4, 2], "mlp.gate_proj": [5, 4],
+    "mlp.up_proj": [5, 4], "input_layernorm": [4], "post_attention_layernorm": [4],
+}  # fmt: skip
 
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -41,10 +46,11 @@ def f32(*values: float) -> bytes:
 
 def base_tensors() -> Tensors:
     tensors: Tensors = {
-        "model.embed_tokens.weight": ("BF16", [8, 2], bf16(*range(16))),
-        "model.norm.weight": ("BF16", [2], bf16(1, 1)),
-        "model.layers.0.self_attn.k_proj.weight": ("BF16", [1, 4], bf16(1, 2, 3, 4)),
+        "model.embed_tokens.weight": ("BF16", [VOCABULARY, 4], bf16(*range(16)) * (VOCABULARY // 4)),
+        "model.norm.weight": ("BF16", [4], bf16(1, 1, 1, 1)),
     }
+    for name, shape in OTHERS.items():
+        tensors[f"model.layers.0.{name}.weight"] = ("BF16", shape, bf16(*range(math.prod(shape))))
     for layer, (rows, columns) in LAYERS.items():
         values = [(7 * i % 11 - 5) / 8 for i in range(rows * columns)]
         tensors[f"{layer}.weight"] = ("BF16", [rows, columns], bf16(*values))

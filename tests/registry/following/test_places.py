@@ -69,7 +69,7 @@ class Service:
 
     def __init__(self, world: World, kind: str) -> None:
         self.world, self.kind, self.slots = world, kind, list[Slot]()
-        self.leases = Direct(cast(Registry, world), 30, lambda: world.now)
+        self.leases = Direct(cast(Registry, world), "default", 30, lambda: world.now)
         self.told = list[bool]()
         self.places: Places[Slot] = Places(self.leases, self.told.append, now=lambda: world.now)
 
@@ -219,7 +219,7 @@ class World:
         self.gateways = [Gateway(self, f"g{i}", skew) for i, skew in enumerate(skews)]
         self.promote(release(0, 0))
 
-    def statuses(self, service: str) -> dict[str, dict[str, Any]]:
+    def statuses(self, service: str, channel: str | None = None) -> dict[str, dict[str, Any]]:
         return dict(self.records)
 
     def release(self, name: str) -> Release:

@@ -16,7 +16,7 @@ from acemath_registry import Channel, ModelRef, NotFound, Registry, Verification
 from acemath_registry.audit import AuditEvent
 from acemath_registry.collect import Action, Retention
 from acemath_registry.layout import Layout
-from acemath_registry.releases import promote as promote_on
+from acemath_registry.moves import promote as promote_on
 from acemath_registry.stores import Overtaken
 
 NOW = Retention(newest=0, age_s=0.0, grace_s=0.0)
@@ -87,7 +87,7 @@ def test_a_version_from_publishing_to_the_private_copy(
     for path in source.iterdir():
         assert (copy / path.name).read_bytes() == path.read_bytes()
     ends = {phase: done == total for phase, done, total in heard}
-    assert ends.pop("copying") and ends.pop("hashing")
+    assert ends.pop("copying") and ends.pop("hashing") and ends.pop("checking numbers")
     assert ends == ({"uploading": True, "downloading": True} if "s3://" in any_registry.address else {})
     assert any_registry.publish(source, name="pol", kind="policy", metadata=METADATA) == ref
     assert any_registry.private_copy(ref, tmp_path / "cache") == copy

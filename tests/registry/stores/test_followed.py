@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry.tiny import read_safetensors, safetensors_bytes
 from reward.tiny import write_checkpoint
 from reward.world import S, World
 from typer.testing import CliRunner
@@ -57,14 +58,19 @@ def released(cli: Cli, folder: Path, seed: int) -> tuple[ModelRef, ModelRef]:
     reward = write_checkpoint(folder / f"reward-{seed}", "llama", seed)
     policy = folder / f"policy-{seed}"
     shutil.copytree(reward, policy)
-    config = (policy / "config.json").read_text()
-    (policy / "config.json").write_text(config.replace("ForSequenceClassification", "ForCausalLM"))
+    config = json.loads((policy / "config.json").read_text())
+    config |= {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    (policy / "config.json").write_text(json.dumps(config))
+    tensors = read_safetensors(policy / "model.safetensors")
+    del tensors["score.weight"]
+    (policy / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     common = ("--step", str(seed), "--licence", "Apache-2.0")
     found = [
         cli("publish", str(directory), "--name", name, "--kind", kind, *common)["model"]
         for directory, name, kind in ((policy, "pol", "policy"), (reward, "rew", "reward"))
     ]
-    cli("promote", "default", "--policy", found[0], "--reward", found[1], "--by", "me")
+    new = ("--new",) if seed == 1 else ()
+    cli("promote", "default", "--policy", found[0], "--reward", found[1], "--by", "me", *new)
     return ModelRef.parse(found[0]), ModelRef.parse(found[1])
 
 
@@ -75,7 +81,8 @@ async def test_promoted_in_a_bucket_served_from_a_private_copy_and_swapped(
     await world.rounds(lambda: world.states().get(str(first)) is S.ACTIVE)
     assert await world.score() == str(first)
     assert world.loaded[0].is_relative_to(world.settings.cache_dir)
-    assert world.registry.read_status("reward", "0")["generation"] == 1, "its status lies in the bucket"
+    status = world.registry.read_status("reward", world.settings.instance)
+    assert status["generation"] == 1, "its status lies in the bucket"
 
     gateway = StatusFileLeases(world.registry, instance="g1", channel="default")
     watch = ChannelWatch(world.registry, "default")

@@ -8,7 +8,6 @@ it then stands beside; a channel on which somebody changed the job's own model, 
 is left alone, and so is one on which the result was current before and is not any more.
 """
 
-import getpass
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_registry import Channel, Manifest, ModelKind, ModelRef, NotFound, PublishMetadata, Registry, SigningKey
-from acemath_registry.audit import AuditEvent
+from acemath_registry.audit import AuditEvent, acting_user
 from acemath_registry.refs import check_by, check_name
 from acemath_training.architecture import language_model
 from acemath_training.errors import PublishError
@@ -27,6 +26,7 @@ from acemath_training.jobs import run_record
 from acemath_training.progress import Teller
 
 KINDS = {"sft": ModelKind.POLICY, "reward_model": ModelKind.REWARD}
+_PROMOTIONS = frozenset({AuditEvent.PROMOTE, AuditEvent.PROMOTE_AGAIN})
 _CHECKPOINT = "model"  # a full-weight result's folder (`jobs.full_weights`), named here too: that module needs torch
 
 
@@ -49,7 +49,7 @@ class Delivery:
     channel: str | None = None
     beside: str | None = None
     licence: str | None = None
-    by: str = field(default_factory=getpass.getuser)
+    by: str = field(default_factory=acting_user)
     signer: SigningKey | None = None
 
 
@@ -167,9 +167,10 @@ def _promoted(registry: Registry, job: str, wish: Delivery, ref: ModelRef, began
         generation = channel.generation if channel else 0
         moved = registry.promote(wish.channel, release.id, expected_generation=generation, by=wish.by)
     except (ServiceError, _LeftAlone) as error:
+        new = "" if channel else " --new"
         raise PublishError(
             f"{ref} is published and stays so, but channel {wish.channel} was not pointed at {release.id}: {error}; "
-            f"acemath registry promote {wish.channel} --release {release.id} does it when that is settled"
+            f"acemath registry promote {wish.channel} --release {release.id}{new} does it when that is settled"
         ) from error
     tell.say(f"promoted {release.id} ({policy}, {reward}) on channel {wish.channel}, generation {moved.generation}")
     return Delivered(ref, release.id, moved.generation)
@@ -188,7 +189,7 @@ def _refuse_to_undo(
         raise _LeftAlone(f"{channel.by} put {served} there while the job ran")
     changes = [entry for entry in registry.log() if entry.what == name and entry.generation is not None]
     for entry in changes:
-        if (entry.generation or 0) > began.generation and entry.event is not AuditEvent.PROMOTE:
+        if (entry.generation or 0) > began.generation and entry.event not in _PROMOTIONS:
             raise _LeftAlone(f"{entry.by} changed it while the job ran ({entry.event.value})")
     for release in dict.fromkeys(entry.after for entry in changes if entry.after is not None):
         if _member(registry, release, kind) == ref:

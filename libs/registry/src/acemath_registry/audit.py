@@ -32,6 +32,7 @@ class AuditEvent(StrEnum):
 
     PUBLISH = "publish"
     PROMOTE = "promote"
+    PROMOTE_AGAIN = "promote_again"  # the release that was current already, for replicas that had rejected it
     ROLLBACK = "rollback"
     CANARY = "canary"  # a release gets a share of a channel's requests, or another share
     CANARY_STOP = "canary_stop"
@@ -47,7 +48,15 @@ class AuditEvent(StrEnum):
     OVERRIDE_GATES = "override_gates"  # as GATES; the promotion's own line follows
 
 
-CHANGES: Final = frozenset({AuditEvent.PROMOTE, AuditEvent.ROLLBACK, AuditEvent.CANARY, AuditEvent.CANARY_STOP})
+CHANGES: Final = frozenset(
+    {
+        AuditEvent.PROMOTE,
+        AuditEvent.PROMOTE_AGAIN,
+        AuditEvent.ROLLBACK,
+        AuditEvent.CANARY,
+        AuditEvent.CANARY_STOP,
+    }
+)
 """What moves a channel's generation."""
 
 

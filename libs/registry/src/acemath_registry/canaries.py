@@ -13,8 +13,9 @@ from acemath_registry.audit import AuditEvent, record
 from acemath_registry.channels import Canary, Channel, decoded
 from acemath_registry.errors import Conflict, InvalidRequest, storage_errors
 from acemath_registry.layout import Layout
-from acemath_registry.refs import check_by
-from acemath_registry.releases import Gatekeeper, Release, change_once, check_generation, existing, retried
+from acemath_registry.moves import Gatekeeper, change_once, check_generation, retried
+from acemath_registry.refs import check_by, check_reason
+from acemath_registry.releases import Release, existing
 
 
 def begin_canary(
@@ -26,6 +27,7 @@ def begin_canary(
     expected_generation: int | None,
     by: str,
     gatekeeper: Gatekeeper,
+    why: str | None = None,
 ) -> Channel:
     """Give a release a share of the channel's requests, or the one that has a share another; the same changes nothing.
 
@@ -37,15 +39,16 @@ def begin_canary(
         expected_generation: what the caller saw; None for "whatever it is".
         by: who asks, for the record.
         gatekeeper: asked before a share begins, not before it changes.
+        why: for the audit log.
 
     Raises:
-        InvalidRequest: a share, name or `by` that can not be one.
+        InvalidRequest: a share, name, `by` or `why` that can not be one.
         NotFound: the channel, the release or a version of it does not exist.
         Conflict: the release is current, another one has a share, or the generation is another one.
         VerificationError: the release or a manifest was edited.
         LockTimeout, StorageError: it can not be written now.
     """
-    check_by(by)
+    _check_said(by, why)
     _check_share(name, release_id, share)
 
     def target(current: Channel | None) -> str:
@@ -63,7 +66,8 @@ def begin_canary(
 
     current, changed = retried(lambda: change_once(layout, name, target, following, keep))
     if changed != current:
-        _record(layout, AuditEvent.CANARY, name, changed, release_id, by, f"a share of {share:g}")
+        said = f"a share of {share:g}" if why is None else f"a share of {share:g}; {why}"
+        _record(layout, AuditEvent.CANARY, name, changed, release_id, by, said)
     return changed
 
 
@@ -75,20 +79,21 @@ def stop_canary(
     It reads nothing but the channel, so that it works whatever became of the release.
 
     Raises:
-        InvalidRequest: a name or `by` that can not be one.
+        InvalidRequest: a name, `by` or `why` that can not be one.
         NotFound: the channel does not exist.
-        Conflict: no release has a share, or the generation is another one.
+        Conflict: no release has a share, another one has it since the first try, or the generation is another one.
         VerificationError: the channel is malformed.
         LockTimeout, StorageError: it can not be written now.
     """
-    check_by(by)
-    current, changed = retried(lambda: _stop_once(layout, name, expected_generation))
+    _check_said(by, why)
+    tried: set[str] = set()
+    current, changed = retried(lambda: _stop_once(layout, name, expected_generation, tried))
     ended = current.canary.release if current is not None and current.canary is not None else None
     _record(layout, AuditEvent.CANARY_STOP, name, changed, ended, by, why)
     return changed
 
 
-def _stop_once(layout: Layout, name: str, expected: int | None) -> tuple[Channel | None, Channel]:
+def _stop_once(layout: Layout, name: str, expected: int | None, tried: set[str]) -> tuple[Channel | None, Channel]:
     path = layout.channel(name)
     with storage_errors(f"changing channel {name}"), layout.store.changing(path, layout.channel_lock(name)) as change:
         data = change.read()
@@ -96,16 +101,26 @@ def _stop_once(layout: Layout, name: str, expected: int | None) -> tuple[Channel
         check_generation(name, current, expected)
         if current.canary is None:
             raise Conflict(f"no release has a share of channel {name!r}; nothing was changed", should_retry=False)
+        tried.add(current.canary.release)
+        if len(tried) > 1:  # a try that was overtaken goes on only with the release that it began with
+            said = f"{current.canary.release} has the share of channel {name!r} meanwhile; nothing was changed"
+            raise Conflict(f"{said}; look at it again, then decide", should_retry=False)
         changed = current.model_copy(update={"generation": current.generation + 1, "canary": None})
         change.write(changed.encoded())
     return current, changed
+
+
+def _check_said(by: str, why: str | None) -> None:
+    check_by(by)
+    if why is not None:
+        check_reason(why)
 
 
 def _check_share(name: str, release_id: str, share: float) -> None:
     if share == 1.0:
         raise InvalidRequest(
             "a share of 1 leaves no request to the current release, so that nothing could be compared; "
-            f"promote it instead: acemath registry promote {name} {release_id}",
+            f"promote it instead: acemath registry promote {name} --release {release_id}",
             param="share",
         )
     if not (math.isfinite(share) and 0.0 < share < 1.0):

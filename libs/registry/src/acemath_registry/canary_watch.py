@@ -25,8 +25,9 @@ from acemath_registry.canary_figures import (
 )
 from acemath_registry.channels import Canary, Channel
 from acemath_registry.prometheus import NoFigure
+from acemath_registry.refs import shortened
 from acemath_registry.registry import Registry
-from acemath_registry.watch import WATCHER, Figures, Look, Verdict, unsettled_window
+from acemath_registry.watch import WATCHER, Figures, Look, Verdict, failed, unsettled_window
 
 _ROLES = ("canary", "current")
 
@@ -80,18 +81,20 @@ class CanaryWatcher:
         self._inside: tuple[int, float] | None = None  # generation, and when the first look of the row was
 
     def look(self) -> Look:
-        """Look once, and act when this was the last look that was needed."""
+        """Look once, and act when this was the last look that was needed; raises nothing."""
         try:
-            channel = self._registry.channel(self._name)
-            if channel.canary is None:
-                self._forget()
-                said = "no release has a share of the requests"
-                return Look(Verdict.NOT_WATCHED, said, channel.release, channel.generation)
-            scores = self._same_reward(channel)
-        except ServiceError as error:
+            return self._look()
+        except Exception as error:
             self._forget()
-            return Look(Verdict.FAILED, error.message)
-        return self._judge(channel, channel.canary, scores)
+            return failed(error)
+
+    def _look(self) -> Look:
+        channel = self._registry.channel(self._name)
+        if channel.canary is None:
+            self._forget()
+            said = "no release has a share of the requests"
+            return Look(Verdict.NOT_WATCHED, said, channel.release, channel.generation)
+        return self._judge(channel, channel.canary, self._same_reward(channel))
 
     def _forget(self) -> None:
         self._streaks.note(0, {})
@@ -154,7 +157,9 @@ class CanaryWatcher:
     def _stop(self, channel: Channel, why: str) -> tuple[Verdict, str]:
         self._forget()  # whatever comes of it, the next time begins anew
         try:
-            self._registry.stop_canary(self._name, by=WATCHER, expected_generation=channel.generation, why=why)
+            self._registry.stop_canary(
+                self._name, by=WATCHER, expected_generation=channel.generation, why=shortened(why)
+            )
         except ServiceError as error:
             return Verdict.FAILED, f"{why}; the share was not taken away: {error.message}"
         return Verdict.CANARY_STOPPED, why

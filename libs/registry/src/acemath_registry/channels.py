@@ -43,6 +43,8 @@ class Channel(BaseModel):
         by: who made the release the current one.
         at: when, in UTC; for people, never for ordering.
         canary: a release that gets a share of the requests; None, and not in the record, while there is none.
+        rollback: whether a rollback brought the release, so that `previous` is the one that was taken back; only in the
+            record where it is true.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -54,10 +56,13 @@ class Channel(BaseModel):
     by: str
     at: AwareDatetime
     canary: Canary | None = None
+    rollback: bool = False
 
     def document(self) -> dict[str, Any]:
-        """The record as JSON; one without a canary is what it was before there were any."""
-        return self.model_dump(mode="json", exclude=None if self.canary else {"canary"})
+        """The record as JSON; what does not apply is left out, as before there was any of it."""
+        return self.model_dump(
+            mode="json", exclude={name for name in ("canary", "rollback") if not getattr(self, name)}
+        )
 
     def encoded(self) -> bytes:
         """The bytes of the channel's file."""

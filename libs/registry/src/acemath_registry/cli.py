@@ -5,7 +5,6 @@ Results go to standard output, progress and errors to standard error; the exit s
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from acemath_core.errors import InvalidRequest, ServiceError
-from acemath_registry import cli_canary, cli_gates, cli_upkeep, cli_watch
+from acemath_registry import cli_canary, cli_channels, cli_gates, cli_upkeep, cli_watch
+from acemath_registry.audit import acting_user
 from acemath_registry.channels import Channel
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing
+from acemath_registry.cli_checks import require_directory, verify_each
+from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, SignKey, errors, existing, note_new, require_channel
 from acemath_registry.cli_metadata import described, metadata_of
 from acemath_registry.cli_output import print_document, print_overview, print_rows, progress_bar
 from acemath_registry.errors import NotFound
@@ -35,13 +36,7 @@ app.command()(cli_upkeep.log)
 app.add_typer(cli_gates.app, name="gates")
 app.add_typer(cli_watch.app, name="watch")
 
-Expect = Annotated[
-    int | None, typer.Option("--expect", min=0, help="Only if the channel is at this generation; 0 for a new channel.")
-]
-By = Annotated[str, typer.Option("--by", help="Who changes the channel.", default_factory=getpass.getuser)]
-Witness = Annotated[
-    str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=getpass.getuser)
-]
+Witness = Annotated[str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=acting_user)]
 Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]
 
 
@@ -71,6 +66,7 @@ def publish(
     """Publish a checkpoint as an immutable version; the same content again changes nothing."""
     with errors(as_json), progress_bar(quiet=as_json) as progress:
         options, registry = {"step": step, "licence": licence}, Registry(root)
+        new = not registry.exists()
         signer = None if sign_key is None else SigningKey.read(sign_key)
         base = None if adapter_of is None else ModelRef.parse(adapter_of)
         if base is not None and is_hub_source(source):
@@ -81,51 +77,22 @@ def publish(
                 source, name=name, kind=kind, describe=describe, by=by, signer=signer, progress=progress
             )
         else:
+            require_directory(source)
             given = metadata_of(metadata, options)
             ref = registry.publish(
                 source, name=name, kind=kind, metadata=given, adapter_of=base, by=by, signer=signer, progress=progress
             )
         document = {"model": str(ref), "path": registry.where(ref)}
+        checkable = registry.manifest(ref).canary is not None
     print_document(document, as_json=as_json)
+    if new:
+        note_new(registry)
+    if not checkable:
+        typer.echo("no canary: replicas cannot tell whether their engine computes what was trained", err=True)
 
 
-@app.command()
-def promote(
-    channel: Annotated[str, typer.Argument(help="The channel to point.")],
-    by: By,
-    release: Annotated[str | None, typer.Option(help="Id of a release that exists.")] = None,
-    policy: Annotated[str | None, typer.Option(help="With --reward: make the release of these two versions.")] = None,
-    reward: Annotated[str | None, typer.Option(help="With --policy.")] = None,
-    expect: Expect = None,
-    override_gates: Annotated[
-        bool, typer.Option("--override-gates", help="With --reason: promote what the channel's gates refuse.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
-    root: Root = DEFAULT_ROOT,
-    as_json: AsJson = False,
-) -> None:
-    """Point a channel at a release, if its gates let it; replicas that follow it verify, load and switch."""
-    with errors(as_json):
-        registry = existing(root)
-        if override_gates != (reason is not None):
-            raise InvalidRequest("--override-gates and --reason belong together; give both or none", param="reason")
-        chosen = _chosen_release(registry, release, policy, reward)
-        changed = registry.promote(channel, chosen, expected_generation=expect, by=by, override=reason)
-    print_document(_channel_document(channel, changed), as_json=as_json)
-
-
-@app.command()
-def rollback(
-    channel: Annotated[str, typer.Argument(help="The channel to point back.")],
-    by: By,
-    expect: Expect = None,
-    root: Root = DEFAULT_ROOT,
-    as_json: AsJson = False,
-) -> None:
-    """Promote the release that the channel had before."""
-    with errors(as_json):
-        changed = existing(root).rollback(channel, by=by, expected_generation=expect)
-    print_document(_channel_document(channel, changed), as_json=as_json)
+app.command()(cli_channels.promote)
+app.command()(cli_channels.rollback)
 
 
 @app.command(name="list")
@@ -161,13 +128,15 @@ def verify(
         registry = Registry(root, trusted=None if keys is None else TrustedKeys.read(keys))
         if directory is not None and "@" not in target:
             raise InvalidRequest("--directory holds one version; name it as name@version", param="directory")
-        verified = [
-            registry.verify(ref, directory, manifest_sha256=digest, progress=progress)
+        if directory is not None and not directory.is_dir():
+            said = f"there is no directory {directory}; name the copy's own directory"
+            raise NotFound(said, param="directory")
+        verified = verify_each(
+            (ref, partial(registry.verify, ref, directory, manifest_sha256=digest, progress=progress))
             for ref, digest in _versions_of(registry, target)
-        ]
-        documents = [
-            {"model": str(m.ref), "files": len(m.files), "bytes": m.size, "signed": keys is not None} for m in verified
-        ]
+        )
+        signed = None if keys is None else True  # whether it is signed is not known where no key was given
+        documents = [{"model": str(m.ref), "files": len(m.files), "bytes": m.size, "signed": signed} for m in verified]
     print_rows("verified", documents, as_json=as_json)
 
 
@@ -175,7 +144,7 @@ def verify(
 def sign(
     target: Target,
     key: Annotated[Path, typer.Option("--sign-key", help="PEM file (mode 0600) of the Ed25519 key.")],
-    by: Annotated[str, typer.Option("--by", help="Who signs, for the audit log.", default_factory=getpass.getuser)],
+    by: Annotated[str, typer.Option("--by", help="Who signs, for the audit log.", default_factory=acting_user)],
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
@@ -183,9 +152,11 @@ def sign(
     with errors(as_json), progress_bar(quiet=as_json) as progress:
         registry, signer = existing(root), SigningKey.read(key)
         refs = [ref for ref, _ in _versions_of(registry, target)]
-        for ref in refs:
-            registry.sign(ref, signer, by=by, progress=progress)
+        replaced = {str(ref): registry.sign(ref, signer, by=by, progress=progress) for ref in refs}
     print_document({"signed": [str(ref) for ref in refs], "key": signer.id}, as_json=as_json)
+    for signed, other in replaced.items():
+        if other is not None:
+            typer.echo(f"{signed}: replaces the signature by key {other}", err=True)
 
 
 @app.command(name="forget-gateway")
@@ -204,14 +175,6 @@ def forget(
     print_document({"forgotten": instance, "by": by, "record": record}, as_json=as_json)
 
 
-def _chosen_release(registry: Registry, release: str | None, policy: str | None, reward: str | None) -> str:
-    if release and not policy and not reward:
-        return release
-    if policy and reward and not release:
-        return registry.create_release(ModelRef.parse(policy), ModelRef.parse(reward)).id
-    raise InvalidRequest("give --release, or --policy and --reward, and not all of them", param="release")
-
-
 def _channel_document(name: str, channel: Channel) -> dict[str, Any]:
     return {"channel": name, **channel.document()}
 
@@ -225,7 +188,13 @@ def _show(registry: Registry, target: str) -> dict[str, Any]:
         return registry.manifest(ModelRef.parse(target)).model_dump(mode="json")
     if RELEASE_PATTERN.fullmatch(target):
         return _release_document(registry.release(target))
-    channel = _channel(registry, target)
+    _channel(registry, target)  # what a model's name in its place is told
+    return _channel_row(registry, target)
+
+
+def _channel_row(registry: Registry, target: str) -> dict[str, Any]:
+    """Of a channel, whatever its name looks like."""
+    channel = registry.channel(target)
     return {**_release_document(registry.release(channel.release)), **_channel_document(target, channel)}
 
 
@@ -235,6 +204,7 @@ def _channel(registry: Registry, name: str) -> Channel:
     except NotFound as error:
         versions = [str(ref) for ref in registry.versions() if ref.name == name]
         if not versions:
+            require_channel(registry, name)
             raise
         said = f"{name} is a model, not a channel; name a version of it as NAME@VERSION, for instance {versions[-1]}"
         raise NotFound(said) from error
@@ -253,7 +223,7 @@ def _overview(registry: Registry) -> dict[str, list[dict[str, Any]]]:
     return {
         "versions": [_row("model", str(ref), registry, _summary) for ref in registry.versions()],
         "releases": [_row("release", one, registry, _show) for one in registry.release_ids()],
-        "channels": [_row("channel", one, registry, _show) for one in registry.channel_names()],
+        "channels": [_row("channel", one, registry, _channel_row) for one in registry.channel_names()],
     }
 
 

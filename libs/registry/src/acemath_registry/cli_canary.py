@@ -8,7 +8,17 @@ import typer
 
 from acemath_core.errors import InvalidRequest
 from acemath_registry.channels import Channel
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing
+from acemath_registry.cli_common import (
+    DEFAULT_ROOT,
+    AsJson,
+    By,
+    ChannelName,
+    Root,
+    errors,
+    existing,
+    override_of,
+    require_channel,
+)
 from acemath_registry.cli_output import print_document
 from acemath_registry.registry import Registry
 
@@ -30,6 +40,7 @@ def canary(
     """Give a release a share of the requests beside the current one, change the share, or take it away."""
     with errors(as_json):
         registry = existing(root)
+        require_channel(registry, channel)
         if stop:
             if release is not None or share is not None or override_gates:
                 raise InvalidRequest("--stop takes no release, no --share and no --override-gates", param="stop")
@@ -51,6 +62,5 @@ def _begin(
 ) -> Channel:
     if release is None or share is None:
         raise InvalidRequest("give a release and --share, or --stop", param="release")
-    if override_gates != (reason is not None):
-        raise InvalidRequest("--override-gates and --reason belong together; give both or none", param="reason")
-    return registry.canary(channel, release, share, by=by, expected_generation=expect, override=reason)
+    override = override_of(override_gates, reason)
+    return registry.canary(channel, release, share, by=by, expected_generation=expect, override=override, why=reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from acemath_core.errors import InvalidRequest, ServiceError
+from acemath_registry.audit import acting_user
 from acemath_registry.cli_output import describe_error
 from acemath_registry.errors import NotFound
 from acemath_registry.registry import Registry
@@ -27,7 +27,7 @@ Root = Annotated[
     ),
 ]
 ChannelName = Annotated[str, typer.Argument(help="Name of the channel.")]
-By = Annotated[str, typer.Option("--by", help="Who, for the audit log.", default_factory=getpass.getuser)]
+By = Annotated[str, typer.Option("--by", help="Who, for the audit log.", default_factory=acting_user)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SignKey = Annotated[
     Path | None, typer.Option("--sign-key", help="PEM file (mode 0600) of the Ed25519 key that signs the version.")
@@ -43,6 +43,17 @@ def errors(as_json: bool) -> Iterator[None]:
     except ServiceError as error:
         describe_error(Console(stderr=True), error, as_json=as_json)
         raise typer.Exit(1) from error
+
+
+def override_of(override_gates: bool, reason: str | None) -> str | None:
+    """Why gates are overridden; None where they are obeyed.
+
+    Raises:
+        InvalidRequest: they are to be overridden without a reason.
+    """
+    if override_gates and reason is None:
+        raise InvalidRequest("--override-gates needs --reason; say why", param="reason")
+    return reason if override_gates else None
 
 
 def misfit(error: ValidationError, param: str) -> InvalidRequest:
@@ -64,3 +75,31 @@ def existing(root: str) -> Registry:
     if not registry.exists():
         raise NotFound(f"there is no registry at {registry.address}; give --root, or publish something first")
     return registry
+
+
+def note_new(registry: Registry) -> None:
+    """Say on standard error where a registry was made: a relative or mistyped root makes one anywhere."""
+    where = registry.address if "://" in registry.address else registry.root.absolute()
+    typer.echo(f"made a new registry at {where}", err=True)
+
+
+def no_channel(registry: Registry, name: str) -> str | None:
+    """That there is no such channel, and which there are; None where there is. What people mistype is told at once."""
+    names = registry.channel_names()
+    there = f"those that do: {', '.join(names)}" if names else "this registry has none yet"
+    return None if name in names else f"channel {name!r} does not exist ({there})"
+
+
+def require_channel(registry: Registry, name: str) -> None:
+    """Raises NotFound where there is no such channel."""
+    missing = no_channel(registry, name)
+    if missing is not None:
+        begin = f"acemath registry promote {name} --new"
+        raise NotFound(f"{missing}; correct its name, or begin it: {begin}", param="channel")
+
+
+def note_missing(registry: Registry, name: str) -> None:
+    """Say on standard error that there is no such channel, where there may be one later."""
+    missing = no_channel(registry, name)
+    if missing is not None:
+        typer.echo(f"note: {missing}; what is declared for it holds from its first promotion", err=True)

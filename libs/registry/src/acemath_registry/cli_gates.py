@@ -10,7 +10,17 @@ from pydantic import ValidationError
 
 from acemath_core.comparison import Comparison
 from acemath_core.errors import InvalidRequest
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing, misfit
+from acemath_registry.cli_common import (
+    DEFAULT_ROOT,
+    AsJson,
+    By,
+    ChannelName,
+    Root,
+    errors,
+    existing,
+    misfit,
+    note_missing,
+)
 from acemath_registry.cli_output import print_document, print_rows
 from acemath_registry.documents import MAX_DOCUMENT_BYTES
 from acemath_registry.durable import read_file
@@ -23,7 +33,9 @@ app = typer.Typer(no_args_is_help=True, help="What a channel asks of a release b
 def show(channel: ChannelName, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Show what a channel asks; nothing when no gates were declared."""
     with errors(as_json):
-        gates = existing(root).gates(channel)
+        registry = existing(root)
+        gates = registry.gates(channel)
+        note_missing(registry, channel)
     _print_gates(channel, gates, as_json)
 
 
@@ -49,7 +61,9 @@ def declare(
             gates = Gates(canary=canary, evaluations=asked)
         except ValidationError as error:
             raise misfit(error, "evaluation") from error
-        existing(root).set_gates(channel, gates, by=by)
+        registry = existing(root)
+        registry.set_gates(channel, gates, by=by)
+        note_missing(registry, channel)
     _print_gates(channel, gates, as_json)
 
 
@@ -83,7 +97,9 @@ def check(
 ) -> None:
     """Say whether a channel's gates would let a release pass now; the exit status is 1 when not."""
     with errors(as_json):
-        refusals = existing(root).ask_gates(channel, release)
+        registry = existing(root)
+        refusals = registry.ask_gates(channel, release)
+        note_missing(registry, channel)
     print_rows("refusals", [one.document() for one in refusals], as_json=as_json)
     if refusals:
         raise typer.Exit(1)

@@ -27,9 +27,24 @@ def metadata_of(path: Path | None, options: dict[str, Any]) -> PublishMetadata:
     try:
         return PublishMetadata.model_validate(document)
     except ValidationError as error:
+        _check_keys(document)
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise InvalidRequest(f"{field}: {first['msg']}; give it as an option or in --metadata", param=field) from error
+
+
+def _check_keys(document: dict[str, Any]) -> None:
+    """Raises InvalidRequest, which names every key that is unknown, or else every one that is missing."""
+    fields = PublishMetadata.model_fields
+    unknown = [repr(key) for key in document if key not in fields]
+    if unknown:
+        said = f"metadata has no {' and no '.join(unknown)}; known are {', '.join(fields)}"
+        raise InvalidRequest(said, param="metadata")
+    missing = [name for name, field in fields.items() if field.is_required() and name not in document]
+    if missing:
+        options, (are, them) = [f"--{name}" for name in missing], ("is", "it") if len(missing) == 1 else ("are", "them")
+        said = f"{' and '.join(missing)} {are} missing; give {' and '.join(options)}, or put {them} into the"
+        raise InvalidRequest(f"{said} --metadata file", param=missing[0])
 
 
 def described(path: Path | None, options: dict[str, Any], found: HubCheckpoint) -> PublishMetadata:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from acemath_core.errors import ServiceError
@@ -27,6 +27,7 @@ _COLUMNS = {
     "verified": ("model", "files", "bytes", "signed"),
     "planned": ("model", "action", "bytes", "why"),
     "collected": ("model", "action", "bytes", "why"),
+    "left": ("path", "bytes", "until"),
     "log": ("at", "event", "by", "what", "from", "to", "why"),
     "refusals": ("reason", "detail"),
     "channels": ("channel", "release", "generation", "previous", "by", "at"),
@@ -41,17 +42,18 @@ def print_document(document: dict[str, Any], *, as_json: bool) -> None:
     console = Console()
     if not console.is_terminal:
         for key, value in document.items():
-            typer.echo(f"{key}\t{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            typer.echo(f"{key}\t{_one_line(text)}")
         return
     table = Table(show_header=False)
     for key, value in document.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-        table.add_row(escape(key), escape(text))
+        table.add_row(escape(key), escape("\n".join(map(_one_line, text.split("\n")))))
     console.print(table)
 
 
 def print_overview(overview: dict[str, list[dict[str, Any]]], *, as_json: bool) -> None:
-    """The whole registry, as JSON, as three tables, or outside a terminal as lines of cells with tabs between."""
+    """Rows of several kinds, as JSON, as a table each, or outside a terminal as lines of cells with tabs between."""
     if as_json:
         typer.echo(json.dumps(overview, ensure_ascii=False, sort_keys=True))
         return
@@ -85,18 +87,21 @@ def describe_error(console: Console, error: ServiceError, *, as_json: bool) -> N
             document["refusals"] = [refusal.document() for refusal in error.refusals]
         typer.echo(json.dumps({"error": document}, ensure_ascii=False, sort_keys=True), err=True)
         return
-    console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(_one_line(error.message))}", soft_wrap=True)
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[ProgressCallback]:
-    """A callback that draws one bar for each phase on standard error; nothing when `quiet` or not on a terminal."""
+def progress_bar(*, quiet: bool, of: str = "bytes") -> Iterator[ProgressCallback]:
+    """A callback that draws one bar for each phase on standard error; nothing when `quiet` or not on a terminal.
+
+    What is counted is bytes, with their speed, or a number of something else.
+    """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield no_progress
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    counts = (DownloadColumn(), TransferSpeedColumn()) if of == "bytes" else (MofNCompleteColumn(), TextColumn(of))
+    with Progress(TextColumn("{task.description}"), BarColumn(), *counts, console=console, transient=True) as bars:
         tasks = {}
 
         def show(phase: str, done: int, total: int) -> None:
@@ -144,5 +149,10 @@ def _print_list(console: Console, title: str, rows: list[dict[str, Any]]) -> Non
 def _cells(title: str, row: dict[str, Any]) -> list[str]:
     columns = _COLUMNS[title]
     if "error" in row:
-        return [str(row[columns[0]]), str(row["error"])]
-    return ["" if row[column] is None else str(row[column]) for column in columns]
+        return [_one_line(str(row[columns[0]])), _one_line(str(row["error"]))]
+    return ["" if row[column] is None else _one_line(str(row[column])) for column in columns]
+
+
+def _one_line(text: str) -> str:
+    """The text with its control characters written out: what is shown may forge no line and move no cursor."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import getpass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from acemath_registry.audit import AuditEntry
+from acemath_registry.audit import AuditEntry, acting_user
 from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, Root, errors, existing
-from acemath_registry.cli_output import print_rows
+from acemath_registry.cli_output import print_overview, print_rows, progress_bar
 from acemath_registry.collect import Action, Retention, Verdict
+from acemath_registry.stores import Leftover
 
 _HOUR_S = 3600.0
 
 
 def gc(
-    by: Annotated[str, typer.Option("--by", help="Who removes, for the audit log.", default_factory=getpass.getuser)],
+    by: Annotated[str, typer.Option("--by", help="Who removes, for the audit log.", default_factory=acting_user)],
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without this it is only shown.")] = False,
     newest: Annotated[int, typer.Option("--newest", min=0, help="Keep so many newest versions of each model.")] = 3,
     age_hours: Annotated[float, typer.Option("--age-hours", min=0, help="Keep what is younger.")] = 24.0,
@@ -33,14 +34,21 @@ def gc(
 
     Never removed is what a channel points at, pointed at lately or would roll back to, what a status record or a lease
     names, and what is being read. What a publisher left that was killed goes, too, when it is older than --age-hours,
-    and than a day in any case.
+    and than a day in any case; what is left of it now is shown with the time until which it stays.
     """
     with errors(as_json):
         retention = Retention(newest, age_hours * _HOUR_S, grace_hours * _HOUR_S, history)
-        verdicts = existing(root).collect(retention, by=by, apply=apply)
-    print_rows("collected" if apply else "planned", [_verdict_row(one) for one in verdicts], as_json=as_json)
-    if not as_json:
-        _say_sum(verdicts, apply)
+        verdicts = list[Verdict]()
+        try:
+            with progress_bar(quiet=as_json, of="versions") as progress:
+                for verdict in existing(root).collecting(retention, by=by, apply=apply, progress=progress):
+                    verdicts.append(verdict)
+            left = existing(root).leftovers(retention)
+        except BaseException:  # whatever ends it: what was removed by then has to be said
+            if verdicts:
+                _say(verdicts, [], apply, as_json)
+            raise
+    _say(verdicts, left, apply, as_json)
 
 
 def log(
@@ -68,6 +76,20 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
 def _entry_row(entry: AuditEntry) -> dict[str, Any]:
     document = entry.model_dump(mode="json", by_alias=True)
     return document | {"at": entry.at.isoformat(timespec="seconds")}
+
+
+def _left_row(left: Leftover) -> dict[str, Any]:
+    until = datetime.fromtimestamp(left.until, UTC).isoformat(timespec="seconds")
+    return {"path": left.path, "bytes": left.size, "until": until}
+
+
+def _say(verdicts: list[Verdict], left: list[Leftover], apply: bool, as_json: bool) -> None:
+    tables = {"collected" if apply else "planned": [_verdict_row(one) for one in verdicts]}
+    if left or as_json:
+        tables["left"] = [_left_row(one) for one in left]
+    print_overview(tables, as_json=as_json)
+    if not as_json:
+        _say_sum(verdicts, apply)
 
 
 def _say_sum(verdicts: list[Verdict], apply: bool) -> None:

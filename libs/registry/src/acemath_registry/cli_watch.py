@@ -16,7 +16,17 @@ from acemath_core.errors import InvalidRequest
 from acemath_registry.bands import Band, Bands
 from acemath_registry.canary_figures import CanaryBand, CanaryBands
 from acemath_registry.canary_watch import CanaryWatcher
-from acemath_registry.cli_common import DEFAULT_ROOT, AsJson, By, ChannelName, Root, errors, existing, misfit
+from acemath_registry.cli_common import (
+    DEFAULT_ROOT,
+    AsJson,
+    By,
+    ChannelName,
+    Root,
+    errors,
+    existing,
+    misfit,
+    note_missing,
+)
 from acemath_registry.cli_output import print_document, print_look
 from acemath_registry.prometheus import Prometheus
 from acemath_registry.watch import Look, Watcher
@@ -28,7 +38,9 @@ app = typer.Typer(no_args_is_help=True, help="Take a release back whose live fig
 def show(channel: ChannelName, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Show what is watched on a channel; nothing when no bands were declared."""
     with errors(as_json):
-        bands = existing(root).bands(channel)
+        registry = existing(root)
+        bands = registry.bands(channel)
+        note_missing(registry, channel)
     _print_bands(channel, bands, as_json)
 
 
@@ -60,7 +72,9 @@ def declare(
             )  # fmt: skip
         except ValidationError as error:
             raise misfit(error, "band") from error
-        existing(root).set_bands(channel, bands, by=by)
+        registry = existing(root)
+        registry.set_bands(channel, bands, by=by)
+        note_missing(registry, channel)
     _print_bands(channel, bands, as_json)
 
 

@@ -9,10 +9,10 @@ the same lock from checking the versions to writing the channel, so that one of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from acemath_core.errors import ServiceError
 from acemath_registry import audit
@@ -22,11 +22,14 @@ from acemath_registry.errors import Conflict, RejectReason, VerificationError, s
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest
+from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.references import HISTORY, named_versions
-from acemath_registry.refs import VERSION_PATTERN, ModelRef
+from acemath_registry.refs import VERSION_PATTERN, ModelRef, check_by
+from acemath_registry.stores import Leftover
 from acemath_registry.verify import read_manifest
 
 DAY_S: Final = 24 * 3600.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +76,50 @@ class Verdict:
 
 
 def collect(
-    layout: Layout, retention: Retention, *, by: str, apply: bool, now: Callable[[], float] = time.time
-) -> list[Verdict]:
+    layout: Layout,
+    retention: Retention,
+    *,
+    by: str,
+    apply: bool,
+    now: Callable[[], float] = time.time,
+    progress: Progress = no_progress,
+) -> Iterator[Verdict]:
     """Look at every version and, if `apply`, mark and remove; sorted by name and step.
 
-    If `apply`, what publishers and writers left who were killed goes too, once it is older than `retention.age_s` (and,
-    of publishers, than a day).
+    Each verdict comes when it is done, and the next version waits until it is taken: who takes no more leaves the rest
+    as it is. If `apply`, what publishers and writers left who were killed goes first, once it is older than
+    `retention.age_s` (and, of publishers, than a day).
+
+    Args:
+        layout: of the registry.
+        retention: what is kept although nobody names it.
+        by: who removes, for the audit log.
+        apply: do it; else it is only a plan.
+        now: Unix time.
+        progress: hears how many of the versions were looked at, then of how many it was decided; not of bytes.
 
     Raises:
+        InvalidRequest: `by` can not be one.
         VerificationError: a document that may name versions is damaged: nothing was done.
         LockTimeout: another collection runs.
         StorageError: something can not be read, written or removed; what was done before stays done.
     """
+    check_by(by)
     with storage_errors("collecting unused versions"):
         if not apply:
-            planned = _Collection(layout, retention, by, now)
-            return [planned.verdict(ref) for ref in planned.refs]
+            planned = _Collection(layout, retention, by, now, progress)
+            yield from planned.each(planned.verdict, "planning")
+            return
         with layout.store.alone(layout.tombstones / ".lock"):
             layout.store.sweep(layout.root, layout.staging, retention.age_s)
-            collection = _Collection(layout, retention, by, now)
-            return [collection.act(collection.verdict(ref)) for ref in collection.refs]
+            collection = _Collection(layout, retention, by, now, progress)
+            yield from collection.each(lambda ref: collection.act(collection.verdict(ref)), "collecting")
+
+
+def leftovers(layout: Layout, retention: Retention) -> list[Leftover]:
+    """What publishers left that were killed, and until when it stays. Raises StorageError."""
+    with storage_errors("listing what publishers left"):
+        return layout.store.leftovers(layout.staging, retention.age_s)
 
 
 def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> None:
@@ -113,12 +140,21 @@ class _Collection:
         refs: the versions, sorted by name and step.
     """
 
-    def __init__(self, layout: Layout, retention: Retention, by: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self, layout: Layout, retention: Retention, by: str, now: Callable[[], float], progress: Progress
+    ) -> None:
         self._layout, self._retention, self._by, self._now = layout, retention, by, now
+        self._progress = progress
         self._named = named_versions(layout, retention.history)
         self.refs = list_versions(layout)
-        self._manifests = {ref: _manifest(layout, ref) for ref in self.refs}
+        self._manifests = dict(self.each(lambda ref: (ref, _manifest(layout, ref)), "reading manifests"))
         self._newest = self._newest_of_each()
+
+    def each(self, look: Callable[[ModelRef], T], phase: str) -> Iterator[T]:
+        advance = counter(self._progress, phase, len(self.refs))
+        for ref in self.refs:
+            yield look(ref)
+            advance(1)
 
     def _newest_of_each(self) -> frozenset[ModelRef]:
         by_name: dict[str, list[Manifest]] = {}

@@ -14,9 +14,11 @@ ServiceError (acemath_core)
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 
 from acemath_core.errors import Conflict, ErrorCode, InvalidRequest, NotFound, ServiceError, Unavailable
 
@@ -122,8 +124,13 @@ class DiskFull(StorageError):
 
 
 @contextmanager
-def storage_errors(doing: str) -> Iterator[None]:
-    """Translate an `OSError` into a `StorageError` that says what we were doing.
+def storage_errors(doing: str, source: Path | None = None, *, publishing: bool = False) -> Iterator[None]:
+    """Translate an `OSError` into a `StorageError` that says what we were doing, and with which file.
+
+    Args:
+        doing: what fails when it fails.
+        source: what is being published: it is said whether a file is there or in the registry.
+        publishing: only who publishes is told the path of a file; other errors may go to callers of a service.
 
     Raises:
         DiskFull: no space or quota left.
@@ -137,4 +144,13 @@ def storage_errors(doing: str) -> Iterator[None]:
                 f"no space left while {doing}; free some, then try again; nothing was left behind"
             ) from error
         reason = error.strerror or type(error).__name__
-        raise StorageError(f"{doing} failed: {reason}; check the mount and its permissions") from error
+        where = _place(error.filename, source) if publishing or source is not None else ""
+        raise StorageError(f"{doing} failed: {reason}{where}; check the mount and its permissions") from error
+
+
+def _place(name: object, source: Path | None) -> str:
+    """The file at fault, as an error names it, for the end of a sentence; empty where it names none."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return ""
+    path = Path(os.fsdecode(name))
+    return f": {path} (in the {'source' if source is not None and path.is_relative_to(source) else 'registry'})"

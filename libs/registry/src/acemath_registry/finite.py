@@ -11,7 +11,7 @@ digests, and the loaded model's canary has to be finite.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from typing import Final
 from acemath_registry.durable import CHUNK_BYTES, open_regular
 from acemath_registry.errors import RejectReason, VerificationError, storage_errors
 from acemath_registry.manifest import WEIGHTS_SUFFIX
+from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.tensors import Tensor, read_header
 
 
@@ -50,27 +51,30 @@ _FORMATS: Final[Mapping[str, _Format]] = {
 """The floating-point formats that weights are stored in; integers are always numbers."""
 
 
-def require_finite(directory: Path, names: Collection[str]) -> None:
+def require_finite(directory: Path, names: Collection[str], progress: Progress = no_progress) -> None:
     """Refuse weights that hold NaN or infinity; reads every byte of them.
 
     Args:
         directory: of the version, whose headers have been checked.
         names: of the files in it.
+        progress: hears how far it is, as `checking numbers`.
 
     Raises:
         VerificationError: NOT_FINITE, naming file and tensor.
         StorageError: a file can not be read.
     """
-    for name in sorted(names):
-        if not name.endswith(WEIGHTS_SUFFIX):
-            continue
-        for tensor, values in _read(directory / name):
+    weights = [name for name in sorted(names) if name.endswith(WEIGHTS_SUFFIX)]
+    tensors = {name: read_header(directory / name) for name in weights}
+    advance = counter(progress, "checking numbers", sum(found[-1].end for found in tensors.values() if found))
+    for name in weights:
+        for tensor, values in _read(directory / name, tensors[name]):
             if not finite(tensor.dtype, values):
                 raise VerificationError(
                     RejectReason.NOT_FINITE,
                     f"tensor {tensor.name} holds NaN or infinity; its run diverged: export an earlier step",
                     file=name,
                 )
+            advance(len(values))
 
 
 def finite(dtype: str, values: bytes) -> bool:
@@ -98,9 +102,8 @@ def _places(data: bytes, value: int) -> Iterator[int]:
         at = data.find(value, at + 1)
 
 
-def _read(path: Path) -> Iterator[tuple[Tensor, bytes]]:
+def _read(path: Path, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, bytes]]:
     """The file's tensors with their bytes, a chunk at a time."""
-    tensors = read_header(path)
     with storage_errors(f"reading {path.name}"), os.fdopen(open_regular(path), "rb") as file:
         begin = os.fstat(file.fileno()).st_size - tensors[-1].end
         for tensor in tensors:

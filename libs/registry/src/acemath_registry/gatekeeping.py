@@ -5,13 +5,12 @@ from __future__ import annotations
 from acemath_registry.audit import AuditEvent, require_record
 from acemath_registry.channels import Channel, current_channel
 from acemath_registry.documents import encode
-from acemath_registry.errors import InvalidRequest, storage_errors
+from acemath_registry.errors import storage_errors
 from acemath_registry.gates import GateRefused, Gates, Refusal, read_gates, refusals
 from acemath_registry.layout import Layout
-from acemath_registry.refs import check_by
-from acemath_registry.releases import Gatekeeper, Release, read_release
-
-_MAX_REASON_LENGTH = 200
+from acemath_registry.moves import Gatekeeper
+from acemath_registry.refs import check_by, check_reason
+from acemath_registry.releases import Release, read_release
 
 
 def set_gates(layout: Layout, channel: str, gates: Gates, *, by: str) -> None:
@@ -51,25 +50,26 @@ def ask(layout: Layout, channel: str, release_id: str) -> tuple[Refusal, ...]:
     return refusals(layout, read_gates(layout, channel), current, release)
 
 
-def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None) -> Gatekeeper:
-    """Asks the gates that the channel has at the time of the change.
+def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None, again: bool = False) -> Gatekeeper:
+    """Asks the gates that the channel has at the time of the change; of the release that is current already, nothing.
 
     Args:
         layout: of the registry.
         channel: whose gates.
         by: who promotes.
         override: the reason to promote what a gate refuses; None to obey.
+        again: let pass what replicas that follow this channel rejected until now.
 
     Raises:
         InvalidRequest: a reason that says nothing.
     """
-    if override is not None and not (override.strip() and len(override) <= _MAX_REASON_LENGTH):
-        raise InvalidRequest(
-            f"say in 1 to {_MAX_REASON_LENGTH} characters why the gates are overridden", param="reason"
-        )
+    if override is not None:
+        check_reason(override)
 
     def keep(current: Channel | None, release: Release) -> None:
-        found = refusals(layout, read_gates(layout, channel), current, release)
+        if current is not None and current.release == release.id:
+            return
+        found = refusals(layout, read_gates(layout, channel), current, release, again_on=channel if again else None)
         if found and override is None:
             raise GateRefused(channel, release.id, found)
         if found:

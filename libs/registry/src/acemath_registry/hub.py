@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,14 @@ def is_hub_source(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
-def download(source: str, into: Path, progress: Progress, *, endpoint: str | None = None) -> HubCheckpoint:
+def download(
+    source: str,
+    into: Path,
+    progress: Progress,
+    *,
+    endpoint: str | None = None,
+    accept: Callable[[HubCheckpoint], object] = lambda found: None,
+) -> HubCheckpoint:
     """Put the files of a commit that a version may hold into the empty folder `into`.
 
     Args:
@@ -79,6 +86,7 @@ def download(source: str, into: Path, progress: Progress, *, endpoint: str | Non
         into: on the registry's file system.
         progress: hears of each file.
         endpoint: the hub's address; None for the library's own (`HF_ENDPOINT`, else huggingface.co).
+        accept: is told what is about to be downloaded (nothing is stripped yet); what it raises is raised instead.
 
     Raises:
         InvalidRequest: not such an address, or `huggingface_hub` is not installed.
@@ -91,12 +99,13 @@ def download(source: str, into: Path, progress: Progress, *, endpoint: str | Non
     if parsed is None:
         raise InvalidRequest(f"{source!r} is no model of the hub; write hf://owner/name@revision", param="source")
     api = _api(endpoint)
-    with _hub_errors(source):
+    with _hub_errors(source, str(api.endpoint)):
         info = api.model_info(
             parsed["repo"], revision=parsed["revision"] or "main", files_metadata=True, timeout=_TIMEOUT_S
         )
         commit = _commit(source, info)
         wanted, skipped = _chosen(info)
+        accept(HubCheckpoint(parsed["repo"], commit, _licence(info), skipped))
         require_space(into, sum(one.size or 0 for one in wanted.values()))
         _fetch(api, parsed["repo"], commit, wanted, into, progress)
     stripped = tuple(name for name in sorted(MAY_NAME_CODE & wanted.keys()) if _strip(into / name))
@@ -171,7 +180,7 @@ def _licence(info: ModelInfo) -> str | None:
 
 
 @contextmanager
-def _hub_errors(source: str) -> Iterator[None]:
+def _hub_errors(source: str, endpoint: str) -> Iterator[None]:
     from httpx2 import HTTPError  # noqa: PLC0415 - see `_api`
     from huggingface_hub import errors  # noqa: PLC0415
 
@@ -188,5 +197,6 @@ def _hub_errors(source: str) -> Iterator[None]:
     except (HTTPError, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's, which the caller explains
-        why = type(error).__name__
-        raise StorageError(f"{source} can not be read from the hub ({why}); try again later") from error
+        said = f"{source} can not be read from the hub at {endpoint} ({type(error).__name__})"
+        do = "check the network and the proxy (HTTPS_PROXY, HF_ENDPOINT), or try again later"
+        raise StorageError(f"{said}; {do}") from error

@@ -130,13 +130,13 @@ class PublishMetadata(BaseModel):
         base_model: hub id and revision, or package and version, of the first ancestor.
         training: run: git commit, config digest, data fingerprint, seed, world size, …
         metrics: what was measured, and the gate's result.
-        canary: token ids and the values the trainer computed for them; see the service that checks it.
+        canary: token ids and the values the trainer computed for them; see `canary_cases`.
         tools: versions of the libraries that made the files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    step: int = Field(ge=0, lt=10**15)
+    step: int = Field(ge=0, lt=10**15, strict=True)
     licence: str = Field(min_length=1)
     parent: str | None = None
     base_model: str | None = None

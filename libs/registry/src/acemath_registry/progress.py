@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the phase (`copying`, `hashing`), the bytes done and the bytes in all; must return quickly.
+"""Called with the phase (`copying`, `hashing`, …), the bytes done and the bytes in all; must return quickly.
 
 What it raises stops the work and reaches the caller; nothing half done is left behind, so it is also how to cancel.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import urllib.error
@@ -45,9 +46,7 @@ class Prometheus:
     """
 
     def __init__(self, url: str) -> None:
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise InvalidRequest(f"{url!r} is no http:// or https:// address", param="prometheus")
-        self._url = url.rstrip("/") + "/api/v1/query"
+        self._url = _checked(url).rstrip("/") + "/api/v1/query"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is one of our own services
 
     def ask(self, query: str) -> float:
@@ -62,9 +61,22 @@ class Prometheus:
                 document = json.loads(answer.read(_MAX_BYTES))
         except urllib.error.HTTPError as error:
             raise NoFigure(f"Prometheus refuses the query with status {error.code}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             raise NoFigure(f"Prometheus does not answer ({type(error).__name__})") from error
         return _number(document)
+
+
+def _checked(url: str) -> str:
+    """The address itself, if one can be asked there."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # its port is no number, or its brackets do not match
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        said = f"{url!r} is no http:// or https:// address of a Prometheus; give one as http://HOST:9090"
+        raise InvalidRequest(said, param="prometheus")
+    return url
 
 
 def value_query(measure: Measure, bands: Bands) -> str:

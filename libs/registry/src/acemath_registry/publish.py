@@ -16,6 +16,7 @@ from pathlib import Path
 
 from acemath_registry.announcing import announced
 from acemath_registry.audit import AuditEvent, acting_user, record
+from acemath_registry.canary_cases import require_canary
 from acemath_registry.collect import withdraw_tombstone
 from acemath_registry.durable import (
     copy_file,
@@ -23,12 +24,14 @@ from acemath_registry.durable import (
     sync_directory,
     write_file,
 )
-from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
+from acemath_registry.errors import Conflict, InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.facts import compute_facts, require_files
 from acemath_registry.files import CONFIG_NAME, OWN_NAMES, hash_files, list_files
 from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
+from acemath_registry.loadable import require_loadable
 from acemath_registry.manifest import (
+    ADAPTER_CONFIG_NAME,
     MANIFEST_NAME,
     SIGNATURE_NAME,
     AdapterRecord,
@@ -69,16 +72,17 @@ def publish(
     logged as a warning and not stored.
 
     Raises:
-        InvalidRequest: `name` can not be a name.
+        InvalidRequest: `name` can not be a name, `source` holds an adapter, or the canary is none of such a version.
         NotFound: `source` is not a directory.
-        VerificationError: `source` holds what a version may not hold, or is not of this kind.
+        VerificationError: `source` holds what a version may not hold or no engine can load, or is not of this kind.
         Conflict: the version exists but is damaged.
         StorageError: the place refused (DiskFull: no space). On a file system nothing is left behind; in a bucket there
             may be objects without a manifest, which are no version and which the next attempt goes on from.
     """
     require_source(source, name, holds=CONFIG_NAME)
+    _refuse_adapter(source)
     publisher = by or acting_user()
-    with storage_errors(f"publishing {name}"):
+    with storage_errors(f"publishing {name}", source):
         stored = _already_published(layout, source, name, metadata.step, progress)
     if stored is not None and wanted_again(layout, stored.ref, publisher):
         check_kind(stored.architecture, stored.kind, kind)
@@ -92,6 +96,17 @@ def publish(
     manifest, _ = put(layout, name, fill, signer, progress)
     record(layout, AuditEvent.PUBLISH, by=publisher, what=str(manifest.ref))
     return manifest.ref
+
+
+def check_wish(name: str, kind: ModelKind | str) -> None:
+    """Refuse what needs no look at the source.
+
+    Raises:
+        InvalidRequest: `name` can not be a name, or `kind` is none.
+    """
+    check_name(name, what="model name")
+    if kind not in list(ModelKind):
+        raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
 
 
 def require_source(source: Path, name: str, *, holds: str) -> None:
@@ -108,13 +123,20 @@ def require_source(source: Path, name: str, *, holds: str) -> None:
         )
 
 
+def _refuse_adapter(source: Path) -> None:
+    """Raises InvalidRequest for what PEFT saved, which is published with its base."""
+    if (source / ADAPTER_CONFIG_NAME).is_file() and not (source / CONFIG_NAME).exists():
+        said = "this is a PEFT adapter: give --adapter-of NAME@VERSION, the version that it was trained on"
+        raise InvalidRequest(said, param="adapter_of")
+
+
 def wanted_again(layout: Layout, ref: ModelRef, by: str) -> bool:
     """Take away the mark of a version that was to be removed; False when it is gone already."""
     try:
         with (
             layout.store.opened(layout.version(ref), (MANIFEST_NAME,)) as directory,
             kept(ref, directory),
-            storage_errors(f"publishing {ref}"),
+            storage_errors(f"publishing {ref}", publishing=True),
         ):
             withdraw_tombstone(layout, ref, by=by, why="published again")
     except NotFound:
@@ -138,7 +160,7 @@ def put(
         Conflict: the version exists but is damaged, or holds other files.
         StorageError: the file system refused; nothing is left behind.
     """
-    with storage_errors(f"publishing {name}"), layout.store.staging(layout.staging) as staged:
+    with storage_errors(f"publishing {name}", publishing=True), layout.store.staging(layout.staging) as staged:
         manifest = fill(staged)
         _seal(staged, manifest, signer)
         return manifest, _install(layout, staged, manifest, progress)
@@ -150,16 +172,20 @@ def _copy(source: Path, staged: Path, progress: Progress) -> None:
     total = sum(sizes.values())
     require_space(staged, total)
     advance = counter(progress, "copying", total)
-    for name in sizes:
-        copy_file(source / name, staged / name, 0o644, advance)
+    with storage_errors("copying what is published", source):
+        for name in sizes:
+            copy_file(source / name, staged / name, 0o644, advance)
 
 
 def _describe(staged: Path, name: str, kind: ModelKind, metadata: PublishMetadata, progress: Progress) -> Manifest:
     # Everything is read from the staged copy: whatever happens to the source meanwhile, manifest and files agree.
     sizes = list_files(staged)
-    facts = compute_facts(staged, set(sizes), read_tensors(staged, sizes))
+    tensors = read_tensors(staged, sizes)
+    facts = compute_facts(staged, set(sizes), tensors)
     check_kind(facts.architecture, facts.kind, kind)
-    require_finite(staged, sizes)
+    require_loadable(staged, tensors)
+    require_canary(kind, metadata.canary, facts.compatibility.vocab_size)
+    require_finite(staged, sizes, progress)
     files = hash_files(staged, sizes, counter(progress, "hashing", sum(sizes.values())))
     return manifest_of(name, facts, metadata, files)
 

@@ -10,10 +10,12 @@ from acemath_registry.adapters.stored import verify_stored
 from acemath_registry.errors import storage_errors
 from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
+from acemath_registry.loadable import require_loadable
 from acemath_registry.manifest import Manifest
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.signing import TrustedKeys
+from acemath_registry.tensors import read_tensors
 from acemath_registry.verify import verify_directory
 
 
@@ -42,7 +44,7 @@ def verify_version(
     trusted: TrustedKeys | None = None,
     progress: Progress = no_progress,
 ) -> Manifest:
-    """Check every byte of a version, in the registry or in a copy of it, and that all its weights are finite.
+    """Check every byte of a version, in the registry or in a copy, that its parts fit, and that its weights are finite.
 
     Args:
         layout: of the registry.
@@ -51,7 +53,7 @@ def verify_version(
         manifest_sha256: what the release says of the manifest; without it an edit of both the manifest and its seal is
             not found.
         trusted: keys, one of which must have signed it.
-        progress: hears how far hashing is.
+        progress: hears how far it is.
 
     Raises:
         NotFound: there is no such directory.
@@ -65,6 +67,8 @@ def verify_version(
             with storage_errors(f"reading {ref}"):
                 where = stack.enter_context(layout.store.gathered(layout.version(ref), progress=progress))
         manifest = check(ref, where, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress)
-        if manifest.adapter is None or copy is not None:  # merging has looked at every number
-            require_finite(where, [entry.path for entry in manifest.files])
+        if manifest.adapter is None or copy is not None:  # merging has looked at every tensor and every number
+            names = [entry.path for entry in manifest.files]
+            require_loadable(where, read_tensors(where, names))
+            require_finite(where, names, progress)
     return manifest

@@ -12,7 +12,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 VERSION_PATTERN = re.compile(r"s(?P<step>0|[1-9][0-9]{0,14})-(?P<digest>[0-9a-f]{12})")
 RELEASE_PATTERN = re.compile(r"r-[0-9a-f]{12}")
 MAX_NAME_LENGTH = 96
-_MAX_BY_LENGTH = 200
+_MAX_SAID_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -72,6 +72,18 @@ def check_name(text: str, *, what: str) -> str:
     return text
 
 
+def check_channel_name(text: str) -> str:
+    """The text itself, if a new channel may have it as its name.
+
+    Raises:
+        InvalidRequest: it can not be a name, or is one that names a release.
+    """
+    check_name(text, what="channel name")
+    if RELEASE_PATTERN.fullmatch(text):
+        raise InvalidRequest(f"{text!r} names a release and can not name a channel; use another name", param="channel")
+    return text
+
+
 def check_release_id(text: str) -> str:
     """The text itself, if it is a release id.
 
@@ -91,8 +103,27 @@ def check_by(text: str) -> str:
     Raises:
         InvalidRequest: empty, too long, or not printable.
     """
-    if not text or len(text) > _MAX_BY_LENGTH or not text.isprintable():
-        raise InvalidRequest(
-            f"by must be 1 to {_MAX_BY_LENGTH} printable characters that say who changes the channel", param="by"
-        )
+    return _check_said(text, "by", "who does it")
+
+
+def check_reason(text: str) -> str:
+    """The text itself, if it can say why something is done.
+
+    Raises:
+        InvalidRequest: empty, too long, or not printable.
+    """
+    return _check_said(text, "reason", "why it is done")
+
+
+def shortened(text: str) -> str:
+    """What a program found, as a reason that passes `check_reason`."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= _MAX_SAID_LENGTH else line[: _MAX_SAID_LENGTH - 1] + "…"
+
+
+def _check_said(text: str, param: str, what: str) -> str:
+    # Of one line: what is printed of the audit log may not look like another of its lines.
+    if not text.strip() or len(text) > _MAX_SAID_LENGTH or not text.isprintable():
+        said = f"{param} must be 1 to {_MAX_SAID_LENGTH} printable characters on one line that say {what}; correct it"
+        raise InvalidRequest(said, param=param)
     return text

@@ -41,10 +41,10 @@ from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest, ModelKind, PublishMetadata
 from acemath_registry.moves import Move
 from acemath_registry.progress import Progress, no_progress
-from acemath_registry.refs import ModelRef
+from acemath_registry.refs import ModelRef, check_by
 from acemath_registry.releases import Release
 from acemath_registry.signing import SigningKey, TrustedKeys
-from acemath_registry.stores import place_of
+from acemath_registry.stores import Leftover, place_of
 
 
 class Registry:
@@ -99,9 +99,11 @@ class Registry:
         With `adapter_of` the directory holds an adapter on that version: see `publish_adapter`.
         With a `signer` the version is signed, also one that is published already: `signed.ensure_signed`.
         """
-        if kind not in list(ModelKind):
-            raise InvalidRequest(f"{kind!r} is not a kind of model; it is policy or reward", param="kind")
-        who, source = by or audit.acting_user(), Path(source_dir)
+        publish.check_wish(name, kind)
+        who = _publisher(by)
+        if not str(source_dir):
+            raise InvalidRequest("the source is empty; give the folder of a checkpoint", param="source")
+        source = Path(source_dir)
         publishing = publish.publish if adapter_of is None else partial(publish_adapter, base=adapter_of)
         ref = publishing(
             self._layout, source, name=name, kind=ModelKind(kind), metadata=metadata, by=who, signer=signer,
@@ -111,9 +113,9 @@ class Registry:
             signed.ensure_signed(self._layout, ref, signer, metadata, by=who)
         return ref
 
-    def sign(self, ref: ModelRef, key: SigningKey, *, by: str, progress: Progress = no_progress) -> None:
-        """Sign a version that is published already. See `signed.sign_version` for errors."""
-        signed.sign_version(self._layout, ref, key, by=by, progress=progress)
+    def sign(self, ref: ModelRef, key: SigningKey, *, by: str, progress: Progress = no_progress) -> str | None:
+        """Sign a version that is published already: the key whose signature it replaces. See `signed.sign_version`."""
+        return signed.sign_version(self._layout, ref, key, by=by, progress=progress)
 
     def publish_from_hub(
         self,
@@ -131,11 +133,14 @@ class Registry:
 
         Args:
             source: `hf://owner/name@revision`.
-            describe: makes the manifest's part that only a publisher knows, of what was downloaded.
+            describe: makes the manifest's part that only a publisher knows, of what was downloaded; asked before the
+                download, too, so that what it refuses costs none.
         """
+        publish.check_wish(name, kind)
+        _publisher(by)
         staging = self._layout.store.staging(self._layout.staging)
         with storage_errors(f"downloading {source}"), staging as folder:
-            checkpoint = hub.download(source, folder, progress, endpoint=endpoint)
+            checkpoint = hub.download(source, folder, progress, endpoint=endpoint, accept=describe)
             metadata = describe(checkpoint)
             return self.publish(
                 folder, name=name, kind=kind, metadata=metadata, by=by, signer=signer, progress=progress
@@ -227,6 +232,7 @@ class Registry:
         expected_generation: int | None,
         by: str,
         override: str | None = None,
+        why: str | None = None,
         again: bool = False,
     ) -> Move:
         """Point a channel at a release by compare-and-set, if the channel's gates let it.
@@ -237,6 +243,7 @@ class Registry:
             expected_generation: what the caller saw; see `moves.promote`, also for further errors.
             by: who asks.
             override: the reason to promote what a gate refuses; it is written into the audit log first.
+            why: for the audit log; None for what `override` says.
             again: let replicas try once more what they rejected, also where the release is current.
 
         Raises:
@@ -245,7 +252,7 @@ class Registry:
         keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override, again=again)
         return moves.promote(
             self._layout, channel, release_id, expected_generation=expected_generation, by=by, gatekeeper=keeper,
-            again=again,
+            why=override if why is None else why, again=again,
         )  # fmt: skip
 
     def gates(self, channel: str) -> Gates:
@@ -289,12 +296,14 @@ class Registry:
         by: str,
         expected_generation: int | None = None,
         override: str | None = None,
+        why: str | None = None,
     ) -> Channel:
         """Give a release a share of a channel's requests; see `canaries.begin_canary`, and `promote` for the gates."""
         keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override)
         return canaries.begin_canary(
-            self._layout, channel, release_id, share, expected_generation=expected_generation, by=by, gatekeeper=keeper
-        )
+            self._layout, channel, release_id, share, expected_generation=expected_generation, by=by,
+            gatekeeper=keeper, why=override if why is None else why,
+        )  # fmt: skip
 
     def canary_release(self, channel: Channel) -> Release | None:
         """The release that has a share beside the current one. See `releases.read_release` for errors."""
@@ -355,6 +364,10 @@ class Registry:
         """As `collect`, each verdict as soon as it is done."""
         return collect.collect(self._layout, retention, by=by, apply=apply, progress=progress)
 
+    def leftovers(self, retention: Retention) -> list[Leftover]:
+        """What publishers left that were killed, which `collect` removes in time. Raises StorageError."""
+        return collect.leftovers(self._layout, retention)
+
     def log(self) -> list[AuditEntry]:
         """The last changes of the registry, the oldest first. Raises StorageError."""
         return audit.read_log(self._layout)
@@ -377,3 +390,7 @@ class Registry:
         """Every channel's name, sorted; for people."""
         with storage_errors("listing the channels"):
             return self._layout.store.names(self._layout.channels)
+
+
+def _publisher(by: str | None) -> str:
+    return audit.acting_user() if by is None else check_by(by)

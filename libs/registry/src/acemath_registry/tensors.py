@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +37,14 @@ _TORCH_NAMES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor as its header describes it; `begin` and `end` are offsets into the file's data."""
+    """One tensor as its header describes it; `begin` and `end` are offsets into the data of the file named `file`."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    file: str = field(default="", compare=False)
 
     @property
     def elements(self) -> int:
@@ -207,7 +208,7 @@ def _tensor(file: str, name: str, entry: Any) -> Tensor:
             file,
             f"tensor {name!r}: {end - begin} bytes do not fit {dtype} {list(shape)}; export again",
         )
-    return Tensor(name, dtype, shape, begin, end)
+    return Tensor(name, dtype, shape, begin, end, file)
 
 
 def _check_offsets(file: str, tensors: list[Tensor], data_bytes: int) -> None:

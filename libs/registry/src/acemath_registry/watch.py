@@ -7,6 +7,7 @@ meanwhile wins.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ from acemath_registry.audit import CHANGES, AuditEvent
 from acemath_registry.bands import Band, Bands, Measure, Streaks
 from acemath_registry.channels import Channel
 from acemath_registry.prometheus import NoFigure, Window, count_query, generation_queries, value_query
+from acemath_registry.refs import shortened
 from acemath_registry.registry import Registry
 
+_log = logging.getLogger(__name__)
 WATCHER: Final = "watch"
 """Who rolls back, in the channel and in the audit log."""
 
@@ -89,6 +92,14 @@ def unsettled_window(figures: Figures, channel: Channel, window: Window) -> str 
     return f"gateways used generations {lowest:.0f} to {highest:.0f} within the window, not only {channel.generation}"
 
 
+def failed(error: Exception) -> Look:
+    """A look that came to nothing. Whatever it was, the next one begins anew: a watch that ended would see nothing."""
+    if isinstance(error, ServiceError):
+        return Look(Verdict.FAILED, error.message)
+    _log.error("a look failed; the next one begins anew", exc_info=error)
+    return Look(Verdict.FAILED, f"the look failed ({type(error).__name__}: {error}); the next one begins anew")
+
+
 class Watcher:
     """Looks at one channel, again and again.
 
@@ -106,13 +117,16 @@ class Watcher:
         self._streaks = Streaks[Measure]()
 
     def look(self) -> Look:
-        """Look once, and take the release back when this was the last look that was needed."""
+        """Look once, and take the release back when this was the last look that was needed; raises nothing."""
         try:
-            channel, bands = self._registry.channel(self._name), self._registry.bands(self._name)
-            why = self._not_watched(channel, bands)
-        except ServiceError as error:
+            return self._look()
+        except Exception as error:
             self._streaks.note(0, {})
-            return Look(Verdict.FAILED, error.message)
+            return failed(error)
+
+    def _look(self) -> Look:
+        channel, bands = self._registry.channel(self._name), self._registry.bands(self._name)
+        why = self._not_watched(channel, bands)
         if why is not None:
             self._streaks.note(channel.generation, {})
             return Look(Verdict.NOT_WATCHED, why, channel.release, channel.generation)
@@ -166,7 +180,10 @@ class Watcher:
         self._streaks.note(0, {})  # whatever comes of it, the next time begins anew
         try:
             changed = self._registry.rollback(
-                self._name, by=WATCHER, expected_generation=channel.generation, why=f"{channel.release}: {why}"
+                self._name,
+                by=WATCHER,
+                expected_generation=channel.generation,
+                why=shortened(f"{channel.release}: {why}"),
             )
         except ServiceError as error:
             return Verdict.FAILED, f"{why}; the rollback failed: {error.message}"

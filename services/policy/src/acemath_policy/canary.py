@@ -1,12 +1,7 @@
 """Is it the model that was trained? Teacher-forced log-probabilities against those in the manifest.
 
 The engine is shown fixed token ids and asked how likely it finds each; nothing is sampled, so that batching and
-seeds do not matter. The manifest's `canary` is
-
-    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "logprobs": [log p(t1|t0), …, log p(tk|t0…)]}, …],
-     "dtype": "bfloat16"}
-
-`messages` may be left out; with them, the version's tokenizer and chat template must make these ids of them.
+seeds do not matter. What the manifest's `canary` holds says `acemath_registry.canary_cases`.
 """
 
 from __future__ import annotations
@@ -15,48 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, Self
+from typing import Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import JsonValue, ValidationError
 
-from acemath_core.wire import Turn
 from acemath_prompts import PromptEncoder, TemplateError, check_rendering
-
-MAX_CASES = 32
-MAX_TOKENS = 2048  # of one case
+from acemath_registry.canary_cases import PolicyCanary
 
 
 class CanaryMismatch(Exception):
     """Log-probabilities or prompts are not the trainer's; the message gives the differences."""
 
 
-class CanaryCase(BaseModel):
-    """Token ids and, for each but the first, the natural log-probability that the trainer computed.
-
-    Attributes:
-        messages: the conversation whose ids they are; None where that is not checked.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    messages: tuple[Turn, ...] | None = None
-    token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=MAX_TOKENS)]
-    logprobs: tuple[Annotated[float, Field(le=0.0)], ...]
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        if len(self.logprobs) != len(self.token_ids) - 1:
-            raise ValueError("logprobs must have one value less than token_ids")
-        return self
-
-
-class Canary(BaseModel):
+class Canary(PolicyCanary):
     """The cases of one version, and the dtype they were computed in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cases: Annotated[tuple[CanaryCase, ...], Field(min_length=1, max_length=MAX_CASES)]
-    dtype: str
 
     @classmethod
     def of(cls, document: Mapping[str, JsonValue]) -> Self:

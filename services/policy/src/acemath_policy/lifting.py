@@ -83,7 +83,7 @@ class Lift(Lifting[VersionSlot]):
         """The manifest's, once the version's tokenizer and template agree with it: before a server is started."""
         document = self._registry.manifest(slot.ref, model, manifest_sha256=slot.member.manifest_sha256).canary
         if document is None:
-            _log.warning("%s has no canary: nothing shows that the engine serves what was trained", slot.ref)
+            _log.warning("%s has no canary: nothing shows that the engine serves what was trained", str(slot.ref))
             return None
         canary = Canary.of(document)
         check_prompts(canary, model)

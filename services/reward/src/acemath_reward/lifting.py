@@ -103,7 +103,7 @@ class Lift(Lifting[VersionSlot]):
                 slot.copy = await copied(self._registry, slot.member, self._settings.cache_dir)
         manifest = await asyncio.to_thread(self._registry.manifest, slot.ref, slot.copy, manifest_sha256=digest)
         if manifest.canary is None:
-            _log.warning("%s has no canary: nothing shows that the engine serves what was trained", slot.ref)
+            _log.warning("%s has no canary: nothing shows that the engine serves what was trained", str(slot.ref))
         if not slot.place.is_set():  # what needs no engine is found before another version makes room
             await asyncio.to_thread(_check_prompts, slot.copy, manifest)
         await self._until_placed(slot)

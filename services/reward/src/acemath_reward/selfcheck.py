@@ -1,12 +1,7 @@
 """Two questions to a freshly loaded version: is it the one that was trained, and are its scores free of their batch?
 
-The manifest's `canary` of a reward version is
-
-    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "score": s}, …], "dtype": "bfloat16"}
-
-where `s` is the score that the trainer computed at the last id. A missing tensor, swapped layers or another head move
-scores by more than rounding does; the difference allowed is a share of the range of the canary's own scores. `messages`
-may be left out; with them, the version's tokenizer and chat template must make these ids of them.
+What the manifest's `canary` holds says `acemath_registry.canary_cases`. A missing tensor, swapped layers or another
+head move scores by more than rounding does; the difference allowed is a share of the range of the canary's own scores.
 """
 
 from __future__ import annotations
@@ -14,12 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
-from acemath_core.wire import Turn
 from acemath_prompts import PromptEncoder, check_rendering
+from acemath_registry.canary_cases import RewardCanary, RewardCase
 from acemath_reward.ports import LiveSession, PromptGroup, RewardModel, TokenIds
 
 _T = TypeVar("_T")
@@ -37,21 +32,6 @@ class OnEngineThread(Protocol):
     async def __call__(self, function: Callable[[], _T]) -> _T:
         """The function's result."""
         ...
-
-
-class _Case(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    messages: tuple[Turn, ...] | None = None
-    token_ids: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=8192)]
-    score: float
-
-
-class _Canary(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cases: Annotated[tuple[_Case, ...], Field(min_length=1, max_length=64)]
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +100,9 @@ async def _canary_difference(
     return worst
 
 
-def _parse(document: Mapping[str, JsonValue]) -> Sequence[_Case]:
+def _parse(document: Mapping[str, JsonValue]) -> Sequence[RewardCase]:
     try:
-        return _Canary.model_validate(document).cases
+        return RewardCanary.model_validate(document).cases
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from acemath_registry.adapters.stored import merged_entries, prepared, small_names, stored_sizes
+from acemath_registry.adapters.task import check_task
 from acemath_registry.announcing import announced
 from acemath_registry.audit import AuditEvent, acting_user, record
+from acemath_registry.canary_cases import require_canary
 from acemath_registry.documents import sha256_hex
 from acemath_registry.durable import copy_file, require_space
 from acemath_registry.errors import Conflict, InvalidRequest, RejectReason, VerificationError, storage_errors
@@ -76,7 +78,8 @@ def publish_adapter(
     gives is hashed and not written. The same content again, also when it was published merged, changes nothing.
 
     Raises:
-        InvalidRequest: `name` can not be a name, `base` is an adapter version itself, or numpy is missing.
+        InvalidRequest: `name` can not be a name, `base` is an adapter version itself, the canary is none of such a
+            version, or numpy is missing.
         NotFound: `source` is not a directory, or there is no such base.
         VerificationError: an adapter that can not be merged exactly or does not fit, a file that may not be there, a
             damaged base, or a model of another kind.
@@ -121,6 +124,7 @@ def _fill(
     progress: Progress,
 ) -> Manifest:
     """Put the small files and the adapter into `staged`; the manifest is of the merged model."""
+    check_task(source / ADAPTER_CONFIG_NAME, kind, base.manifest.ref)
     inherited = _copy(source, base, staged, progress)
     sizes = stored_sizes(staged)
     hashed = hash_files(staged, sizes, counter(progress, "hashing", sum(sizes.values())))
@@ -130,6 +134,7 @@ def _fill(
     tensors = read_tensors(base.directory, (entry.path for entry in base.manifest.files))
     facts = compute_facts(staged, stored.keys() - ADAPTER_NAMES, tensors)
     check_kind(facts.architecture, facts.kind, kind)
+    require_canary(kind, metadata.canary, facts.compatibility.vocab_size)
     merge = prepared(staged, base.manifest, base.directory)
     merged = merged_entries(merge, counter(progress, "merging", sum(entry.size for entry in merge.files)))
     small = [entry for path, entry in stored.items() if path not in ADAPTER_NAMES]
@@ -155,7 +160,7 @@ def _copy(source: Path, base: _Base, staged: Path, progress: Progress) -> frozen
     total = sum(own.values()) + sum(entry.size for entry in base.manifest.files if entry.path in inherited)
     require_space(staged, total)
     advance = counter(progress, "copying", total)
-    with storage_errors("copying the adapter"):
+    with storage_errors("copying the adapter", source):
         for name in sorted(own):
             copy_file(source / name, staged / name, 0o644, advance)
         for name in sorted(inherited):

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from acemath_core.errors import Conflict, InvalidRequest, ServiceError
+from acemath_core.errors import Conflict, ServiceError
 from acemath_registry.audit import AuditEvent
 from acemath_registry.errors import VerificationError
 from acemath_registry.following.slow import SlowCalls
 from acemath_registry.manifest import ModelKind
+from acemath_registry.refs import check_by
 from acemath_registry.registry import Registry
 from acemath_registry.releases import ReleaseMember
 
@@ -233,13 +234,12 @@ def forget_gateway(
         now: Unix time.
 
     Raises:
-        InvalidRequest: a name that can not be one, or an empty `by`.
+        InvalidRequest: a name or `by` that can not be one.
         NotFound: there is no such record.
         Conflict: the record is fresh.
         StorageError: it can not be written or removed.
     """
-    if not by.strip():
-        raise InvalidRequest("by must say who forgets the gateway", param="by")
+    check_by(by)
     record = _record_or_damaged(registry, instance)
     at, current = record.get("at"), now()
     if isinstance(at, int | float) and current - at <= max_age_seconds:

@@ -2,6 +2,6 @@
 
 from acemath_registry.stores.address import place_of
 from acemath_registry.stores.disk import DISK, Disk
-from acemath_registry.stores.port import Change, Overtaken, Store
+from acemath_registry.stores.port import Change, Leftover, Overtaken, Store
 
-__all__ = ["DISK", "Change", "Disk", "Overtaken", "Store", "place_of"]
+__all__ = ["DISK", "Change", "Disk", "Leftover", "Overtaken", "Store", "place_of"]

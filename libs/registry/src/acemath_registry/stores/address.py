@@ -20,6 +20,8 @@ def place_of(address: str | PurePath) -> tuple[PurePath, Store]:
     Raises:
         InvalidRequest: an address of another form, or of a store that is not supported.
     """
+    if not str(address):
+        raise InvalidRequest("the registry's address is empty; give a directory, or s3://bucket/prefix", param="root")
     if "://" not in str(address):
         if _COLLAPSED.match(str(address)):
             raise InvalidRequest(f"{str(address)!r} has lost a slash as a path; write s3://bucket/prefix as a string")

@@ -30,8 +30,8 @@ from acemath_registry.errors import storage_errors
 from acemath_registry.manifest import MANIFEST_NAME, Manifest
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
-from acemath_registry.stores.port import Advance
-from acemath_registry.stores.staging import STALE_STAGING_S, staging_folder, sweep_documents, sweep_staging
+from acemath_registry.stores.port import Advance, Leftover
+from acemath_registry.stores.staging import STALE_STAGING_S, left_in, staging_folder, sweep_documents, sweep_staging
 from acemath_registry.verify import check_listing
 
 _APPEND_TIMEOUT_S: Final = 5.0
@@ -172,6 +172,12 @@ class Disk:
         if Path(staging).is_dir():
             sweep_staging(Path(staging), stale_after_s=max(older_than_s, STALE_STAGING_S))
         sweep_documents(Path(root), stale_after_s=max(older_than_s, _WRITTEN_S))
+
+    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
+        """See `Versions.leftovers`."""
+        if not Path(staging).is_dir():
+            return []
+        return left_in(Path(staging), stale_after_s=max(older_than_s, STALE_STAGING_S))
 
     def unmark(self, mark: PurePath) -> bool:
         """See `Versions.unmark`."""

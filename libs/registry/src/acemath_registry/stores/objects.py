@@ -25,7 +25,7 @@ from acemath_registry.refs import ModelRef
 from acemath_registry.stores import log as log_pieces
 from acemath_registry.stores import removal
 from acemath_registry.stores.conditional import ConditionalChange
-from acemath_registry.stores.port import Advance, Overtaken
+from acemath_registry.stores.port import Advance, Leftover, Overtaken
 from acemath_registry.stores.s3 import ABSENT, ObjectFacts, S3Bucket
 from acemath_registry.stores.scratch import checkpoint_scratch, private
 from acemath_registry.stores.staging import STALE_STAGING_S
@@ -255,6 +255,10 @@ class ObjectStore:
 
     def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
         """See `Versions.sweep`: an object is there whole or not, and scratch on this machine's disk goes by itself."""
+
+    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
+        """See `Versions.leftovers`: what is staged lies on the publisher's own machine."""
+        return []
 
     def unmark(self, mark: PurePath) -> bool:
         """See `Versions.unmark`."""

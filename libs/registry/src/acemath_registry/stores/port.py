@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final, Protocol
 
@@ -25,6 +26,21 @@ ANNOUNCEMENTS: Final = "promoting"
 
 class Overtaken(Conflict):
     """A compare-and-set lost: somebody changed the document since it was read, and nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What somebody left who was killed while publishing or removing.
+
+    Attributes:
+        path: of its folder.
+        size: bytes of the files in it.
+        until: Unix time at which a collection may remove it.
+    """
+
+    path: str
+    size: int
+    until: float
 
 
 class Change(Protocol):
@@ -143,6 +159,9 @@ class Versions(Protocol):
             older_than_s: seconds; what would be too young to tell the dead from the living by is kept whatever it says:
                 a folder in `staging` for a day, a document that was to replace another for a minute.
         """
+
+    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
+        """What `sweep` with these arguments removes, now or when it is old enough."""
 
     def unmark(self, mark: PurePath) -> bool:
         """Take away the mark of a version that was to be removed, durably; False when there is none.

@@ -10,11 +10,12 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from acemath_registry.durable import exclusive_lock, is_locked, make_directory, remove_tree
+from acemath_registry.stores.port import Leftover
 
 STALE_STAGING_S: Final = 24 * 3600.0
 """Age at which a dead publisher's folder goes: a living one holds its lock, but not every mount shares locks."""
@@ -34,6 +35,26 @@ def sweep_staging(staging: Path, *, stale_after_s: float = STALE_STAGING_S) -> N
     for folder in sorted(staging.iterdir()):
         if _age_s(folder) > stale_after_s and not is_locked(folder / _LOCK):
             remove_tree(folder)
+
+
+def left_in(staging: Path, *, stale_after_s: float) -> list[Leftover]:
+    """The folders that `sweep_staging` removes, now or when they are old enough, sorted by name.
+
+    Raises:
+        OSError: `staging` can not be listed.
+    """
+    left: list[Leftover] = []
+    for folder in sorted(staging.iterdir()):
+        with suppress(FileNotFoundError):  # whose it is has finished since we listed it
+            until = folder.stat().st_mtime + stale_after_s
+            if not is_locked(folder / _LOCK):
+                left.append(Leftover(str(folder), _size(folder), until))
+    return left
+
+
+def _size(folder: Path) -> int:
+    paths = [Path(below, name) for below, _, names in os.walk(folder) for name in names]
+    return sum(path.lstat().st_size for path in paths)
 
 
 def sweep_documents(root: Path, *, stale_after_s: float) -> None:
