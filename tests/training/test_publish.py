@@ -80,7 +80,7 @@ def test_what_is_published(adapters: Path, tmp_path: Path) -> None:
         registry.verify(ref)
         manifest = registry.manifest(ref)
         assert manifest.canary is not None
-        assert manifest.canary["dtype"] == "bfloat16"
+        assert manifest.canary["dtype"] == "float32"
     reward = next(ref for ref in registry.versions() if "reward" in ref.name)
     loaded = AutoModelForSequenceClassification.from_pretrained(str(registry.path(reward)), dtype=torch.bfloat16)
     assert loaded.config.num_labels == 1
