@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,22 @@ async def restarted(swap: Swap) -> AsyncIterator[World]:
         again.service.close()
 
 
+@contextmanager
+def held(again: World, version: str) -> Iterator[None]:
+    """A version whose load does not end before the block does."""
+    gate = threading.Event()
+
+    def made(path: Path) -> ArithmeticModel:
+        assert version.partition("@")[2] not in str(path) or gate.wait(60)
+        return ArithmeticModel()
+
+    again.make = made
+    try:
+        yield
+    finally:
+        gate.set()
+
+
 async def until(swap: Swap, again: World, states: tuple[S | None, ...], **gateways: int) -> None:
     deadline = time.monotonic() + 60
     while tuple(again.states().get(ref) for ref in swap.refs) != states:
@@ -184,18 +200,9 @@ async def until(swap: Swap, again: World, states: tuple[S | None, ...], **gatewa
 async def test_a_restarted_service_has_what_gateways_route_by_before_what_is_named_is_ready(swap: Swap) -> None:
     first, _, third = swap.refs
     async with restarted(swap) as again:
-        gate = threading.Event()
-
-        def made(path: Path) -> ArithmeticModel:
-            assert third.partition("@")[2] not in str(path) or gate.wait(30)
-            return ArithmeticModel()
-
-        again.make = made
-        try:
+        with held(again, third):
             await until(swap, again, (S.ACTIVE, None, S.STAGING), g1=1)
             assert again.reconciler.readiness().ready and await again.score() == await again.score(first) == first
-        finally:
-            gate.set()
         await until(swap, again, (S.DRAINING, None, S.ACTIVE), g1=1)
         assert await again.score() == third and await again.score(first) == first
         await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
@@ -204,20 +211,11 @@ async def test_a_restarted_service_has_what_gateways_route_by_before_what_is_nam
 async def test_what_gateways_route_by_comes_back_also_when_what_is_named_is_ready_before_it(swap: Swap) -> None:
     first, _, third = swap.refs
     async with restarted(swap) as again:
-        gate = threading.Event()
-
-        def made(path: Path) -> ArithmeticModel:
-            assert first.partition("@")[2] not in str(path) or gate.wait(60)
-            return ArithmeticModel()
-
-        again.make = made
-        try:
+        with held(again, first):
             await until(swap, again, (S.STAGING, None, S.ACTIVE), g1=1)
             for _ in range(20):
                 await again.reconciler.round()
             assert again.states()[first] is S.STAGING, "the gateways still wait for it: the other half may be bad"
-        finally:
-            gate.set()
         await until(swap, again, (S.DRAINING, None, S.ACTIVE), g1=1)
         assert await again.score() == third and await again.score(first) == first
         await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
@@ -226,18 +224,9 @@ async def test_what_gateways_route_by_comes_back_also_when_what_is_named_is_read
 async def test_what_no_gateway_routes_by_any_more_is_not_brought_back_to_the_end(swap: Swap) -> None:
     first = swap.refs[0]
     async with restarted(swap) as again:
-        gate = threading.Event()
-
-        def made(path: Path) -> ArithmeticModel:
-            assert first.partition("@")[2] not in str(path) or gate.wait(60)
-            return ArithmeticModel()
-
-        again.make = made
-        try:
+        with held(again, first):
             await until(swap, again, (S.STAGING, None, S.ACTIVE), g1=1)
             await until(swap, again, (S.RETIRED, None, S.ACTIVE), g1=3)
-        finally:
-            gate.set()
 
 
 async def test_a_restarted_service_serves_while_what_is_named_is_bad(swap: Swap) -> None:

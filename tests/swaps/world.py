@@ -234,9 +234,8 @@ async def open_world(
         encoders = RegistryEncoders(registry)
         tracker = ReleaseTracker(
             channel=ChannelWatch(registry, "default"), slots=HttpSlots(policy), policy_urls=[policy_url],
-            reward_urls=[reward_url], encoders=encoders,
+            reward_urls=[reward_url], encoders=encoders, metrics=metrics, poll_seconds=0.05, heartbeat_seconds=0.2,
             stores=[StatusFileLeases(registry, instance="g1", channel="default")],
-            metrics=metrics, poll_seconds=0.05, heartbeat_seconds=0.2,
         )  # fmt: skip
         solver = Solver(
             policy=VllmPolicy(policy), scorer=HttpScorer(reward), judge=TextJudge(), releases=tracker,

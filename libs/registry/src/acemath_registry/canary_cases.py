@@ -3,11 +3,11 @@
 Of a policy version, the natural logarithm of the probability of each id after the first:
 
     {"cases": [{"messages": […], "token_ids": [t0, …, tk], "logprobs": [log p(t1|t0), …, log p(tk|t0…)]}, …],
-     "dtype": "bfloat16"}
+     "dtype": "float32"}
 
 of a reward version, the score at the last id:
 
-    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "score": s}, …], "dtype": "bfloat16"}
+    {"cases": [{"messages": […], "token_ids": [t0, …, tk], "score": s}, …], "dtype": "float32"}
 
 `messages` may be left out; with them, the version's tokenizer and chat template must make these ids of them. The
 publisher refuses another form, and the services, which compare, read it by the same types.

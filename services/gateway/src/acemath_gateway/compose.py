@@ -43,9 +43,7 @@ async def open_backends(
     """
     registry = Registry(settings.registry_root, trusted=configured_keys(settings.signature_keys_file))
     encoders = RegistryEncoders(registry)
-    status = StatusFileLeases(
-        registry, instance=settings.instance, channel=settings.channel, on_failure=metrics.records_failed.inc
-    )
+    status = _records(settings, metrics, registry)
     async with AsyncExitStack() as stack:
         places = Places(settings.max_sequences_in_flight, door.max_sequences)
         shared = await stack.enter_async_context(open_shared(settings, door, places))
@@ -96,6 +94,11 @@ async def open_backends(
             answers=shared.answers,
             canary=tracker.canary,
         )
+
+
+def _records(settings: GatewaySettings, metrics: GatewayMetrics, registry: Registry) -> StatusFileLeases:
+    failed = metrics.records_failed.inc
+    return StatusFileLeases(registry, instance=settings.instance, channel=settings.channel, on_failure=failed)
 
 
 def _scorer(settings: GatewaySettings, reward: Upstream) -> ScorerPort:
