@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from acemath_registry.cli_common import DEFAULT_ROOT, Root, SignKey
+from acemath_training.cli_canary import canary
 from acemath_training.cli_delivery import Beside, By, Licence, Promote, PublishAs, run_job, wished
 from acemath_training.cli_jobs import errors_in_one_sentence, mixture_of
 
 data = typer.Typer(no_args_is_help=True, help="Training problems: look at them, prepare them.")
 train = typer.Typer(no_args_is_help=True, help="Training jobs and the embedded checkpoints.")
+train.command()(canary)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Config = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The job's YAML file.")]

@@ -36,6 +36,10 @@ app.command()(cli_upkeep.log)
 app.add_typer(cli_gates.app, name="gates")
 app.add_typer(cli_watch.app, name="watch")
 
+_NO_CANARY = (
+    "no canary: replicas cannot tell whether their engine computes what was trained; `acemath train canary SOURCE` "
+    "computes one for --metadata (with another --step: what is published stays as it is)"
+)
 Witness = Annotated[str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=acting_user)]
 Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]
 
@@ -88,7 +92,7 @@ def publish(
     if new:
         note_new(registry)
     if not checkable:
-        typer.echo("no canary: replicas cannot tell whether their engine computes what was trained", err=True)
+        typer.echo(_NO_CANARY, err=True)
 
 
 app.command()(cli_channels.promote)

@@ -23,7 +23,7 @@ from acemath_training.progress import Teller
 
 NAMES: dict[Kind, str] = {"policy": "acemath-embedded-policy", "reward": "acemath-embedded-reward"}
 PUBLISHER = "embedded-publish"
-# Raised when merging or the canary changes, so that the same adapters are published anew.
+# Raised when merging changes, so that the same adapters are published anew; the same bytes keep their canary.
 RECIPE = "1"
 _tell = Teller("embedded")
 
