@@ -29,6 +29,7 @@ from bench.swaps.publisher import Publisher
 from bench.swaps.report import report
 
 PATIENCE = 600.0
+LIVES_SECONDS = 120.0
 CHANNEL = "default"
 
 
@@ -46,9 +47,10 @@ async def until(registry: Registry, true: Callable[[], bool], release: Release, 
 
 
 def slots(registry: Registry) -> dict[str, dict[str, Any]]:
-    """What policy and reward service say of each version."""
+    """What policy and reward service say of each version; a replica that is gone leaves its last word."""
     statuses = [*registry.statuses("policy").values(), *registry.statuses("reward").values()]
-    return {slot["version"]: slot for status in statuses for slot in status.get("slots", [])}
+    living = [status for status in statuses if time.time() - status["at"] < LIVES_SECONDS]
+    return {slot["version"]: slot for status in living for slot in status.get("slots", [])}
 
 
 def alone(registry: Registry, release: Release) -> bool:

@@ -1,6 +1,7 @@
 """Removing: what anybody names, reads or may go back to stays; what goes, goes whole."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -47,8 +48,6 @@ class World:
         return [ref for release in releases for ref in (release.policy.ref, release.reward.ref)]
 
     def collect(self, retention: Retention = NOTHING_YOUNG, *, apply: bool = True) -> dict[ModelRef, Verdict]:
-        import time
-
         def now() -> float:
             return time.time() + self.ahead
 
@@ -119,11 +118,11 @@ def test_what_a_channel_names_or_named_lately_stays(world: World) -> None:
 
 
 @pytest.mark.parametrize("service", ["policy", "gateway", "gateway-leases"])
-def test_what_a_record_names_stays_however_old_the_record(world: World, service: str) -> None:
+def test_what_a_record_names_stays(world: World, service: str) -> None:
     ref = world.publish("a")
     release = world.registry.create_release(ref, world.reward).id
     document = {
-        "policy": {"slots": [{"version": str(ref), "reason": f"a b@{ref.version}"}], "at": 1.0},
+        "policy": {"slots": [{"version": str(ref), "reason": f"a b@{ref.version}"}], "at": time.time()},
         "gateway": {"generation": 1, "release": release, "leases": {}, "at": 1.0},
         "gateway-leases": {"generation": 2, "release": None, "leases": {release: 0}, "at": 1.0},
     }[service]
@@ -135,6 +134,31 @@ def test_what_a_record_names_stays_however_old_the_record(world: World, service:
     world.registry.write_status("forgotten-gateway", "one", {"record": document})
     world.registry.remove_status(service.partition("-")[0], "one")
     assert world.collect()[ref].action is A.MARK
+
+
+@pytest.mark.parametrize("service", ["policy", "reward"])
+def test_a_replica_that_is_gone_for_a_day_keeps_nothing_and_its_record_goes(world: World, service: str) -> None:
+    """Its name has its host in it, which in a cluster is another one after each start."""
+    ref = world.publish("a")
+    said = {"slots": [{"version": str(ref)}], "at": time.time() - world.ahead}
+    for name, document in (("gone", said), ("lives", {"slots": [], "at": time.time() + 2 * DAY_S}), ("old", {})):
+        world.registry.write_status(service, name, document)
+    world.later(DAY_S - 60.0)
+    assert world.collect()[ref].action is A.KEEP
+    world.later(120.0)
+    assert world.collect(Retention(0, 2 * DAY_S, 10.0))[ref].action is A.KEEP, "two days were asked for"
+    assert world.collect(apply=False)[ref].action is A.MARK
+    assert set(world.registry.statuses(service)) == {"gone", "lives", "old"}, "it was only shown"
+    assert world.collect()[ref].action is A.MARK
+    assert set(world.registry.statuses(service)) == {"lives", "old"}
+
+
+def test_a_gateway_is_waited_for_however_old_its_record(world: World) -> None:
+    ref = world.publish("a")
+    release = world.registry.create_release(ref, world.reward).id
+    world.registry.write_status("gateway", "g", {"generation": 1, "release": release, "leases": {}, "at": 1.0})
+    world.later(100 * DAY_S)
+    assert world.collect()[ref].action is A.KEEP
 
 
 def test_the_young_and_the_newest_stay(world: World) -> None:
@@ -222,8 +246,8 @@ def test_who_promotes_while_it_is_removed_finds_it_gone_or_keeps_it(
     thread = threading.Thread(target=promote)
     real = collecting.named_versions
 
-    def look(layout: Layout, history: int) -> dict[ModelRef, str]:
-        found = real(layout, history)
+    def look(layout: Layout, history: int, heard_since: float) -> dict[ModelRef, str]:
+        found = real(layout, history, heard_since)
         if next(looked) == 1:
             thread.start()
             thread.join(0.3)

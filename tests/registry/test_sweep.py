@@ -64,8 +64,8 @@ def test_a_living_publishers_folder_and_a_young_one_stay(registry: Registry, pol
 
 
 def test_a_file_that_was_to_replace_another_goes_when_it_is_a_minute_old(registry: Registry, policy: ModelRef) -> None:
-    registry.write_status("policy", "0", {"at": 0.0})
-    folder = registry.root / "status" / "policy"
+    registry.write_status("gateway", "0", {"at": 0.0})
+    folder = registry.root / "status" / "gateway"
     old, young, other = (folder / name for name in (f".0.json.{'a' * 32}", f".0.json.{'b' * 32}", ".0.json.lock"))
     for path in (old, young, other):
         path.write_text("{")
@@ -75,7 +75,7 @@ def test_a_file_that_was_to_replace_another_goes_when_it_is_a_minute_old(registr
     assert old.exists(), "a day has not passed"
     collect(registry)
     assert not old.exists() and young.exists() and other.exists()
-    assert registry.read_status("policy", "0") == {"at": 0.0}
+    assert registry.read_status("gateway", "0") == {"at": 0.0}
 
 
 def test_a_registry_without_such_folders(registry: Registry) -> None:

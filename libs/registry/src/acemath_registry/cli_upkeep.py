@@ -33,8 +33,9 @@ def gc(
     """Show which versions nobody needs; with --apply mark them, and remove those marked longer ago than the grace time.
 
     Never removed is what a channel points at, pointed at lately or would roll back to, what a status record or a lease
-    names, and what is being read. What a publisher left that was killed goes, too, when it is older than --age-hours,
-    and than a day in any case; what is left of it now is shown with the time until which it stays.
+    names (of a policy agent or reward service: one of the last day or --age-hours), and what is being read. What a
+    publisher left that was killed goes, too, when it is older than --age-hours, and than a day in any case; what is
+    left of it now is shown with the time until which it stays.
     """
     with errors(as_json):
         retention = Retention(newest, age_hours * _HOUR_S, grace_hours * _HOUR_S, history)

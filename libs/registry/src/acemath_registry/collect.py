@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -18,13 +19,14 @@ from acemath_core.errors import ServiceError
 from acemath_registry import audit
 from acemath_registry.audit import AuditEvent
 from acemath_registry.documents import decode, encode
-from acemath_registry.errors import Conflict, RejectReason, VerificationError, storage_errors
+from acemath_registry.errors import Conflict, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest
 from acemath_registry.progress import Progress, counter, no_progress
-from acemath_registry.references import HISTORY, named_versions
+from acemath_registry.references import HISTORY, REPLICAS, is_silent, named_versions
 from acemath_registry.refs import VERSION_PATTERN, ModelRef, check_by
+from acemath_registry.status import read_statuses, remove_status
 from acemath_registry.stores import Leftover
 from acemath_registry.verify import read_manifest
 
@@ -47,6 +49,11 @@ class Retention:
     age_s: float = DAY_S
     grace_s: float = DAY_S
     history: int = HISTORY
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds after which a policy agent or reward service that wrote nothing is gone: a day at the least."""
+        return max(self.age_s, DAY_S)
 
 
 class Action(StrEnum):
@@ -88,7 +95,7 @@ def collect(
 
     Each verdict comes when it is done, and the next version waits until it is taken: who takes no more leaves the rest
     as it is. If `apply`, what publishers and writers left who were killed goes first, once it is older than
-    `retention.age_s` (and, of publishers, than a day).
+    `retention.age_s` (and, of publishers, than a day), and the records of replicas that are gone (`silent_s`).
 
     Args:
         layout: of the registry.
@@ -112,6 +119,7 @@ def collect(
             return
         with layout.store.alone(layout.tombstones / ".lock"):
             layout.store.sweep(layout.root, layout.staging, retention.age_s)
+            _remove_silent(layout, now() - retention.silent_s)
             collection = _Collection(layout, retention, by, now, progress)
             yield from collection.each(lambda ref: collection.act(collection.verdict(ref)), "collecting")
 
@@ -145,10 +153,14 @@ class _Collection:
     ) -> None:
         self._layout, self._retention, self._by, self._now = layout, retention, by, now
         self._progress = progress
-        self._named = named_versions(layout, retention.history)
+        self._named = self._names()
         self.refs = list_versions(layout)
         self._manifests = dict(self.each(lambda ref: (ref, _manifest(layout, ref)), "reading manifests"))
         self._newest = self._newest_of_each()
+
+    def _names(self) -> dict[ModelRef, str]:
+        heard_since = self._now() - self._retention.silent_s
+        return named_versions(self._layout, self._retention.history, heard_since)
 
     def each(self, look: Callable[[ModelRef], T], phase: str) -> Iterator[T]:
         advance = counter(self._progress, phase, len(self.refs))
@@ -220,7 +232,7 @@ class _Collection:
             if removal.refused is not None:
                 return removal.refused
             # From here on nobody can promote it: who does holds the lock, or finds it gone.
-            who = named_versions(layout, self._retention.history).get(ref)
+            who = self._names().get(ref)
             if who is not None:
                 return who
             if _marked_at(layout, ref) is None:
@@ -236,6 +248,15 @@ def list_versions(layout: Layout) -> list[ModelRef]:
     found = layout.store.versions(layout.models)
     refs = [ModelRef(name, version) for name, version in found if VERSION_PATTERN.fullmatch(version)]
     return sorted(refs, key=lambda ref: (ref.name, ref.step, ref.version))
+
+
+def _remove_silent(layout: Layout, heard_since: float) -> None:
+    """Take away the records of replicas that are gone: one with a name of its own leaves one each time it starts."""
+    for service in REPLICAS:
+        for instance, document in read_statuses(layout, service).items():
+            if is_silent(service, document, heard_since):
+                with suppress(NotFound):
+                    remove_status(layout, service, instance)
 
 
 def _manifest(layout: Layout, ref: ModelRef) -> Manifest | str:

@@ -2,8 +2,10 @@
 
 Named are: what each channel points at, what it pointed at before, and the last few releases of its history (the audit
 log); every release and version in a status record, so also what gateways hold leases on; the base of every adapter
-version. A document that can not be
-read may name anything: then nothing is known, and nothing may go.
+version. A document that can not be read may name anything: then nothing is known, and nothing may go.
+
+Of policy agents and reward services a record that was not written for long names nothing: a replica that lives writes
+every few seconds, and one that cannot write serves its private copy. Of a gateway it may still hold a job, and counts.
 """
 
 from __future__ import annotations
@@ -26,15 +28,19 @@ from acemath_registry.verify import read_manifest
 HISTORY: Final = 5
 """Releases of a channel's history that are kept, the current one among them."""
 
+REPLICAS: Final = ("policy", "reward")
+"""Services whose replicas serve private copies."""
+
 _ENDED_SERVICES: Final = frozenset({"forgotten-gateway"})  # written down for people; holds nothing any more
 
 
-def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str]:
+def named_versions(layout: Layout, history: int = HISTORY, heard_since: float = 0.0) -> dict[ModelRef, str]:
     """Version → who names it, in words.
 
     Args:
         layout: of the registry.
         history: how many of each channel's last releases count.
+        heard_since: Unix time; what a replica (`REPLICAS`) wrote before it names nothing.
 
     Raises:
         VerificationError: a channel, release, status record or an adapter version's manifest is damaged, so that what
@@ -42,7 +48,9 @@ def named_versions(layout: Layout, history: int = HISTORY) -> dict[ModelRef, str
         StorageError: one can not be read.
     """
     found: dict[ModelRef, str] = {}
-    records = tuple(_of_status(layout))  # before the channels: who promotes announces it until the channel is written
+    records = tuple(
+        _of_status(layout, heard_since)
+    )  # before the channels: who promotes announces it until the channel is written
     for release, who in (*_of_channels(layout, history), *records, *_of_adapters(layout)):
         for ref in _members(layout, release) if isinstance(release, str) else (release,):
             found.setdefault(ref, who)
@@ -75,15 +83,23 @@ def _history(layout: Layout) -> dict[str, list[str]]:
     return past
 
 
-def _of_status(layout: Layout) -> Iterator[tuple[str | ModelRef, str]]:
+def _of_status(layout: Layout, heard_since: float) -> Iterator[tuple[str | ModelRef, str]]:
     with storage_errors("listing the status records"):
         services = layout.store.folders(layout.statuses)
     for service in services:
         if service in _ENDED_SERVICES:
             continue
         for instance, document in read_statuses(layout, service).items():
+            if is_silent(service, document, heard_since):
+                continue
             for name in _names(document):
                 yield name, f"the status record {service}/{instance} names it"
+
+
+def is_silent(service: str, document: dict[str, Any], heard_since: float) -> bool:
+    """Whether a record is of a replica that has not written since (Unix time); one without a time is of none."""
+    at = document.get("at")
+    return service in REPLICAS and isinstance(at, int | float) and at < heard_since
 
 
 def _of_adapters(layout: Layout) -> Iterator[tuple[ModelRef, str]]:
