@@ -20,13 +20,14 @@ from acemath_gateway.metrics import GatewayMetrics
 from acemath_local.prometheus import config
 from acemath_local.settings import LocalSettings
 from acemath_policy.metrics import PolicyMetrics
+from acemath_registry.watch_metrics import WatchKind, WatchMetrics
 from acemath_reward.metrics import RewardMetrics
 from acemath_web.metrics import HttpMetrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 OPERATIONS = ROOT / "docs" / "guides" / "operations.md"
-NAME = re.compile(r"\bacemath_(?:gateway|policy|reward)_[a-z_]+\b")
+NAME = re.compile(r"\bacemath_(?:gateway|policy|reward|watch)_[a-z_]+\b")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on this machine")
 
 
@@ -39,7 +40,7 @@ def exported() -> set[str]:
     registry = CollectorRegistry()
     for figures in (GatewayMetrics, DoorMetrics, JobMetrics):
         figures.on(registry)
-    PolicyMetrics(registry), RewardMetrics(registry)
+    PolicyMetrics(registry), RewardMetrics(registry), WatchMetrics(WatchKind.RELEASE, "default", registry)
     for service in ("gateway", "policy", "reward"):
         HttpMetrics(service, registry)
     endings = {"counter": ("_total",), "histogram": ("", "_sum", "_count", "_bucket")}
@@ -70,7 +71,7 @@ def test_both_prometheus_read_them():
     ]
     jobs = {job["job_name"] for job in compose["scrape_configs"]} - {"prometheus"}
     whole = set(re.findall(r'job=~"([^"]+)"', RULES.read_text())[0].split("|"))
-    assert whole == jobs - {"redis"}  # of Redis it is the exporter that answers
+    assert whole == jobs - {"redis", "watch"}  # of Redis the exporter answers, and a watch need not be there
     assert {job["job_name"] for job in local["scrape_configs"]} == whole
 
 

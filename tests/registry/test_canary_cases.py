@@ -10,7 +10,16 @@ from registry.test_cli import Cli
 from registry.tiny import CANARIES, METADATA, VOCABULARY
 
 from acemath_policy.canary import Canary, CanaryMismatch
-from acemath_registry import CanaryGate, Gates, InvalidRequest, ModelKind, ModelRef, Registry
+from acemath_registry import (
+    CanaryGate,
+    Gates,
+    InvalidRequest,
+    ModelKind,
+    ModelRef,
+    Registry,
+    RejectReason,
+    VerificationError,
+)
 from acemath_registry.canary_cases import canary_fault
 from acemath_registry.documents import sha256_hex
 from acemath_registry.gates import GateReason
@@ -95,6 +104,9 @@ def test_a_gate_takes_nothing_for_a_canary_that_an_older_publisher_let_pass(
     registry.set_gates("default", Gates(canary=CanaryGate.DECLARED), by="ann")
     (refusal,) = registry.ask_gates("default", release.id)
     assert refusal.reason is GateReason.CANARY_MISSING and "canary.cases: Field required" in refusal.detail
+    with pytest.raises(VerificationError, match=r"canary\.cases: Field required") as caught:
+        registry.verify(policy)
+    assert caught.value.reason is RejectReason.MANIFEST_MALFORMED
 
 
 def test_publishing_without_one_says_so(

@@ -247,3 +247,36 @@ def test_every_value_is_inside_or_outside_of_a_band() -> None:
         edges = [value for value in (band.low, band.high) if value is not None]
         assert all(band.holds(edge) for edge in edges)
     assert not ERRORS.holds(0.0201) and ERRORS.holds(-5) and not SCORES.holds(-1.1)
+
+
+def test_prometheus_sees_that_it_looks_and_what_came_of_it(registry: Registry, releases: list[Release]) -> None:
+    port = free_run()
+    command = [sys.executable, "-c", "from acemath_registry.cli import app; app()", "watch", "run", "default"]
+    options = ["--prometheus", f"http://127.0.0.1:{free_run()}", "--interval", "600", "--root", str(registry.root)]
+    with subprocess.Popen(
+        [*command, *options, "--metrics", f"127.0.0.1:{port}"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and "no_figures" in process.stdout.readline()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/metrics")
+        shown = connection.getresponse().read().decode()
+        taken = run(
+            registry, "run", "default", "--prometheus", "http://127.0.0.1:1", "--metrics", f"127.0.0.1:{port}", "--json"
+        )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    of = 'channel="default"'
+    figures = dict(line.rsplit(" ", 1) for line in shown.splitlines() if line.startswith("acemath_watch_"))
+    assert figures[f'acemath_watch_looks_total{{{of},verdict="no_figures",watch="release"}}'] == "1.0"
+    assert figures[f'acemath_watch_looks_total{{{of},verdict="rolled_back",watch="release"}}'] == "0.0"
+    last = figures[f'acemath_watch_last_look_timestamp_seconds{{{of},watch="release"}}']
+    assert abs(float(last) - time.time()) < 60
+    error = json.loads(taken.stderr)["error"]
+    assert taken.exit_code == 1 and error["param"] == "metrics" and "cannot listen on" in error["message"]
+
+
+@pytest.mark.parametrize("address", ["9109", "127.0.0.1:99999", "http://127.0.0.1:9109", ":9109", ""])
+def test_a_metrics_address_that_cannot_be(address: str, registry: Registry, releases: list[Release]) -> None:
+    refused = run(registry, "run", "default", "--prometheus", "http://127.0.0.1:1", "--metrics", address, "--json")
+    assert refused.exit_code == 1 and json.loads(refused.stderr)["error"]["param"] == "metrics"

@@ -30,7 +30,11 @@ from acemath_registry.cli_common import (
 from acemath_registry.cli_output import print_document, print_look
 from acemath_registry.prometheus import Prometheus
 from acemath_registry.watch import Look, Watcher
+from acemath_registry.watch_metrics import Note, WatchKind, serving
 
+Metrics = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a /metrics for Prometheus, which tells whether the watch still looks.")
+]
 app = typer.Typer(no_args_is_help=True, help="Take a release back whose live figures leave their bands.")
 
 
@@ -84,13 +88,15 @@ def run(
     prometheus: Annotated[str, typer.Option(help="Address of the Prometheus that scrapes the gateways.")],
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
     looks: Annotated[int | None, typer.Option(min=1, help="End after so many; default: go on until TERM.")] = None,
+    metrics: Metrics = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
     """Look again and again, and roll the channel back when as many looks in a row as declared were outside."""
     with errors(as_json):
         watcher = Watcher(existing(root), channel, Prometheus(prometheus))
-    _look_on(watcher.look, interval, looks, as_json)
+        with serving(WatchKind.RELEASE, channel, metrics) as note:
+            _look_on(_noted(watcher.look, note), interval, looks, as_json)
 
 
 @app.command(name="canary")
@@ -114,6 +120,7 @@ def run_canary(
     selector: Annotated[str, typer.Option(help="Further label matchers of the gateways' series.")] = "",
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
     looks: Annotated[int | None, typer.Option(min=1, help="End after so many; default: go on until TERM.")] = None,
+    metrics: Metrics = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +135,17 @@ def run_canary(
             raise misfit(error, "band") from error
         after = None if promote_after is None else 3600.0 * promote_after
         watcher = CanaryWatcher(existing(root), channel, Prometheus(prometheus), bands, after)
-    _look_on(watcher.look, interval, looks, as_json)
+        with serving(WatchKind.CANARY, channel, metrics) as note:
+            _look_on(_noted(watcher.look, note), interval, looks, as_json)
+
+
+def _noted(look: Callable[[], Look], note: Note) -> Callable[[], Look]:
+    def noted() -> Look:
+        found = look()
+        note(found)
+        return found
+
+    return noted
 
 
 def _look_on(look: Callable[[], Look], interval: float, looks: int | None, as_json: bool) -> None:

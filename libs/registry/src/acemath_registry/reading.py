@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from acemath_registry.adapters.stored import verify_stored
-from acemath_registry.errors import storage_errors
+from acemath_registry.canary_cases import canary_fault
+from acemath_registry.errors import RejectReason, VerificationError, storage_errors
 from acemath_registry.finite import require_finite
 from acemath_registry.layout import Layout
 from acemath_registry.loadable import require_loadable
-from acemath_registry.manifest import Manifest
+from acemath_registry.manifest import MANIFEST_NAME, Manifest
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.signing import TrustedKeys
@@ -71,4 +72,14 @@ def verify_version(
             names = [entry.path for entry in manifest.files]
             require_loadable(where, read_tensors(where, names))
             require_finite(where, names, progress)
+    _require_comparable(manifest)
     return manifest
+
+
+def _require_comparable(manifest: Manifest) -> None:
+    """Raises VerificationError for a canary that every replica would refuse; older publishers let it pass."""
+    vocab_size = manifest.compatibility.vocab_size
+    fault = None if manifest.canary is None else canary_fault(manifest.kind, manifest.canary, vocab_size)
+    if fault is not None:
+        said = f"{fault}; no replica can compare with it: publish again with another step"
+        raise VerificationError(RejectReason.MANIFEST_MALFORMED, said, file=MANIFEST_NAME)
