@@ -11,7 +11,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from acemath_registry.bands import Interval
-from acemath_registry.prometheus import ANSWERED, JOBS, Window, increase
+from acemath_registry.prometheus import ANSWERED, ERRORS, JOBS, Window, increase
 
 
 class CanaryMeasure(StrEnum):
@@ -76,7 +76,7 @@ def role_value_query(measure: CanaryMeasure, role: str, window: Window) -> str:
     if measure is CanaryMeasure.LATENCY_P95_RATIO:
         buckets = increase("release_request_duration_seconds_bucket", window, mine)
         return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
-    outcome = 'outcome="failed"' if measure is CanaryMeasure.ERROR_RATE else 'outcome="degraded"'
+    outcome = ERRORS if measure is CanaryMeasure.ERROR_RATE else 'outcome="degraded"'
     jobs = f"sum({increase('release_requests_total', window, mine, JOBS)})"
     return f"sum({increase('release_requests_total', window, mine, outcome)}) / {jobs}"
 

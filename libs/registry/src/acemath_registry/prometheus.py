@@ -15,7 +15,8 @@ from acemath_registry.errors import InvalidRequest
 
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1024 * 1024
-JOBS: Final = 'outcome=~"ok|degraded|failed"'
+JOBS: Final = 'outcome=~"ok|degraded|failed|deadline"'
+ERRORS: Final = 'outcome=~"failed|deadline"'  # a release that is too slow for its callers is a bad one, too
 ANSWERED: Final = 'outcome=~"ok|degraded"'
 
 
@@ -83,7 +84,7 @@ def value_query(measure: Measure, bands: Bands) -> str:
     """PromQL: the measure over the last window."""
     jobs = f"sum({increase('requests_total', bands, JOBS)})"
     if measure in (Measure.ERROR_RATE, Measure.DEGRADED_RATE):
-        outcome = 'outcome="failed"' if measure is Measure.ERROR_RATE else 'outcome="degraded"'
+        outcome = ERRORS if measure is Measure.ERROR_RATE else 'outcome="degraded"'
         return f"sum({increase('requests_total', bands, outcome)}) / {jobs}"
     if measure is Measure.LATENCY_P95_SECONDS:
         buckets = increase("request_duration_seconds_bucket", bands, ANSWERED)

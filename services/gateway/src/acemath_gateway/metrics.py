@@ -32,6 +32,7 @@ class JobOutcome(StrEnum):
     OK = "ok"
     DEGRADED = "degraded"  # answered, and said to be less than was asked for
     FAILED = "failed"  # an error of ours
+    DEADLINE = "deadline"  # its deadline came before anything could be chosen from
     REFUSED = "refused"  # the caller's mistake
     CANCELLED = "cancelled"  # nobody waited any more
 

@@ -164,6 +164,9 @@ class Solver:
         except InvalidRequest:
             became = JobOutcome.REFUSED
             raise
+        except DeadlineExceeded:
+            became = JobOutcome.DEADLINE
+            raise
         except Exception:
             became = JobOutcome.FAILED
             raise
