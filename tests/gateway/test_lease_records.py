@@ -21,7 +21,7 @@ from acemath_gateway.adapters.status_file import StatusFileLeases
 from acemath_gateway.leases import LeaseLedger
 from acemath_gateway.metrics import GatewayMetrics
 from acemath_gateway.pointer import ChannelWatch, Pointer
-from acemath_registry import NotFound, Registry, Release, ReleaseMember
+from acemath_registry import NotFound, Registry, Release, ReleaseMember, Served
 from doubles.servers import until
 
 
@@ -39,6 +39,29 @@ def test_the_releases_that_gateways_route_by_are_in_their_records(tmp_path: Path
         (2, two.id, "p@s1-cccccccccccc"),
         (1, one.id, "p@s1-aaaaaaaaaaaa"),
     ]
+
+
+async def test_what_is_served_is_written_down_for_when_no_gateway_is_left(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    one, two = (Release(policy=member("p", digit), reward=member("r", "b")) for digit in "ac")
+    write_channel(tmp_path, one, 1, None)
+    write_channel(tmp_path, two, 2, one.id)
+    store = StatusFileLeases(registry, instance="g", channel="default")
+    await store.assert_leases(0, None, {})
+    assert registry.served("default") is None
+    await store.assert_leases(1, one.id, {})
+    await store.withdraw()
+    assert registry.statuses("gateway") == {} and registry.served("default") == Served(one.id, 1)
+    (peer,) = ChannelWatch(registry, "default").peers()
+    assert (peer.release, peer.generation, peer.policy) == (one.id, 1, "p@s1-aaaaaaaaaaaa")
+
+
+def test_a_release_before_that_is_damaged_stops_nobody(tmp_path: Path) -> None:
+    one, two = (Release(policy=member("p", digit), reward=member("r", "b")) for digit in "ac")
+    write_channel(tmp_path, one, 1, None)
+    write_channel(tmp_path, two, 2, one.id)
+    (tmp_path / "releases" / f"{one.id}.json").write_text("{")
+    assert [pointer.release for pointer in ChannelWatch(Registry(tmp_path), "default").read()] == [two.id]
 
 
 async def test_run_publishes_on_change_as_heartbeat_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import pytest
 from policy.conftest import KEY, SETTLE, Agent, Agents, Releases
 from policy.test_reconcile import active, pids
 
+from acemath_registry import Served
+
 Eventually = Callable[..., Awaitable[None]]
 
 
@@ -188,6 +190,36 @@ async def test_a_restarted_agent_brings_back_what_gateways_route_by_beside_what_
     await world.beats(lambda: world.agent.states() == {"1": "draining", "3": "active"}, g1=1)
     assert world.agent.endpoint(1), "whoever still routes by it is served"
     await world.beats(lambda: world.agent.states() == {"1": "retired", "3": "active"}, g1=3)
+
+
+@pytest.mark.parametrize("gateways", ["stopped", "one was killed long ago"])
+async def test_after_a_restart_of_all_what_was_served_last_comes_back_beside_a_bad_release(
+    world: World, agents: Agents, gateways: str
+) -> None:
+    """No gateway says what it routes by, and what is named will never serve: without this there would be nothing."""
+    registry = world.releases.registry
+    registry.note_served("default", Served(world.ids[0], 1), by="g1")
+    await world.beats(lambda: world.agent.states() == {"1": "active", "2": "draining"}, g1=1)
+    world.agent.rounds.cancel()
+    await world.agent.reconciler.close()
+    registry.remove_status("gateway", "g1")
+    if gateways != "stopped":
+        world.releases.gateway(1, name="g2", release=world.ids[0], age=1e6)
+    bad = registry.path(registry.release(world.ids[2]).policy.ref) / "tokenizer.json"
+    bad.chmod(0o644)
+    bad.write_text("{}")
+    world.agent = agents.start()
+    await world.eventually(lambda: world.agent.states() == {"1": "active", "3": "rejected"}, what=world.agent.states)
+
+
+async def test_what_was_served_last_is_not_started_where_it_is_what_is_named(world: World, agents: Agents) -> None:
+    world.releases.registry.note_served("default", Served(world.ids[2], 3), by="g1")
+    world.agent.rounds.cancel()
+    await world.agent.reconciler.close()
+    world.releases.registry.remove_status("gateway", "g1")
+    world.agent = agents.start()
+    await world.eventually(lambda: world.agent.states() == {"3": "active"}, what=world.agent.states)
+    assert len(world.agent.reconciler.slots()) == 1
 
 
 async def test_a_crash_of_the_version_in_use_keeps_its_place(world: World) -> None:

@@ -16,6 +16,7 @@ from acemath_registry.manifest import Compatibility, FileEntry, Manifest, ModelK
 from acemath_registry.refs import ModelRef
 from acemath_registry.registry import Registry
 from acemath_registry.releases import Release, ReleaseMember
+from acemath_registry.served import Served
 from acemath_registry.signing import SigningKey, TrustedKeys, configured_keys
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RejectReason",
     "Release",
     "ReleaseMember",
+    "Served",
     "SigningKey",
     "StorageError",
     "TensorDigests",

@@ -39,7 +39,8 @@ class Channel(BaseModel):
         release: id of the current release.
         release_sha256: of the current release's file.
         generation: 1 for the first promotion, one more for each change.
-        previous: id of the release before this one; what a rollback promotes.
+        previous: id of the release that gateways served before this one, or, where none said so, that the channel
+            named; what a rollback promotes.
         by: who made the release the current one.
         at: when, in UTC; for people, never for ordering.
         canary: a release that gets a share of the requests; None, and not in the record, while there is none.

@@ -19,6 +19,7 @@ from acemath_registry.layout import Layout
 from acemath_registry.members import members_kept
 from acemath_registry.refs import check_by, check_channel_name, check_reason
 from acemath_registry.releases import Release, existing, read_release
+from acemath_registry.served import last_served
 from acemath_registry.stores import Overtaken
 from acemath_registry.way_back import WayBack
 
@@ -26,6 +27,7 @@ _AGAIN = "again: what replicas rejected before was let pass"
 _TRIES = 8  # of a change that others overtake, where the store has no locks
 _Target = Callable[[Channel | None], str]
 _Next = Callable[[Channel | None, Release], Channel]
+_Before = Callable[[Channel, Release], str]
 Gatekeeper = Callable[[Channel | None, Release], None]
 """Raises when the channel may not go from this state to this release; asked under the channel's lock."""
 
@@ -102,7 +104,7 @@ def promote(
         check_generation(name, current, expected_generation)
         return release_id
 
-    following = partial(_anew if again else _next, by=by)
+    following = partial(_anew if again else _next, by=by, before=partial(_before, layout, name))
     said = _Said(AuditEvent.PROMOTE, by, why, _AGAIN if again else None)
     return _change(layout, name, said, target, following, gatekeeper)
 
@@ -142,7 +144,7 @@ def rollback(
         return way.target(found)
 
     said = _Said(AuditEvent.ROLLBACK, by, why)
-    return _change(layout, name, said, target, partial(_back, by=by), lambda *_: None)
+    return _change(layout, name, said, target, partial(_back, by=by, before=_current), lambda *_: None)
 
 
 def retried(change: Callable[[], tuple[Channel | None, Channel]]) -> tuple[Channel | None, Channel]:
@@ -228,7 +230,25 @@ def _record(layout: Layout, name: str, said: _Said, move: Move) -> None:
     )  # fmt: skip
 
 
-def _next(current: Channel | None, release: Release, by: str) -> Channel:
+def _current(current: Channel, release: Release) -> str:
+    return current.release
+
+
+def _before(layout: Layout, name: str, current: Channel, release: Release) -> str:
+    """What a rollback from the release would go to: what gateways served last, where they say so.
+
+    What the channel names now may be what replicas rejected; a rollback to it would end nothing.
+    """
+    known = last_served(layout, name)
+    if known is None or known.release == current.release:
+        return current.release
+    if known.release != release.id:
+        return known.release
+    previous = current.previous
+    return current.release if previous is None or previous == release.id else previous
+
+
+def _next(current: Channel | None, release: Release, by: str, before: _Before) -> Channel:
     """The release is current, and nothing has a share beside it."""
     if current is not None and current.release_sha256 == release.sha256:
         return current
@@ -236,20 +256,20 @@ def _next(current: Channel | None, release: Release, by: str) -> Channel:
         release=release.id,
         release_sha256=release.sha256,
         generation=current.generation + 1 if current else 1,
-        previous=current.release if current else None,
+        previous=before(current, release) if current else None,
         by=by,
         at=datetime.now(UTC),
     )
 
 
-def _anew(current: Channel | None, release: Release, by: str) -> Channel:
+def _anew(current: Channel | None, release: Release, by: str, before: _Before) -> Channel:
     """As `_next`, and the release that is current gets a generation more."""
     if current is None or current.release_sha256 != release.sha256:
-        return _next(current, release, by)
+        return _next(current, release, by, before)
     # Its time is the new one: what was rejected comes only now, and the watch looks at a release's first hours.
     changes = {"generation": current.generation + 1, "by": by, "at": datetime.now(UTC)}
     return current.model_copy(update=changes)
 
 
-def _back(current: Channel | None, release: Release, by: str) -> Channel:
-    return _next(current, release, by).model_copy(update={"rollback": True})
+def _back(current: Channel | None, release: Release, by: str, before: _Before) -> Channel:
+    return _next(current, release, by, before).model_copy(update={"rollback": True})

@@ -23,6 +23,7 @@ from acemath_registry import (
     publish,
     reading,
     releases,
+    served,
     signed,
     status,
     verify,
@@ -43,6 +44,7 @@ from acemath_registry.moves import Move
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.refs import ModelRef, check_by
 from acemath_registry.releases import Release
+from acemath_registry.served import Served
 from acemath_registry.signing import SigningKey, TrustedKeys
 from acemath_registry.stores import Leftover, place_of
 
@@ -353,6 +355,14 @@ class Registry:
     def statuses(self, service: str, channel: str | None = None) -> dict[str, dict[str, Any]]:
         """Instance → what it reported last, on any channel or one. Raises VerificationError, StorageError."""
         return status.read_statuses(self._layout, service, channel)
+
+    def served(self, channel: str) -> Served | None:
+        """Which release a channel's gateways served last. See `served.last_served` for errors."""
+        return served.last_served(self._layout, channel)
+
+    def note_served(self, channel: str, now: Served, *, by: str) -> None:
+        """Write down which release a gateway serves. See `served.note_served` for errors."""
+        served.note_served(self._layout, channel, now, by=by)
 
     def collect(self, retention: Retention, *, by: str, apply: bool) -> list[Verdict]:
         """What becomes of each version that nobody may need; done only if `apply`. See `collect.collect` for errors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from acemath_core.errors import ErrorCode, ServiceError, Unavailable
@@ -78,12 +79,13 @@ class ChannelWatch:
         return self._pointers
 
     def peers(self) -> tuple[Pointer, ...]:
-        """The releases by which the channel's gateways route, the newest first.
+        """The releases by which the channel's gateways route, and the one that they served last, the newest first.
 
         Raises:
             NotFound, VerificationError, StorageError: a record, or a release that it names, cannot be read.
         """
-        found = dict[int, str]()
+        served = self._registry.served(self._name)
+        found = dict[int, str]() if served is None else {served.generation: served.release}
         for record in self._registry.statuses("gateway", self._name).values():
             generation, release = record.get("generation"), record.get("release")
             if isinstance(generation, int) and isinstance(release, str):
@@ -94,7 +96,9 @@ class ChannelWatch:
         newest = replace(self._pointer(channel.release, channel.generation), canary=self._canary(channel))
         if channel.previous is None:
             return (newest,)
-        return (newest, self._pointer(channel.previous, channel.generation - 1))
+        with suppress(ServiceError):  # of an incomplete copy of a registry; the current release does not need it
+            return (newest, self._pointer(channel.previous, channel.generation - 1))
+        return (newest,)
 
     def _canary(self, channel: Channel) -> CanaryPointer | None:
         """One that cannot be read holds the current release up in nothing."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from acemath_core.errors import Conflict, ServiceError
 from acemath_registry.audit import AuditEvent
 from acemath_registry.errors import VerificationError
+from acemath_registry.following.channel import Desired
 from acemath_registry.following.slow import SlowCalls
 from acemath_registry.manifest import ModelKind
 from acemath_registry.refs import check_by
@@ -53,6 +54,8 @@ class Usage:
         leased: version → by whom; one that no job holds is not there, whoever routes to it.
         viewed: Unix time of what replicas said, by which new leases are given, of the gateway where that is oldest;
             None when one does not say.
+        served: by kind, the version that gateways began to serve last, known or not what they do now; of a channel that
+            was never served none.
     """
 
     unknown: str | None
@@ -60,6 +63,7 @@ class Usage:
     users: Mapping[ReleaseMember, Use] = field(default_factory=dict)
     leased: Mapping[ReleaseMember, str] = field(default_factory=dict)
     viewed: float | None = None
+    served: Mapping[ModelKind, Desired] = field(default_factory=dict)
 
 
 class Leases(Protocol):
@@ -167,8 +171,19 @@ class StatusLeases:
                         if record.leases.get(release):
                             leased[member] = f"gateway {record.gateway}: it holds leases"
         except _Unknown as unknown:
-            return Usage(str(unknown))
-        return Usage(None, min(record.at for record in records), users, leased, _oldest_view(records))
+            return Usage(str(unknown), served=self._served())
+        written, viewed = min(record.at for record in records), _oldest_view(records)
+        return Usage(None, written, users, leased, viewed, self._served())
+
+    def _served(self) -> dict[ModelKind, Desired]:
+        try:
+            known = self._registry.served(self._channel)
+            release = None if known is None else self._registry.release(known.release)
+        except ServiceError:
+            return {}
+        if known is None or release is None:
+            return {}
+        return {kind: Desired(release.member(kind), known.release, known.generation) for kind in _KINDS}
 
     def _records(self) -> list[_Record]:
         try:

@@ -141,8 +141,9 @@ class Versions(Generic[V]):
         """Bring up what is named; where no place is free, one that no gateway ever used may have to go.
 
         A canary comes once the named one is active and a place is free; nothing makes room for it. After a restart in
-        the middle of a swap what gateways route by comes first: they wait for it, and the named one may be bad. Where
-        only one version fits, that also comes back after the named one was bad.
+        the middle of a swap what gateways route by comes first, or served last when they were restarted, too: they wait
+        for it, and the named one may be bad. Where only one version fits, that also comes back after the named one was
+        bad.
 
         Args:
             desired: what is named.
@@ -181,13 +182,13 @@ class Versions(Generic[V]):
         return f"{canary.member.ref} gets no share here: with swap_strategy resource_preserving one version is loaded"
 
     async def _routed(self, desired: Desired) -> Desired | None:
-        """What the newest gateway routes by, or else what was stopped for the named one, when that is neither named nor
-        here, nor was refused here.
+        """What the newest gateway routes by, or else what was stopped for the named one or served last, when that is
+        neither named nor here, nor was refused here.
         """
         usage = await self._places.usage()
         ours = [(use, one) for one, use in usage.users.items() if use.kind is self._kind and use.generation]
         if usage.unknown is not None or not ours:
-            found = self._way.way_back()
+            found = self._way.way_back() or usage.served.get(self._kind)
         else:
             use, member = max(ours, key=lambda found: found[0].generation)
             found = Desired(member, use.release, use.generation)

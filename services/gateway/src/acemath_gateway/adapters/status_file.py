@@ -4,7 +4,8 @@
 `{"channel": "default", "generation": 3, "release": "r-…", "leases": {"r-…": 2}, "at": <Unix seconds>}`;
 generation and release are what new jobs use, 0 and null before the first. `"viewed": <Unix seconds>` is when the
 replicas began to be asked for what new leases are given by. An old record means *unknown*, never zero;
-so a gateway that ends in order takes its record away, and nobody waits for it any more.
+so a gateway that ends in order takes its record away, and nobody waits for it any more. What it served last stays
+written down in `status/served/<channel>.json`, for the next start.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from acemath_core.errors import ServiceError
-from acemath_registry import NotFound, Registry
+from acemath_registry import NotFound, Registry, Served
 
 _log = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 5.0  # for one change; a thread cannot be stopped
@@ -26,7 +27,8 @@ _SILENT = "the registry does not answer; check its mount, or the object store"
 class StatusFileLeases:
     """Writes this gateway's leases into the registry.
 
-    Where it cannot, requests are answered as ever, and replicas stop no old version: they know nothing of this gateway.
+    Where it cannot, requests are answered as ever. Replicas stop no old version while its last record is old; of a
+    gateway that never wrote one they know nothing, and go by the others.
 
     Args:
         registry: where to write.
@@ -40,6 +42,7 @@ class StatusFileLeases:
     ) -> None:
         self._registry, self._instance, self._channel = registry, instance, channel
         self._on_failure = on_failure
+        self._noted: Served | None = None  # what this gateway said to be served
         self._changing: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -49,7 +52,14 @@ class StatusFileLeases:
         """See `LeaseStore.assert_leases`."""
         document = {"channel": self._channel, "generation": generation, "release": release, "leases": counts}
         document |= {"at": time.time()} if viewed is None else {"at": time.time(), "viewed": viewed}
-        await self._try(lambda: self._registry.write_status("gateway", self._instance, document))
+        served = None if release is None else Served(release, generation)
+        await self._try(lambda: self._write(document, served))
+
+    def _write(self, document: dict[str, object], served: Served | None) -> None:
+        self._registry.write_status("gateway", self._instance, document)
+        if served is not None and served != self._noted:
+            self._registry.note_served(self._channel, served, by=self._instance)
+            self._noted = served
 
     async def withdraw(self) -> None:
         """Take the record away, after a write that is still under way: this gateway has ended and holds nothing."""
@@ -65,7 +75,8 @@ class StatusFileLeases:
         if problem is not None:
             self._on_failure()
         if problem is not None and not self._failing:
-            _log.warning("leases cannot be written to the registry, so replicas keep every old version: %s", problem)
+            said = "replicas keep what its last record names, and know nothing of a gateway that never wrote one"
+            _log.warning("leases cannot be written to the registry: %s; %s", said, problem)
         self._failing = problem is not None
         return problem is None
 

@@ -1,0 +1,127 @@
+"""What was served last stays known, and a way back leads to it, not to what nobody served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from registry.tiny import METADATA
+
+from acemath_registry import Conflict, ModelRef, Registry, Release, Served, StorageError
+from acemath_registry.collect import Action, Retention
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def four(registry: Registry, reward: ModelRef, make_checkpoint: Make) -> list[Release]:
+    """A, B, C and D; the channel does not exist."""
+    made = []
+    for mark in "abcd":
+        policy = registry.publish(make_checkpoint(mark=mark), name="pol", kind="policy", metadata=METADATA)
+        made.append(registry.create_release(policy, reward))
+    return made
+
+
+def promote(registry: Registry, release: Release, *, serve: bool = True) -> str | None:
+    """Promote it and, if gateways serve it, say so; the release that a rollback would go to."""
+    channel = registry.promote("default", release.id, expected_generation=None, by="ann")
+    if serve:
+        registry.note_served("default", Served(release.id, channel.generation), by="g1")
+    return channel.previous
+
+
+def test_nobody_served_anything(registry: Registry, four: list[Release]) -> None:
+    assert registry.served("default") is None
+    promote(registry, four[0], serve=False)
+    assert promote(registry, four[1], serve=False) == four[0].id, "then it is what the channel named"
+    assert registry.served("default") is None
+
+
+def test_a_rollback_goes_past_what_was_never_served(registry: Registry, four: list[Release]) -> None:
+    """A serves; replicas reject B; C is promoted and fails live: the watch goes back to A."""
+    a, b, c, _ = four
+    promote(registry, a)
+    assert promote(registry, b, serve=False) == a.id
+    assert promote(registry, c) == a.id
+    back = registry.rollback("default", by="watch")
+    assert (back.release, back.previous, back.rollback) == (a.id, c.id, True)
+    with pytest.raises(Conflict, match="rolled back from"):
+        registry.rollback("default", by="ann", expected_release=c.id)
+
+
+def test_what_was_served_is_promoted_again(registry: Registry, four: list[Release]) -> None:
+    a, b, c, _ = four
+    promote(registry, a)
+    promote(registry, b)
+    assert promote(registry, c, serve=False) == b.id
+    assert promote(registry, b, serve=False) == c.id, "that is what was asked to go, and there is nothing better known"
+    registry.rollback("default", by="ann")
+    assert registry.channel("default").release == c.id
+
+
+def test_going_back_by_promoting_keeps_the_older_way_back(registry: Registry, four: list[Release]) -> None:
+    a, b, c, d = four
+    promote(registry, a)
+    promote(registry, b)
+    promote(registry, c, serve=False)
+    promote(registry, d, serve=False)
+    assert registry.channel("default").previous == b.id
+    assert promote(registry, b, serve=False) == d.id
+
+
+def test_a_gateway_that_is_behind_does_not_turn_it_back(registry: Registry, four: list[Release]) -> None:
+    promote(registry, four[0])
+    promote(registry, four[1])
+    registry.note_served("default", Served(four[0].id, 1), by="slow")
+    assert registry.served("default") == Served(four[1].id, 2)
+    registry.note_served("other", Served(four[0].id, 9), by="g2")
+    assert registry.served("default") == Served(four[1].id, 2), "each channel has its own"
+
+
+def test_a_registry_that_was_restored_is_not_held_by_the_generations_of_before(
+    registry: Registry, four: list[Release]
+) -> None:
+    promote(registry, four[0])
+    registry.note_served("default", Served(four[1].id, 40), by="before")
+    registry.note_served("default", Served(four[0].id, 1), by="g1")
+    assert registry.served("default") == Served(four[0].id, 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"release": "x"}', '{"release": "r-aaaaaaaaaaaa", "generation": 1}', '{"release": 1}', "{}"]
+)
+def test_a_record_that_says_nothing_is_none_and_is_written_anew(
+    registry: Registry, four: list[Release], text: str
+) -> None:
+    promote(registry, four[0])
+    file = registry.root / "status" / "served" / "default.json"
+    file.write_text(text)
+    assert registry.served("default") is None
+    assert promote(registry, four[1]) == four[0].id
+    assert json.loads(file.read_text())["release"] == four[1].id
+
+
+def test_a_registry_that_cannot_be_read_says_so(
+    registry: Registry, four: list[Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registry, four[0])
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(registry._layout.store), "read", refuse)
+    with pytest.raises(StorageError):
+        registry.served("default")
+
+
+def test_what_was_served_last_is_not_collected(registry: Registry, four: list[Release]) -> None:
+    promote(registry, four[0])
+    for release in four[1:]:
+        promote(registry, release, serve=False)
+    verdicts = registry.collect(Retention(newest=0, age_s=0.0, history=1), by="gc", apply=False)
+    found = {verdict.ref: verdict for verdict in verdicts}
+    assert found[four[0].policy.ref].action is Action.KEEP
+    assert found[four[1].policy.ref].action is Action.MARK
