@@ -1,12 +1,12 @@
 """How long a promotion and a rollback take, beside the least that they could.
 
-    python -m bench.swaps.times http://127.0.0.1:8080 --registry .local/registry --pid PID --release r-… [--out FILE]
+    python -m bench.swaps.times http://127.0.0.1:8080 --registry .local/registry --pid PID [--out FILE]
 
-Beside an idle running stack (`make run`; PID is its first process). Between the channel's release and the named one,
-which must be another pair: promotions, rollbacks after the old versions are gone, and rollbacks at the first answer of
-the new release. The least: the same vLLM server, started by hand with the same arguments on another port, until it is
-healthy; and the bytes of both checkpoints at the speed at which this disk reads them without a cache. At the end the
-channel points where it did.
+Beside an idle running stack (`make run`; PID is its first process). The channel's pair is published once more under
+other names, with its canaries, as a job that has just written two checkpoints does it; then, between the two releases:
+promotions, rollbacks after the old versions are gone, and rollbacks at the first answer of the new release. The least:
+the same vLLM server, started by hand with the same arguments on another port, until it is healthy; and the bytes of
+both checkpoints at the speed at which this disk reads them without a cache. At the end the channel points where it did.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from typing import Any
 import httpx
 import psutil
 
-from acemath_registry import Registry
+from acemath_registry import ModelKind, ModelRef, PublishMetadata, Registry
 from bench.reward import machine
+from bench.swaps.__main__ import slots
 
 CHANNEL, PATIENCE, FREE_PORT = "default", 600.0, 18999
+KINDS, ENDED = (ModelKind.POLICY, ModelKind.REWARD), ("rejected", "retired")
 PROBLEM = "What is 6 * 7?"
 
 
@@ -53,14 +55,24 @@ class Stack:
         generation = self.registry.channel(CHANNEL).generation
         self.registry.promote(CHANNEL, release, expected_generation=generation, by="bench.swaps.times")
 
+    def publish(self, step: int) -> str:
+        """Publish both versions that the channel names once more, with another step; the id of their release."""
+        pair = self.registry.release(self.registry.channel(CHANNEL).release)
+        policy, reward = (self._published(pair.member(kind).ref, kind, step) for kind in KINDS)
+        return self.registry.create_release(policy, reward).id
+
+    def _published(self, ref: ModelRef, kind: ModelKind, step: int) -> ModelRef:
+        known = self.registry.manifest(ref)
+        metadata = PublishMetadata(step=step, licence=known.licence, canary=known.canary)
+        source, name = self.registry.path(ref), f"bench-times-{kind.value}"
+        return self.registry.publish(source, name=name, kind=kind, metadata=metadata, by="bench.swaps.times")
+
     def _served(self) -> str | None:
         answer = self._http.post("/v1/solve", json={"problem": PROBLEM, "n": 1, "max_tokens": 4})
         return str(answer.json()["release"]) if answer.status_code == 200 else None
 
     def _kept(self) -> set[str]:
-        statuses = [*self.registry.statuses("policy").values(), *self.registry.statuses("reward").values()]
-        slots = [slot for status in statuses for slot in status.get("slots", [])]
-        return {slot["version"] for slot in slots if slot["state"] not in ("rejected", "retired")}
+        return {version for version, slot in slots(self.registry).items() if slot["state"] not in ENDED}
 
     @staticmethod
     def _until(true: Callable[[], bool], what: str) -> None:
@@ -71,9 +83,10 @@ class Stack:
             time.sleep(0.05)
 
 
-def measure(stack: Stack, other: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds from a change of the channel to the first answer by its release."""
+def measure(stack: Stack, rounds: int) -> dict[str, list[float]]:
+    """Seconds of publishing both versions, and from a change of the channel to the first answer by its release."""
     first, found = stack.registry.channel(CHANNEL).release, dict[str, list[float]]()
+    step = int(time.time())
 
     def changed(name: str, change: Callable[[], object], release: str) -> None:
         began = time.monotonic()
@@ -85,12 +98,15 @@ def measure(stack: Stack, other: str, rounds: int) -> dict[str, list[float]]:
     def back() -> object:
         return stack.registry.rollback(CHANNEL, by="bench.swaps.times")
 
-    for _ in range(rounds):
-        changed("promote", lambda: stack.move(other), other)
+    for number in range(rounds):
+        began = time.monotonic()
+        other = stack.publish(step + number)
+        found.setdefault("publish", []).append(round(time.monotonic() - began, 2))
+        changed("promote what was just published", lambda other=other: stack.move(other), other)
         stack.alone(other)
         changed("rollback, the old one gone", back, first)
         stack.alone(first)
-        changed("promote", lambda: stack.move(other), other)
+        changed("promote once more", lambda other=other: stack.move(other), other)
         changed("rollback, the old one still there", back, first)
         stack.alone(first)
     return found
@@ -140,7 +156,6 @@ def main() -> None:
     parser.add_argument("url", help="of the gateway")
     parser.add_argument("--registry", type=Path, required=True)
     parser.add_argument("--pid", type=int, required=True, help="the stack's first process")
-    parser.add_argument("--release", required=True, help="another one than the channel's, of other versions")
     parser.add_argument("--key-file", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
@@ -152,7 +167,7 @@ def main() -> None:
     starts = [vllm_alone(options.pid) for _ in range(options.rounds)]
     size, seconds = read_seconds(weights)
     result: dict[str, Any] = {
-        "seconds_to_the_first_answer": measure(stack, options.release, options.rounds),
+        "seconds_to_the_first_answer": measure(stack, options.rounds),
         "least": {"vllm_alone_seconds": starts, "checkpoint_bytes": size, "read_seconds": seconds},
         "machine": machine.described(),
     }
