@@ -198,8 +198,9 @@ def _show(registry: Registry, target: str) -> dict[str, Any]:
 
 def _channel_row(registry: Registry, target: str) -> dict[str, Any]:
     """Of a channel, whatever its name looks like."""
-    channel = registry.channel(target)
-    return {**_release_document(registry.release(channel.release)), **_channel_document(target, channel)}
+    channel, served = registry.channel(target), registry.served(target)
+    document = {**_release_document(registry.release(channel.release)), **_channel_document(target, channel)}
+    return document | {"served": None if served is None else served.release}  # what gateways began to serve last
 
 
 def _channel(registry: Registry, name: str) -> Channel:

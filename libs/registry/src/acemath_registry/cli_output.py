@@ -30,7 +30,7 @@ _COLUMNS = {
     "left": ("path", "bytes", "until"),
     "log": ("at", "event", "by", "what", "from", "to", "why"),
     "refusals": ("reason", "detail"),
-    "channels": ("channel", "release", "generation", "previous", "by", "at"),
+    "channels": ("channel", "release", "generation", "served", "previous", "by", "at"),
 }
 
 
