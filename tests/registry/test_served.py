@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from registry.tiny import METADATA
+from typer.testing import CliRunner
 
 from acemath_registry import Conflict, ModelRef, Registry, Release, Served, StorageError
+from acemath_registry.cli import app
 from acemath_registry.collect import Action, Retention
 
 Make = Callable[..., Path]
@@ -70,6 +72,16 @@ def test_going_back_by_promoting_keeps_the_older_way_back(registry: Registry, fo
     promote(registry, d, serve=False)
     assert registry.channel("default").previous == b.id
     assert promote(registry, b, serve=False) == d.id
+
+
+def test_the_command_line_shows_it(registry: Registry, four: list[Release]) -> None:
+    options = ["--root", str(registry.root), "--json"]
+    promote(registry, four[0])
+    promote(registry, four[1], serve=False)
+    shown = json.loads(CliRunner().invoke(app, ["show", "default", *options]).stdout)
+    assert (shown["release"], shown["served"]) == (four[1].id, four[0].id)
+    (row,) = json.loads(CliRunner().invoke(app, ["list", *options]).stdout)["channels"]
+    assert row["served"] == four[0].id
 
 
 def test_a_gateway_that_is_behind_does_not_turn_it_back(registry: Registry, four: list[Release]) -> None:
