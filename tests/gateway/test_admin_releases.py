@@ -52,6 +52,33 @@ async def test_a_channel_is_promoted_by_compare_and_set_and_rolled_back(registry
     assert on_disk.channel("canary").release == release
 
 
+async def test_a_name_with_a_typo_begins_no_channel(registry):
+    on_disk, release = registry
+    on_disk.promote("spare", release, expected_generation=0, by="tests")
+    typo = "/admin/v1/releases/defualt"
+    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
+        for body in ({}, {"expected_generation": 1}, {"expected_generation": None}, {"again": True}):
+            answer = await http.post(typo, json={"release": release} | body, headers=AS_ADMIN)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (404, "not_found", "channel"), body
+            said = "channel 'defualt' does not exist (those that do: default, spare)"
+            assert error["message"].startswith(said) and '"expected_generation": 0' in error["message"]
+        assert (await http.post(f"{typo}/rollback", json={}, headers=AS_ADMIN)).status_code == 404
+        begun = await http.post(f"{DEFAULT}-2", json={"release": release, "expected_generation": 0}, headers=AS_ADMIN)
+        assert (begun.status_code, begun.json()["generation"]) == (200, 1)
+    assert on_disk.channel_names() == ["default", "default-2", "spare"]
+
+
+async def test_the_schema_says_how_a_channel_begins(registry):
+    on_disk, _ = registry
+    async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    post = paths["/admin/v1/releases/{channel}"]["post"]
+    assert "there is no such channel" in post["responses"]["404"]["description"]
+    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    assert "without it the channel must exist" in schema["properties"]["expected_generation"]["description"]
+
+
 async def test_a_rollback_points_at_the_release_before(registry):
     on_disk, first = registry
     one = on_disk.release(first)
@@ -72,7 +99,9 @@ async def test_what_a_gate_refuses_is_a_conflict_with_its_reason(registry):
     on_disk, release = registry
     on_disk.set_gates("canary", Gates(canary=CanaryGate.DECLARED), by="tests")
     async with gateway_client(_gateway(registry_root=on_disk.root)) as http:
-        refused = await http.post("/admin/v1/releases/canary", json={"release": release}, headers=AS_ADMIN)
+        refused = await http.post(
+            "/admin/v1/releases/canary", json={"release": release, "expected_generation": 0}, headers=AS_ADMIN
+        )
     error = refused.json()["error"]
     assert refused.status_code == 409 and (error["code"], error["param"]) == ("gate_refused", "release")
     assert "was published without a canary" in error["message"] and refused.headers["x-should-retry"] == "false"

@@ -140,7 +140,7 @@ async def test_away_only_the_file_is_an_administrator_and_changes_channels_but_n
         registry.publish(write_checkpoint(tmp_path / kind, kind), name=kind, kind=kind, metadata=METADATA)
         for kind in ("policy", "reward")
     ]
-    release = {"release": registry.create_release(*refs).id}
+    release = {"release": registry.create_release(*refs).id, "expected_generation": 0}
     async with replicas(valkey, tmp_path, registry_root=registry.root) as (a, _):
         _, second = await _made(a, "admin")
         assert (await a.get("/admin/v1/keys", headers=second)).status_code == 200

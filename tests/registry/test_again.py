@@ -85,6 +85,49 @@ def test_a_spare_that_follows_another_channel_has_to_try_again_there(
     assert registry.log()[-1].why == "again: what replicas rejected before was let pass"
 
 
+def share(registry: Registry, release: Release, again: bool = False) -> Any:
+    return registry.canary("default", release.id, 0.1, by="bob", again=again)
+
+
+def test_a_share_is_told_of_shares_and_may_begin_again(registry: Registry, releases: list[Release]) -> None:
+    registry.set_gates("default", DECLARED, by="ann")
+    reject(registry, releases[1], "ours", channel="default")
+    reject(registry, releases[1], "spare", channel="candidate")
+    with pytest.raises(GateRefused) as caught:
+        share(registry, releases[1])
+    ours, spare = map(str, caught.value.refusals)
+    assert "where that reason is gone, begin its share with --again [" in ours
+    assert "promote it with --again on channel candidate [" in spare
+    assert caught.value.message.endswith("acemath registry canary --override-gates --reason TEXT")
+    with pytest.raises(GateRefused, match="policy/spare rejected"):
+        share(registry, releases[1], again=True)
+    registry.remove_status("policy", "spare")
+    begun = share(registry, releases[1], again=True)
+    assert (begun.generation, begun.canary.share) == (2, 0.1)
+    assert registry.log()[-1].why == "a share of 0.1; again: what replicas rejected before was let pass"
+
+
+def test_the_same_share_again_is_a_generation_in_which_replicas_try_again(
+    registry: Registry, releases: list[Release]
+) -> None:
+    begun = share(registry, releases[1])
+    assert share(registry, releases[1]) == begun
+    anew = share(registry, releases[1], again=True)
+    assert (anew.generation, anew.canary.at) == (begun.generation + 1, begun.canary.at)
+    assert anew.canary.share == begun.canary.share
+
+
+def test_the_share_command(registry: Registry, releases: list[Release]) -> None:
+    registry.set_gates("default", DECLARED, by="ann")
+    reject(registry, releases[1])
+    begin = ("canary", "default", releases[1].id, "--share", "0.1")
+    assert "begin its share with --again" in run(registry, *begin).stderr
+    assert run(registry, *begin, "--again").exit_code == 0
+    stop = run(registry, "canary", "default", "--stop", "--again")
+    assert stop.exit_code == 1 and "--stop takes no release" in stop.stderr
+    assert run(registry, "canary", "default", "--stop").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("age", "counts"), [(0.0, True), (200.0, True), (400.0, False), (86_400.0, False), (-3600.0, True), (None, True)]
 )

@@ -101,6 +101,18 @@ def test_a_look_that_fails_for_any_reason_ends_nothing_and_counts_for_nothing(
     assert watcher.look().why == "look 1 of 3" and registry.channel("default").canary is not None
 
 
+def test_a_canary_that_takes_nothing_loses_its_share(
+    registry: Registry, releases: list[Release], figures: ScriptedFigures
+) -> None:
+    """All that it is asked is a 400: there are no jobs of it to be late, to fail or to agree."""
+    bands = CanaryBands(bands=(CanaryBand(measure=M.REFUSED_RATE, high=0.1), *BANDS.bands))
+    say(figures, bands, 2, {M.REFUSED_RATE: (1.0, 0.01)})
+    figures.answers |= {role_count_query(measure, "canary", bands): 0.0 for measure in GOOD}
+    watcher = CanaryWatcher(registry, "default", figures, bands)
+    assert [watcher.look().verdict for _ in range(3)] == [V.OUTSIDE, V.OUTSIDE, V.CANARY_STOPPED]
+    assert "refused_rate is 0.99 (1 against 0.01)" in str(registry.log()[-1].why)
+
+
 STEPS = st.sampled_from(["good", "bad", "few", "few current", "none", "mixed", "nan"])
 
 
@@ -221,10 +233,12 @@ SERIES = {
     'acemath_gateway_release_requests_total{release="canary",outcome="ok"}': "0+8x10",
     'acemath_gateway_release_requests_total{release="canary",outcome="failed"}': "0+2x10",
     'acemath_gateway_release_requests_total{release="canary",outcome="cancelled"}': "0+90x10",
+    'acemath_gateway_release_requests_total{release="canary",outcome="refused"}': "0+30x10",
     'acemath_gateway_release_requests_total{release="old",outcome="failed"}': "0+70x10",
     'acemath_gateway_release_requests_total{release="current",outcome="ok"}': "0+95x10",
     'acemath_gateway_release_requests_total{release="current",outcome="degraded"}': "0+5x10",
     'acemath_gateway_release_requests_total{release="current",outcome="failed"}': "0+0x10",
+    'acemath_gateway_release_requests_total{release="current",outcome="refused"}': "0+0x10",
     'acemath_gateway_release_request_duration_seconds_bucket{release="canary",le="1"}': "0+0x10",
     'acemath_gateway_release_request_duration_seconds_bucket{release="canary",le="2"}': "0+8x10",
     'acemath_gateway_release_request_duration_seconds_bucket{release="canary",le="+Inf"}': "0+8x10",
@@ -237,9 +251,12 @@ EXPECTED = {
     role_value_query(M.ERROR_RATE, "canary", BANDS): 0.2,
     role_value_query(M.ERROR_RATE, "current", BANDS): 0.0,
     role_value_query(M.DEGRADED_RATE, "current", BANDS): 0.05,
+    role_value_query(M.REFUSED_RATE, "canary", BANDS): 0.75,
+    role_value_query(M.REFUSED_RATE, "current", BANDS): 0.0,
     role_value_query(M.LATENCY_P95_RATIO, "canary", BANDS): 1.95,
     role_value_query(M.AGREEMENT_MEAN, "canary", BANDS): 0.75,
     role_count_query(M.ERROR_RATE, "canary", BANDS): 50.0,
+    role_count_query(M.REFUSED_RATE, "canary", BANDS): 200.0,
     role_count_query(M.LATENCY_P95_RATIO, "canary", BANDS): 40.0,
     role_count_query(M.AGREEMENT_MEAN, "canary", BANDS): 40.0,
 }
@@ -271,7 +288,8 @@ def test_the_command(registry: Registry, releases: list[Release]) -> None:
         done = CliRunner().invoke(app, ["watch", "canary", "default", *arguments, *options, "--json"])
         return done.exit_code, done.stdout or done.stderr
 
-    code, looked = run("--band", "error_rate::0.02", "--band", "latency_p95_ratio::1.5", "--promote-after", "2")
+    bands = ("--band", "error_rate::0.02", "--band", "refused_rate::0.1", "--band", "latency_p95_ratio::1.5")
+    code, looked = run(*bands, "--promote-after", "2")
     assert code == 0 and json.loads(looked)["verdict"] == "no_figures"
     for wrong in ("error_rate", "error_rate::", "latency_p95_seconds::1"):
         code, said = run("--band", wrong)

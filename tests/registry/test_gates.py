@@ -92,8 +92,27 @@ def test_without_gates_everything_goes(registry: Registry, releases: list[Releas
 def test_the_canary_has_to_be_there(registry: Registry, releases: list[Release], make_checkpoint: Any) -> None:
     registry.set_gates("default", Gates(canary=CanaryGate.DECLARED), by="ann")
     bare = registry.publish(make_checkpoint(mark="bare"), name="pol", kind="policy", metadata=METADATA)
-    assert refused(registry, registry.create_release(bare, releases[0].reward.ref)) == [G.CANARY_MISSING]
+    release = registry.create_release(bare, releases[0].reward.ref)
+    assert refused(registry, release) == [G.CANARY_MISSING]
+    (refusal,) = registry.ask_gates("default", release.id)
+    said = "publish it again with another --step and a canary (acemath train canary computes one)"
+    assert refusal.detail == f"{bare} was published without a canary; {said}"
     assert promote(registry, releases[1]) == 2
+
+
+def test_what_a_refusal_for_want_of_a_canary_says_helps(
+    registry: Registry, releases: list[Release], make_checkpoint: Any
+) -> None:
+    """The same content and step keep the manifest that they have."""
+    registry.set_gates("default", Gates(canary=CanaryGate.DECLARED), by="ann")
+    source = make_checkpoint(mark="bare")
+    bare = registry.publish(source, name="pol", kind="policy", metadata=METADATA)
+    better = METADATA.model_copy(update={"canary": CANARIES["policy"]})
+    assert registry.publish(source, name="pol", kind="policy", metadata=better) == bare
+    assert refused(registry, registry.create_release(bare, releases[0].reward.ref)) == [G.CANARY_MISSING]
+    stepped = better.model_copy(update={"step": METADATA.step + 1})
+    other = registry.publish(source, name="pol", kind="policy", metadata=stepped)
+    assert promote(registry, registry.create_release(other, releases[0].reward.ref)) == 2
 
 
 def test_the_canary_has_to_be_reproduced(registry: Registry, releases: list[Release]) -> None:

@@ -61,10 +61,12 @@ SERIES = {
 EXPECTED = {
     value_query(M.ERROR_RATE, BANDS): 0.05,
     value_query(M.DEGRADED_RATE, BANDS): 0.05,
+    value_query(M.REFUSED_RATE, BANDS): 0.714,
     value_query(M.LATENCY_P95_SECONDS, BANDS): 1.9,
     value_query(M.SCORE_MEAN, BANDS): 0.2,
     value_query(M.SCORE_MEDIAN, BANDS): 0.0,
     count_query(M.ERROR_RATE, BANDS): 100.0,
+    count_query(M.REFUSED_RATE, BANDS): 350.0,
     count_query(M.LATENCY_P95_SECONDS, BANDS): 95.0,
     count_query(M.SCORE_MEAN, BANDS): 100.0,
     generation_queries(BANDS)[0]: 7.0,

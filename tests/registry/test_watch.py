@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from acemath_registry import ModelRef, Registry, Release, StorageError, VerificationError
 from acemath_registry.audit import AuditEvent
-from acemath_registry.bands import Bands, Streaks
+from acemath_registry.bands import Band, Bands, Streaks
 from acemath_registry.cli import app
 from acemath_registry.prometheus import count_query, generation_queries, value_query
 from acemath_registry.watch import Verdict, Watcher
@@ -74,6 +74,19 @@ def test_the_third_bad_look_in_a_row_takes_the_release_back(
     figures.say(BANDS, 3, BAD)
     assert {watcher.look().verdict for _ in range(5)} == {V.NOT_WATCHED}  # the one before it is the bad one
     assert registry.channel("default").generation == 3
+
+
+def test_a_release_that_takes_nothing_is_taken_back(
+    registry: Registry, releases: list[Release], figures: ScriptedFigures
+) -> None:
+    """All that it is asked is a 400: there are no jobs of which anything could fail."""
+    bands = BANDS.model_copy(update={"bands": (Band(measure=M.REFUSED_RATE, high=0.3), ERRORS)})
+    registry.set_bands("default", bands, by="ann")
+    figures.say(bands, 2, {M.REFUSED_RATE: 1.0})
+    figures.answers[count_query(M.ERROR_RATE, bands)] = 0.0
+    watcher = Watcher(registry, "default", figures)
+    assert [watcher.look().verdict for _ in range(3)] == [V.OUTSIDE, V.OUTSIDE, V.ROLLED_BACK]
+    assert "refused_rate is 1 over 300 s" in str(registry.log()[-1].why)
 
 
 STEPS = st.sampled_from(["good", "bad", "few", "none", "mixed", "nan"])

@@ -3,6 +3,7 @@
 import json
 import pwd
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from typer.testing import CliRunner
 from acemath_core.errors import ServiceError
 from acemath_registry import EvaluationGate, Gates, ModelKind, ModelRef, Registry, Release
 from acemath_training.cli import train
-from acemath_training.delivery import Delivered, Delivery, Standing, check
+from acemath_training.delivery import Delivered, Delivery, check
 from acemath_training.delivery import deliver as delivered
 from acemath_training.embedded import canary
 from acemath_training.errors import PublishError
 from acemath_training.jobs import lora
 from acemath_training.jobs.config import Lora
 from acemath_training.jobs.run_record import RunRecord
+from acemath_training.left_alone import Standing
 
 LAYER = "model.layers.0.self_attn.q_proj"
 RECORD = RunRecord(
@@ -173,6 +175,55 @@ def test_the_current_release_may_have_been_tried_again_meanwhile(
     began, current = check(wish, "sft", tiny_base), channel.channel("default").release
     channel.promote("default", current, expected_generation=1, by="somebody", again=True)
     assert deliver("sft", tiny_base, finished(tmp_path / "out", 9, head=False), wish, began).generation == 3
+
+
+def reject(registry: Registry, ref: ModelRef, **record: object) -> None:
+    slot = {"version": str(ref), "state": "rejected", "reason": "canary: off by 3"}
+    registry.write_status("policy", "p0", {"slots": [slot], "channel": "default", "at": time.time()} | record)
+
+
+def test_a_result_is_not_put_beside_a_model_that_replicas_rejected(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    """The channel names (bad, good), and gateways serve what was there before."""
+    first = channel.release(channel.channel("default").release)
+    bad = deliver("sft", tiny_base, finished(tmp_path / "bad", 8, head=False), replace(wish, name="policy"))
+    channel.promote("default", channel.create_release(bad.model, first.reward.ref).id, expected_generation=1, by="ann")
+    reject(channel, bad.model)
+    before, output = channel.channel("default"), finished(tmp_path / "rm", 9, head=True)
+    wish = replace(wish, channel="default")
+    with pytest.raises(PublishError) as caught:
+        deliver("reward_model", tiny_base, output, wish)
+    said = str(caught.value)
+    assert "is published and stays so" in said and f"policy/p0 rejected {bad.model} (canary: off by 3)" in said
+    assert "--with NAME@VERSION" in said and f"(the release before has {first.policy.ref})" in said
+    assert channel.channel("default") == before and "job" in {ref.name for ref in channel.versions()}
+    done = deliver("reward_model", tiny_base, output, replace(wish, beside=str(first.policy.ref)))
+    now = channel.release(channel.channel("default").release)
+    assert (now.policy.ref, now.reward.ref) == (first.policy.ref, done.model)
+
+
+@pytest.mark.parametrize("record", [{"at": 0.0}, {"channel": "candidate"}, {"slots": []}])
+def test_only_what_the_channels_replicas_say_now_counts(
+    record: dict[str, object], channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    reject(channel, channel.release(channel.channel("default").release).policy.ref, **record)
+    done = deliver("reward_model", tiny_base, finished(tmp_path / "rm", 9, head=True), replace(wish, channel="default"))
+    assert channel.channel("default").release == done.release
+
+
+def test_a_result_that_takes_shorter_requests_is_promoted_and_said(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "short"
+    shutil.copytree(tiny_base, base)
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 512}))
+    before = channel.release(channel.channel("default").release)
+    done = deliver("sft", base, finished(tmp_path / "out", 3, head=False), replace(wish, channel="default"))
+    assert channel.channel("default").release == done.release
+    said = f"warning: {done.model} takes 512 tokens, {before.policy.ref} took 1024: longer requests become 400s"
+    assert said in capsys.readouterr().err
 
 
 def test_an_account_without_a_name_is_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

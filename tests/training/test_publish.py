@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from acemath_registry import Registry
+from acemath_registry import EvaluationGate, GateReason, GateRefused, Gates, Registry
+from acemath_registry.gates import Refusal
 from acemath_training.data import splits
 from acemath_training.embedded import base_model, cards, publish
 from acemath_training.embedded.cards import Card, Kind
@@ -101,6 +102,39 @@ def test_a_new_adapter_is_promoted_but_never_over_somebodys_choice(
     registry.promote("default", first, expected_generation=registry.channel("default").generation, by="operator")
     publish.publish(root, tmp_path, adapters, "default")
     assert registry.channel("default").release == first
+
+
+@pytest.mark.usefixtures("tiny_wheel")
+def test_what_a_gate_refuses_leaves_the_stack_what_it_serves(
+    adapters: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compose starts the other parts only when this command ended well."""
+    root = tmp_path / "registry"
+    command = ["--registry-root", str(root), "--base-wheel-dir", str(tmp_path), "--adapters", str(adapters)]
+    registry, asked = Registry(root), EvaluationGate(set="gsm8k", metric="rm@8", margin=0.01)
+    registry.set_gates("default", Gates(evaluations=(asked,)), by="operator")
+    assert publish.main(command) == 0, "the first release of a channel is compared with nothing"
+    first = registry.channel("default")
+    put_adapter(tiny_base, adapters, "policy", 2, tmp_path)
+    capsys.readouterr()
+    assert publish.main(command) == 0
+    said, new = capsys.readouterr().out, next(one for one in registry.release_ids() if one != first.release)
+    assert registry.channel("default") == first
+    assert f"channel default stays at {first.release}" in said and "[evaluation_missing]" in said
+    assert f"acemath registry promote default --release {new}" in said
+
+
+@pytest.mark.usefixtures("tiny_wheel")
+def test_without_a_release_that_serves_a_refusal_is_an_error(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(self: Registry, *given: object, **named: object) -> None:
+        raise GateRefused("default", "r-0123456789ab", (Refusal(GateReason.VERSION_REJECTED, "rejected"),))
+
+    monkeypatch.setattr(Registry, "promote", refused)
+    command = ["--registry-root", str(tmp_path / "registry"), "--base-wheel-dir", str(tmp_path)]
+    assert publish.main([*command, "--adapters", str(adapters)]) == 1
+    assert "version_rejected" in capsys.readouterr().err
 
 
 def test_only_the_last_two_stages_stay(adapters: Path, tiny_base: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import typer
 
 from acemath_registry import SigningKey
 from acemath_training.cli_jobs import check_environment, errors_in_one_sentence, load_job
-from acemath_training.delivery import Delivered, Delivery, Standing, check, deliver
+from acemath_training.delivery import Delivered, Delivery, check, deliver
 from acemath_training.errors import ConfigError
+from acemath_training.left_alone import Standing
 
 PublishAs = Annotated[
     str | None, typer.Option("--publish", help="Publish the result under this name when the job has ended.")

@@ -5,7 +5,8 @@
 What can be known to be wrong is found before the training begins (`check`). A version's name is its content, so the
 same command again publishes nothing new. While a job trained for hours, others may have promoted the other model, which
 it then stands beside; a channel on which somebody changed the job's own model, rolled back or began a share meanwhile
-is left alone, and so is one on which the result was current before and is not any more.
+is left alone, and so is one on which the result was current before and is not any more, or whose other model replicas
+rejected.
 """
 
 import sys
@@ -18,15 +19,23 @@ from pathlib import Path
 
 from acemath_core.errors import ServiceError
 from acemath_registry import Channel, Manifest, ModelKind, ModelRef, NotFound, PublishMetadata, Registry, SigningKey
-from acemath_registry.audit import AuditEvent, acting_user
+from acemath_registry.audit import acting_user
+from acemath_registry.lengths import shorter_versions
 from acemath_registry.refs import check_by, check_name
 from acemath_training.architecture import language_model
 from acemath_training.errors import PublishError
 from acemath_training.jobs import run_record
+from acemath_training.left_alone import (
+    LeftAlone,
+    Standing,
+    named,
+    other_kind,
+    refuse_beside_rejected,
+    refuse_to_undo,
+)
 from acemath_training.progress import Teller
 
 KINDS = {"sft": ModelKind.POLICY, "reward_model": ModelKind.REWARD}
-_PROMOTIONS = frozenset({AuditEvent.PROMOTE, AuditEvent.PROMOTE_AGAIN})
 _CHECKPOINT = "model"  # a full-weight result's folder (`jobs.full_weights`), named here too: that module needs torch
 
 
@@ -68,19 +77,6 @@ class Delivered:
     generation: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What the channel had when the job began.
-
-    Attributes:
-        generation: of the channel; 0 when there was none.
-        model: the version of the job's kind.
-    """
-
-    generation: int = 0
-    model: ModelRef | None = None
-
-
 def check(wish: Delivery, job: str, base: Path, *, lora: bool = False) -> Standing:
     """Find out before hours of training what would fail after them; takes what `deliver` takes.
 
@@ -110,7 +106,7 @@ def check(wish: Delivery, job: str, base: Path, *, lora: bool = False) -> Standi
     kind = registry.manifest(other).kind
     if kind is ours:
         raise PublishError(f"{other} is a {kind} model, as the result will be; --with names the other kind")
-    return Standing() if channel is None else Standing(channel.generation, _served(registry, channel, ours))
+    return Standing() if channel is None else Standing(channel.generation, named(registry, channel, ours))
 
 
 def deliver(job: str, base: Path, output: Path, wish: Delivery, began: Standing) -> Delivered:
@@ -163,48 +159,20 @@ def _promoted(registry: Registry, job: str, wish: Delivery, ref: ModelRef, began
         tell.say(f"channel {wish.channel} already points at {release.id}")
         return Delivered(ref, release.id, channel.generation)
     try:
-        _refuse_to_undo(registry, wish.channel, channel, KINDS[job], ref, began)
+        refuse_to_undo(registry, wish.channel, channel, KINDS[job], ref, began)
+        refuse_beside_rejected(registry, wish.channel, channel, other_kind(KINDS[job]), other)
         generation = channel.generation if channel else 0
         moved = registry.promote(wish.channel, release.id, expected_generation=generation, by=wish.by)
-    except (ServiceError, _LeftAlone) as error:
+    except (ServiceError, LeftAlone) as error:
         new = "" if channel else " --new"
         raise PublishError(
             f"{ref} is published and stays so, but channel {wish.channel} was not pointed at {release.id}: {error}; "
             f"acemath registry promote {wish.channel} --release {release.id}{new} does it when that is settled"
         ) from error
     tell.say(f"promoted {release.id} ({policy}, {reward}) on channel {wish.channel}, generation {moved.generation}")
+    for said in () if moved.previous is None else shorter_versions(registry, moved.previous, release.id):
+        tell.say(f"warning: {said}")
     return Delivered(ref, release.id, moved.generation)
-
-
-class _LeftAlone(Exception):
-    """Promoting would undo what somebody did; the message says what."""
-
-
-def _refuse_to_undo(
-    registry: Registry, name: str, channel: Channel | None, kind: ModelKind, ref: ModelRef, began: Standing
-) -> None:
-    if channel is None or (served := _served(registry, channel, kind)) == ref:
-        return
-    if channel.generation != began.generation and served != began.model:
-        raise _LeftAlone(f"{channel.by} put {served} there while the job ran")
-    changes = [entry for entry in registry.log() if entry.what == name and entry.generation is not None]
-    for entry in changes:
-        if (entry.generation or 0) > began.generation and entry.event not in _PROMOTIONS:
-            raise _LeftAlone(f"{entry.by} changed it while the job ran ({entry.event.value})")
-    for release in dict.fromkeys(entry.after for entry in changes if entry.after is not None):
-        if _member(registry, release, kind) == ref:
-            raise _LeftAlone(f"{ref} was there before, in {release}, and somebody took it away")
-
-
-def _served(registry: Registry, channel: Channel, kind: ModelKind) -> ModelRef:
-    return registry.release(channel.release).member(kind).ref
-
-
-def _member(registry: Registry, release: str, kind: ModelKind) -> ModelRef | None:
-    try:
-        return registry.release(release).member(kind).ref
-    except NotFound:  # collected since
-        return None
 
 
 def _channel(registry: Registry, name: str) -> Channel | None:
@@ -222,8 +190,7 @@ def _partner(registry: Registry, wish: Delivery, kind: ModelKind, channel: Chann
             f"channel {wish.channel} does not exist in {wish.root}; --with NAME@VERSION names the model that the "
             "result is to be released with"
         )
-    other = ModelKind.REWARD if kind is ModelKind.POLICY else ModelKind.POLICY
-    return registry.release(channel.release).member(other).ref
+    return named(registry, channel, other_kind(kind))
 
 
 def _record(output: Path) -> run_record.RunRecord:

@@ -117,7 +117,9 @@ class PromoteRequest(Wire):
 
     release: str = Field(pattern=_RELEASE, description="id of a release in the registry")
     expected_generation: int | None = Field(
-        None, ge=0, description="only if the channel is at this generation; 0 for a new channel"
+        None,
+        ge=0,
+        description="only if the channel is at this generation; 0 begins one; without it the channel must exist",
     )
     again: bool = Field(
         False, description="let replicas try a version once more that they rejected, also where the release is current"

@@ -20,6 +20,7 @@ class Measure(StrEnum):
 
     ERROR_RATE = "error_rate"  # failed jobs, of those that were neither refused nor cancelled
     DEGRADED_RATE = "degraded_rate"  # answers that were less than was asked for, of the same jobs
+    REFUSED_RATE = "refused_rate"  # requests that were refused, of these and the same jobs
     LATENCY_P95_SECONDS = "latency_p95_seconds"  # of answered jobs
     SCORE_MEAN = "score_mean"  # of candidates; a raw score's scale belongs to one reward model
     SCORE_MEDIAN = "score_median"

@@ -17,6 +17,8 @@ from acemath_registry.moves import Gatekeeper, change_once, check_generation, re
 from acemath_registry.refs import check_by, check_reason
 from acemath_registry.releases import Release, existing
 
+_AGAIN = "again: what replicas rejected before was let pass"
+
 
 def begin_canary(
     layout: Layout,
@@ -28,6 +30,7 @@ def begin_canary(
     by: str,
     gatekeeper: Gatekeeper,
     why: str | None = None,
+    again: bool = False,
 ) -> Channel:
     """Give a release a share of the channel's requests, or the one that has a share another; the same changes nothing.
 
@@ -40,6 +43,7 @@ def begin_canary(
         by: who asks, for the record.
         gatekeeper: asked before a share begins, not before it changes.
         why: for the audit log.
+        again: give also the same share a new generation, so that replicas try once more what they rejected.
 
     Raises:
         InvalidRequest: a share, name, `by` or `why` that can not be one.
@@ -58,7 +62,7 @@ def begin_canary(
         return release_id
 
     def following(current: Channel | None, release: Release) -> Channel:
-        return _with_share(existing(name, current), release, share, by)
+        return _with_share(existing(name, current), release, share, by, again)
 
     def keep(current: Channel | None, release: Release) -> None:
         if current is None or current.canary is None:  # one that has a share was let in
@@ -66,7 +70,8 @@ def begin_canary(
 
     current, changed = retried(lambda: change_once(layout, name, target, following, keep))
     if changed != current:
-        said = f"a share of {share:g}" if why is None else f"a share of {share:g}; {why}"
+        parts = (f"a share of {share:g}", why, _AGAIN if again else None)
+        said = "; ".join(part for part in parts if part is not None)
         _record(layout, AuditEvent.CANARY, name, changed, release_id, by, said)
     return changed
 
@@ -140,9 +145,9 @@ def _check_free(name: str, channel: Channel, release_id: str) -> None:
         )
 
 
-def _with_share(channel: Channel, release: Release, share: float, by: str) -> Channel:
+def _with_share(channel: Channel, release: Release, share: float, by: str, again: bool) -> Channel:
     before = channel.canary
-    if before is not None and before.share == share:
+    if before is not None and before.share == share and not again:
         return channel
     canary = Canary(
         release=release.id,

@@ -11,7 +11,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from acemath_registry.bands import Interval
-from acemath_registry.prometheus import ANSWERED, ERRORS, JOBS, Window, increase
+from acemath_registry.prometheus import ANSWERED, RATES, Window, increase
 
 
 class CanaryMeasure(StrEnum):
@@ -19,6 +19,7 @@ class CanaryMeasure(StrEnum):
 
     ERROR_RATE = "error_rate"  # failed jobs, of those that were neither refused nor cancelled
     DEGRADED_RATE = "degraded_rate"  # answers that were less than was asked for, of the same jobs
+    REFUSED_RATE = "refused_rate"  # requests that were refused, of these and the same jobs
     LATENCY_P95_RATIO = "latency_p95_ratio"  # of answered jobs
     AGREEMENT_MEAN = "agreement_mean"  # share of a job's candidates with the chosen answer
     SCORE_MEAN = "score_mean"  # of candidates
@@ -76,9 +77,8 @@ def role_value_query(measure: CanaryMeasure, role: str, window: Window) -> str:
     if measure is CanaryMeasure.LATENCY_P95_RATIO:
         buckets = increase("release_request_duration_seconds_bucket", window, mine)
         return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
-    outcome = ERRORS if measure is CanaryMeasure.ERROR_RATE else 'outcome="degraded"'
-    jobs = f"sum({increase('release_requests_total', window, mine, JOBS)})"
-    return f"sum({increase('release_requests_total', window, mine, outcome)}) / {jobs}"
+    part, whole = (f"sum({increase('release_requests_total', window, mine, chosen)})" for chosen in RATES[measure])
+    return f"{part} / {whole}"
 
 
 def role_count_query(measure: CanaryMeasure, role: str, window: Window) -> str:
@@ -86,7 +86,7 @@ def role_count_query(measure: CanaryMeasure, role: str, window: Window) -> str:
     mine = f'release="{role}"'
     if measure in _HISTOGRAMS:
         return f"sum({increase(f'{_HISTOGRAMS[measure]}_count', window, mine)})"
-    chosen = ANSWERED if measure is CanaryMeasure.LATENCY_P95_RATIO else JOBS
+    chosen = ANSWERED if measure is CanaryMeasure.LATENCY_P95_RATIO else RATES[measure][1]
     return f"sum({increase('release_requests_total', window, mine, chosen)})"
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from acemath_core.errors import InvalidRequest
-from acemath_registry.channels import Channel
 from acemath_registry.cli_common import (
     DEFAULT_ROOT,
     AsJson,
@@ -18,9 +17,9 @@ from acemath_registry.cli_common import (
     existing,
     override_of,
     require_channel,
+    warn_of_shorter,
 )
 from acemath_registry.cli_output import print_document
-from acemath_registry.registry import Registry
 
 
 def canary(
@@ -30,6 +29,7 @@ def canary(
     share: Annotated[float | None, typer.Option(help="Of the requests: above 0, below 1; promote for all.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Take the share away.")] = False,
     expect: Annotated[int | None, typer.Option("--expect", min=1, help="Only at this generation.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Let replicas try a rejected version once more.")] = False,
     override_gates: Annotated[
         bool, typer.Option("--override-gates", help="With --reason: begin what the channel's gates refuse.")
     ] = False,
@@ -42,25 +42,17 @@ def canary(
         registry = existing(root)
         require_channel(registry, channel)
         if stop:
-            if release is not None or share is not None or override_gates:
-                raise InvalidRequest("--stop takes no release, no --share and no --override-gates", param="stop")
+            if release is not None or share is not None or override_gates or again:
+                said = "--stop takes no release, no --share, no --again and no --override-gates"
+                raise InvalidRequest(said, param="stop")
             changed = registry.stop_canary(channel, by=by, expected_generation=expect, why=reason)
         else:
-            changed = _begin(registry, channel, by, release, share, expect, override_gates, reason)
+            if release is None or share is None:
+                raise InvalidRequest("give a release and --share, or --stop", param="release")
+            override = override_of(override_gates, reason)
+            changed = registry.canary(
+                channel, release, share, by=by, expected_generation=expect, override=override, why=reason, again=again
+            )
+            if changed.canary is not None:
+                warn_of_shorter(registry, changed.release, changed.canary.release)
     print_document({"channel": channel, **changed.document()}, as_json=as_json)
-
-
-def _begin(
-    registry: Registry,
-    channel: str,
-    by: str,
-    release: str | None,
-    share: float | None,
-    expect: int | None,
-    override_gates: bool,
-    reason: str | None,
-) -> Channel:
-    if release is None or share is None:
-        raise InvalidRequest("give a release and --share, or --stop", param="release")
-    override = override_of(override_gates, reason)
-    return registry.canary(channel, release, share, by=by, expected_generation=expect, override=override, why=reason)

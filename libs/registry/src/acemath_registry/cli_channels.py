@@ -21,6 +21,7 @@ from acemath_registry.cli_common import (
     no_channel,
     override_of,
     require_channel,
+    warn_of_shorter,
 )
 from acemath_registry.cli_output import print_document
 from acemath_registry.errors import Conflict, NotFound
@@ -66,7 +67,10 @@ def promote(
         move = registry.move(
             channel, chosen, expected_generation=expect, by=by, override=override, why=reason, again=again
         )
-    ways = {"from": None if move.before is None else move.before.release, "to": move.after.release}
+        before = None if move.before is None else move.before.release
+        if before != move.after.release:
+            warn_of_shorter(registry, move.after.previous, move.after.release)
+    ways = {"from": before, "to": move.after.release}
     print_document({"channel": channel, **ways, **move.after.document(), "changed": move.changed}, as_json=as_json)
     if not move.changed and not as_json:
         said = f"already current (generation {move.after.generation}): nothing changed"

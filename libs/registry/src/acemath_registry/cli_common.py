@@ -15,6 +15,8 @@ from acemath_core.errors import InvalidRequest, ServiceError
 from acemath_registry.audit import acting_user
 from acemath_registry.cli_output import describe_error
 from acemath_registry.errors import NotFound
+from acemath_registry.lengths import shorter_versions
+from acemath_registry.refs import absent_channel
 from acemath_registry.registry import Registry
 
 Root = Annotated[
@@ -83,11 +85,15 @@ def note_new(registry: Registry) -> None:
     typer.echo(f"made a new registry at {where}", err=True)
 
 
+def warn_of_shorter(registry: Registry, before: str | None, after: str) -> None:
+    """Say on standard error which requests were answered by the release before, and will be refused by this one."""
+    for said in () if before is None else shorter_versions(registry, before, after):
+        typer.echo(f"warning: {said}", err=True)
+
+
 def no_channel(registry: Registry, name: str) -> str | None:
     """That there is no such channel, and which there are; None where there is. What people mistype is told at once."""
-    names = registry.channel_names()
-    there = f"those that do: {', '.join(names)}" if names else "this registry has none yet"
-    return None if name in names else f"channel {name!r} does not exist ({there})"
+    return absent_channel(name, registry.channel_names())
 
 
 def require_channel(registry: Registry, name: str) -> None:

@@ -55,8 +55,8 @@ def declare(
     band: Annotated[
         list[str] | None,
         typer.Option(
-            help="MEASURE:LOW:HIGH, either of the two may be empty; error_rate, degraded_rate, latency_p95_seconds, "
-            "score_mean, score_median. May be given again."
+            help="MEASURE:LOW:HIGH, either of the two may be empty; error_rate, degraded_rate, refused_rate (400s), "
+            "latency_p95_seconds, score_mean, score_median. May be given again."
         ),
     ] = None,
     window: Annotated[int, typer.Option(min=30, help="Seconds that each figure is over.")] = 300,
@@ -107,8 +107,8 @@ def run_canary(
         list[str],
         typer.Option(
             help="MEASURE:LOW:HIGH of the canary's figure minus the current release's, either of the two may be empty; "
-            "error_rate, degraded_rate, latency_p95_ratio (over, not minus), agreement_mean, score_mean, "
-            "score_margin_mean. May be given again."
+            "error_rate, degraded_rate, refused_rate (400s), latency_p95_ratio (over, not minus), agreement_mean, "
+            "score_mean, score_margin_mean. May be given again."
         ),
     ],
     window: Annotated[int, typer.Option(min=30, help="Seconds that each figure is over.")] = 300,

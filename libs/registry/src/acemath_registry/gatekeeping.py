@@ -50,7 +50,9 @@ def ask(layout: Layout, channel: str, release_id: str) -> tuple[Refusal, ...]:
     return refusals(layout, read_gates(layout, channel), current, release)
 
 
-def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None, again: bool = False) -> Gatekeeper:
+def gatekeeper(
+    layout: Layout, channel: str, *, by: str, override: str | None, again: bool = False, share: bool = False
+) -> Gatekeeper:
     """Asks the gates that the channel has at the time of the change; of the release that is current already, nothing.
 
     Args:
@@ -59,6 +61,7 @@ def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None, a
         by: who promotes.
         override: the reason to promote what a gate refuses; None to obey.
         again: let pass what replicas that follow this channel rejected until now.
+        share: the release is to get a share of the requests, not all of them.
 
     Raises:
         InvalidRequest: a reason that says nothing.
@@ -69,9 +72,12 @@ def gatekeeper(layout: Layout, channel: str, *, by: str, override: str | None, a
     def keep(current: Channel | None, release: Release) -> None:
         if current is not None and current.release == release.id:
             return
-        found = refusals(layout, read_gates(layout, channel), current, release, again_on=channel if again else None)
+        found = refusals(
+            layout, read_gates(layout, channel), current, release,
+            again_on=channel if again else None, share_on=channel if share else None,
+        )  # fmt: skip
         if found and override is None:
-            raise GateRefused(channel, release.id, found)
+            raise GateRefused(channel, release.id, found, share=share)
         if found:
             why = f"{override}; refused by {', '.join(one.reason.value for one in found)}"
             before = current.release if current is not None else None

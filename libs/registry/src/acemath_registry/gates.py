@@ -7,17 +7,15 @@ first release of a channel has nothing to be compared with; going back is not ga
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from acemath_core.comparison import PairedDifference
 from acemath_core.errors import Conflict, ErrorCode
-from acemath_core.wire import SlotState
 from acemath_registry.canary_cases import canary_fault
 from acemath_registry.channels import Channel
 from acemath_registry.documents import decode
@@ -29,9 +27,7 @@ from acemath_registry.manifest import Manifest, ModelKind
 from acemath_registry.releases import Release
 from acemath_registry.status import read_statuses
 from acemath_registry.verify import read_manifest
-
-_GONE_AFTER_S: Final = 300.0  # a replica writes its record every 10 s
-_REPRODUCED: Final = frozenset({SlotState.READY, SlotState.ACTIVE, SlotState.DRAINING})
+from acemath_registry.words import Word, words
 
 
 class CanaryGate(StrEnum):
@@ -113,11 +109,11 @@ class GateRefused(Conflict):
 
     default_code = ErrorCode.GATE_REFUSED
 
-    def __init__(self, channel: str, release: str, refusals: tuple[Refusal, ...]) -> None:
+    def __init__(self, channel: str, release: str, refusals: tuple[Refusal, ...], *, share: bool = False) -> None:
         said = "; ".join(map(str, refusals))
         super().__init__(
             f"the gates of channel {channel!r} refuse {release}: {said}. Nothing was changed; in an emergency: "
-            "acemath registry promote --override-gates --reason TEXT",
+            f"acemath registry {'canary' if share else 'promote'} --override-gates --reason TEXT",
             param="release",
             should_retry=False,
         )
@@ -148,84 +144,73 @@ def read_gates(layout: Layout, channel: str) -> Gates:
 
 
 def refusals(
-    layout: Layout, gates: Gates, current: Channel | None, release: Release, *, again_on: str | None = None
+    layout: Layout,
+    gates: Gates,
+    current: Channel | None,
+    release: Release,
+    *,
+    again_on: str | None = None,
+    share_on: str | None = None,
 ) -> tuple[Refusal, ...]:
     """Why these gates refuse to let the channel go from `current` to `release`; empty when they do not.
 
-    What replicas rejected that follow the channel `again_on` refuses nothing: they are to try it once more.
+    Args:
+        layout: of the registry.
+        gates: what is asked.
+        current: what the channel says; None before its first release.
+        release: that is to come.
+        again_on: a channel of which the replicas are to try once more what they rejected, so that it refuses nothing.
+        share_on: the channel, where the release is to get only a share there, for what is said to do.
 
     Raises:
         NotFound, VerificationError, StorageError: a version, or a status record, can not be read.
     """
-    found = list(_canaries(layout, gates.canary, release, again_on)) if gates.canary is not None else []
+    found = list(_canaries(layout, gates.canary, release, again_on, share_on)) if gates.canary is not None else []
     if current is not None and gates.evaluations:
         found += _evaluations(layout, gates.evaluations, current.release, release.id)
     return tuple(found)
 
 
-def _canaries(layout: Layout, asked: CanaryGate, release: Release, again_on: str | None) -> Iterator[Refusal]:
+def _canaries(
+    layout: Layout, asked: CanaryGate, release: Release, again_on: str | None, share_on: str | None
+) -> Iterator[Refusal]:
     for kind in ModelKind:
         member = release.member(kind)
         with layout.store.opened(layout.version(member.ref), OWN_NAMES) as directory:
             manifest = read_manifest(member.ref, directory, manifest_sha256=member.manifest_sha256)
-        words = list(_words(layout, kind, str(member.ref)))
-        for word in words:
+        said = list(words(read_statuses(layout, kind.value), str(member.ref)))
+        for word in said:
             if word.rejects(again_on):
-                yield _rejected(kind, str(member.ref), word)
+                yield _rejected(kind, str(member.ref), word, share_on)
         missing = _missing_canary(manifest)
         if missing is not None:
             yield Refusal(GateReason.CANARY_MISSING, missing)
-        elif asked is CanaryGate.REPRODUCED and not any(word.state in _REPRODUCED for word in words):
-            said = f"no {kind.value} replica has loaded {member.ref} and reproduced its canary; promote the release on "
-            yield Refusal(GateReason.CANARY_NOT_REPRODUCED, said + "a channel that a spare replica follows, and wait")
+        elif asked is CanaryGate.REPRODUCED and not any(word.reproduced for word in said):
+            yield Refusal(
+                GateReason.CANARY_NOT_REPRODUCED,
+                f"no {kind.value} replica has loaded {member.ref} and reproduced its canary; promote the release on a "
+                "channel that a spare replica follows, and wait",
+            )
 
 
 def _missing_canary(manifest: Manifest) -> str | None:
+    """The same content and step keep their manifest, and with it the canary, so that only another step helps."""
+    then = "publish it again with another --step and a canary (acemath train canary computes one)"
     if not manifest.canary:
-        return f"{manifest.ref} was published without a canary; publish it again with one in its metadata"
+        return f"{manifest.ref} was published without a canary; {then}"
     fault = canary_fault(manifest.kind, manifest.canary, manifest.compatibility.vocab_size)
     if fault is None:  # older publishers took anything for one
         return None
-    return f"{manifest.ref} has a canary that nothing can be compared with ({fault}); publish it again with a good one"
+    return f"{manifest.ref} has a canary that nothing can be compared with ({fault}); {then}"
 
 
-def _rejected(kind: ModelKind, version: str, word: _Word) -> Refusal:
-    where = "" if word.channel is None else f" on channel {word.channel}"
+def _rejected(kind: ModelKind, version: str, word: Word, share_on: str | None) -> Refusal:
+    """Who wants to give it a share is not told to give it everything, but where the replica follows another channel."""
+    then = "promote it with --again" + ("" if word.channel is None else f" on channel {word.channel}")
+    if share_on is not None and word.channel in (share_on, None):
+        then = "begin its share with --again"
     said = f"{kind.value}/{word.instance} rejected {version} ({word.reason}); publish a good version, or, where "
-    return Refusal(GateReason.VERSION_REJECTED, f"{said}that reason is gone, promote it with --again{where}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """What one replica's record says of a version.
-
-    Attributes:
-        channel: that the replica follows; older replicas do not say it.
-        gone: the record is so old that the replica has gone: it rejects nothing any more. What it reproduced, it did.
-    """
-
-    instance: str
-    channel: Any
-    state: Any
-    reason: Any
-    gone: bool
-
-    def rejects(self, again_on: str | None) -> bool:
-        """Whether its rejection counts; not where its channel is about to let it try again."""
-        tries_again = again_on is not None and self.channel in (again_on, None)
-        return self.state == SlotState.REJECTED and not self.gone and not tries_again
-
-
-def _words(layout: Layout, kind: ModelKind, version: str) -> Iterator[_Word]:
-    """Of every replica that says something of the version: its last slot, which stands behind what it was before."""
-    for instance, document in read_statuses(layout, kind.value).items():
-        slots, at = document.get("slots"), document.get("at")
-        found = [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
-        ours = [slot for slot in found if slot.get("version") == version]
-        if ours:
-            gone = isinstance(at, int | float) and time.time() - at > _GONE_AFTER_S
-            last, channel = ours[-1], document.get("channel")
-            yield _Word(instance, channel, last.get("state"), last.get("reason"), gone)
+    return Refusal(GateReason.VERSION_REJECTED, f"{said}that reason is gone, {then}")
 
 
 def _evaluations(layout: Layout, asked: tuple[EvaluationGate, ...], baseline: str, candidate: str) -> Iterator[Refusal]:

@@ -18,6 +18,14 @@ _MAX_BYTES: Final = 1024 * 1024
 JOBS: Final = 'outcome=~"ok|degraded|failed|deadline"'
 ERRORS: Final = 'outcome=~"failed|deadline"'  # a release that is too slow for its callers is a bad one, too
 ANSWERED: Final = 'outcome=~"ok|degraded"'
+_ASKED: Final = 'outcome=~"ok|degraded|failed|deadline|refused"'
+RATES: Final = {
+    "error_rate": (ERRORS, JOBS),
+    "degraded_rate": ('outcome="degraded"', JOBS),
+    # A release that takes shorter requests than its callers send fails at nothing: it refuses.
+    "refused_rate": ('outcome="refused"', _ASKED),
+}
+"""Measures that are a share: matchers of what is counted, and of what it is a share of."""
 
 
 class NoFigure(Exception):
@@ -82,10 +90,9 @@ def _checked(url: str) -> str:
 
 def value_query(measure: Measure, bands: Bands) -> str:
     """PromQL: the measure over the last window."""
-    jobs = f"sum({increase('requests_total', bands, JOBS)})"
-    if measure in (Measure.ERROR_RATE, Measure.DEGRADED_RATE):
-        outcome = ERRORS if measure is Measure.ERROR_RATE else 'outcome="degraded"'
-        return f"sum({increase('requests_total', bands, outcome)}) / {jobs}"
+    if measure in RATES:
+        part, whole = (f"sum({increase('requests_total', bands, chosen)})" for chosen in RATES[measure])
+        return f"{part} / {whole}"
     if measure is Measure.LATENCY_P95_SECONDS:
         buckets = increase("request_duration_seconds_bucket", bands, ANSWERED)
         return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
@@ -98,7 +105,7 @@ def count_query(measure: Measure, bands: Bands) -> str:
     """PromQL: over how many jobs or candidates that is."""
     if measure in (Measure.SCORE_MEAN, Measure.SCORE_MEDIAN):
         return f"sum({increase('score_count', bands)})"
-    chosen = ANSWERED if measure is Measure.LATENCY_P95_SECONDS else JOBS
+    chosen = ANSWERED if measure is Measure.LATENCY_P95_SECONDS else RATES[measure][1]
     return f"sum({increase('requests_total', bands, chosen)})"
 
 

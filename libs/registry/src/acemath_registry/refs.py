@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -82,6 +83,12 @@ def check_channel_name(text: str) -> str:
     if RELEASE_PATTERN.fullmatch(text):
         raise InvalidRequest(f"{text!r} names a release and can not name a channel; use another name", param="channel")
     return text
+
+
+def absent_channel(name: str, names: Sequence[str]) -> str | None:
+    """That there is no channel of this name, and which there are; None where there is. What is mistyped is told."""
+    there = f"those that do: {', '.join(names)}" if names else "this registry has none yet"
+    return None if name in names else f"channel {name!r} does not exist ({there})"
 
 
 def check_release_id(text: str) -> str:

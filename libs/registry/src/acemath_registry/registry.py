@@ -299,12 +299,13 @@ class Registry:
         expected_generation: int | None = None,
         override: str | None = None,
         why: str | None = None,
+        again: bool = False,
     ) -> Channel:
-        """Give a release a share of a channel's requests; see `canaries.begin_canary`, and `promote` for the gates."""
-        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override)
+        """Give a release a share of a channel's requests; see `canaries.begin_canary`, and `move` for the gates."""
+        keeper = gatekeeping.gatekeeper(self._layout, channel, by=by, override=override, again=again, share=True)
         return canaries.begin_canary(
             self._layout, channel, release_id, share, expected_generation=expected_generation, by=by,
-            gatekeeper=keeper, why=override if why is None else why,
+            gatekeeper=keeper, why=override if why is None else why, again=again,
         )  # fmt: skip
 
     def canary_release(self, channel: Channel) -> Release | None:

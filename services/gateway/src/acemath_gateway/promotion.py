@@ -8,9 +8,10 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
-from acemath_core.errors import Conflict, ErrorCode, Unavailable
+from acemath_core.errors import Conflict, ErrorCode, NotFound, Unavailable
 from acemath_registry import Channel, Registry, StorageError
 from acemath_registry.moves import Move
+from acemath_registry.refs import absent_channel
 
 T = TypeVar("T")
 
@@ -35,17 +36,22 @@ class ChannelChanges:
     async def promote(
         self, channel: str, release: str, *, expected_generation: int | None, by: str, again: bool = False
     ) -> Move:
-        """See `Registry.move` for errors.
+        """Point a channel at a release; only where 0 is expected may it be one that does not exist yet.
+
+        See `Registry.move` for errors.
 
         Raises:
+            NotFound: there is no such channel, and none was to be begun.
             Conflict: (`registry_read_only`) the registry is mounted read-only here.
             Unavailable: (`not_ready`) the registry does not answer in time.
         """
-        return await self._change(
-            functools.partial(
-                self._registry.move, channel, release, expected_generation=expected_generation, by=by, again=again
-            )
-        )
+
+        def move() -> Move:
+            if expected_generation != 0:
+                self._require(channel)
+            return self._registry.move(channel, release, expected_generation=expected_generation, by=by, again=again)
+
+        return await self._change(move)
 
     async def rollback(
         self, channel: str, *, expected_generation: int | None, by: str, expected_release: str | None = None
@@ -54,6 +60,7 @@ class ChannelChanges:
 
         See `Registry.rollback` for errors; raises as `promote` too.
         """
+
         return await self._change(
             functools.partial(
                 self._registry.rollback,
@@ -64,6 +71,13 @@ class ChannelChanges:
                 once=True,
             )
         )
+
+    def _require(self, channel: str) -> None:
+        """A name with a typo begins no channel, and is told those that there are."""
+        missing = absent_channel(channel, self._registry.channel_names())
+        if missing is not None:
+            begin = 'begin it by promoting on it with "expected_generation": 0'
+            raise NotFound(f"{missing}; correct its name, or {begin}", param="channel")
 
     async def _change(self, change: Callable[[], T]) -> T:
         try:

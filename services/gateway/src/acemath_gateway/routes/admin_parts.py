@@ -42,8 +42,13 @@ def admin_parts(request: Request) -> AdminParts:
     return parts
 
 
-def admin_schema(body: type[BaseModel] | None = None) -> dict[str, Any]:
-    """`openapi_extra` of an admin route: always a key, the body that it reads itself, and what its errors look like."""
+def admin_schema(body: type[BaseModel] | None = None, absent: str | None = None) -> dict[str, Any]:
+    """`openapi_extra` of an admin route: always a key, the body that it reads itself, and what its errors look like.
+
+    Args:
+        body: None where it reads none.
+        absent: what is not there where it answers 404; None where it never does.
+    """
     failed = {"application/json": {"schema": inlined(ErrorBody)}}
     said: dict[str, Any] = {
         "security": [{"bearer": []}],
@@ -54,6 +59,8 @@ def admin_schema(body: type[BaseModel] | None = None) -> dict[str, Any]:
             "5XX": {"description": "we are at fault, or not ready", "content": failed},
         },
     }
+    if absent is not None:
+        said["responses"]["404"] = {"description": absent, "content": failed}
     if body is not None:
         said["requestBody"] = {"required": True, "content": {"application/json": {"schema": inlined(body)}}}
     return said

@@ -15,6 +15,7 @@ from acemath_web.queries import StrictQueryRoute
 
 _log = logging.getLogger(__name__)
 _ROLLBACK_FIELDS = frozenset(field.alias or name for name, field in RollbackRequest.model_fields.items())
+_ABSENT = "there is no such channel (`expected_generation` 0 begins one), or no such release"
 ChannelName = Annotated[
     str, Path(max_length=96, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*$", description="the channel")
 ]
@@ -24,7 +25,9 @@ def admin_releases_router() -> APIRouter:
     """`/admin/v1/releases/{channel}`."""
     router = APIRouter(prefix="/admin/v1/releases", tags=["admin"], route_class=StrictQueryRoute)
 
-    @router.post("/{channel}", summary="Point a channel at a release", openapi_extra=admin_schema(PromoteRequest))
+    @router.post(
+        "/{channel}", summary="Point a channel at a release", openapi_extra=admin_schema(PromoteRequest, _ABSENT)
+    )
     async def promote(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:
         wanted = validated(PromoteRequest, await read_fields(request, PromoteRequest.model_fields))
         move = await admin_parts(request).channels.promote(
@@ -39,7 +42,7 @@ def admin_releases_router() -> APIRouter:
     @router.post(
         "/{channel}/rollback",
         summary="Point a channel at the release that it had before",
-        openapi_extra=admin_schema(RollbackRequest),
+        openapi_extra=admin_schema(RollbackRequest, "there is no such channel"),
     )
     async def rollback(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:
         wanted = validated(RollbackRequest, await read_fields(request, _ROLLBACK_FIELDS))
