@@ -22,6 +22,7 @@ from acemath_registry import (
     NotFound,
     Registry,
     Release,
+    Served,
     StorageError,
     VerificationError,
 )
@@ -184,6 +185,20 @@ def test_a_comparison_counts_against_the_current_release_only(registry: Registry
     assert refused(registry, releases[1]) == [G.EVALUATION_MISSING]
     with pytest.raises(GateRefused):  # the other way round is another question
         registry.promote("default", releases[0].id, expected_generation=None, by="ann")
+
+
+def test_it_is_compared_with_what_is_served_not_with_what_replicas_rejected(
+    registry: Registry, releases: list[Release]
+) -> None:
+    """The first serves, the second was promoted and never did; to the first itself there is nothing to be compared."""
+    registry.note_served("default", Served(releases[0].id, registry.channel("default").generation), by="g1")
+    promote(registry, releases[1])
+    registry.set_gates("default", EVALUATED, by="ann")
+    registry.attach_evaluation(comparison(releases[1], releases[2]), by="ann")
+    assert refused(registry, releases[2]) == [G.EVALUATION_MISSING]
+    registry.attach_evaluation(comparison(releases[0], releases[2]), by="ann")
+    assert registry.ask_gates("default", releases[2].id) == registry.ask_gates("default", releases[0].id) == ()
+    promote(registry, releases[0])
 
 
 def test_first_same_and_back_are_not_compared(registry: Registry, releases: list[Release]) -> None:

@@ -11,6 +11,7 @@ from acemath_registry.layout import Layout
 from acemath_registry.moves import Gatekeeper
 from acemath_registry.refs import check_by, check_reason
 from acemath_registry.releases import Release, read_release
+from acemath_registry.served import last_served
 
 
 def set_gates(layout: Layout, channel: str, gates: Gates, *, by: str) -> None:
@@ -47,7 +48,15 @@ def ask(layout: Layout, channel: str, release_id: str) -> tuple[Refusal, ...]:
     current, release = current_channel(layout, channel), read_release(layout, release_id)
     if current is not None and current.release == release.id:
         return ()
-    return refusals(layout, read_gates(layout, channel), current, release)
+    return refusals(layout, read_gates(layout, channel), _baseline(layout, channel, current), release)
+
+
+def _baseline(layout: Layout, channel: str, current: Channel | None) -> str | None:
+    """What is served: not to be worse than a release that replicas rejected would say nothing."""
+    if current is None:
+        return None
+    known = last_served(layout, channel)
+    return current.release if known is None else known.release
 
 
 def gatekeeper(
@@ -73,7 +82,7 @@ def gatekeeper(
         if current is not None and current.release == release.id:
             return
         found = refusals(
-            layout, read_gates(layout, channel), current, release,
+            layout, read_gates(layout, channel), _baseline(layout, channel, current), release,
             again_on=channel if again else None, share_on=channel if share else None,
         )  # fmt: skip
         if found and override is None:

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from acemath_core.comparison import PairedDifference
 from acemath_core.errors import Conflict, ErrorCode
 from acemath_registry.canary_cases import canary_fault
-from acemath_registry.channels import Channel
 from acemath_registry.documents import decode
 from acemath_registry.errors import NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.evaluations import Attached, read_evaluation
@@ -146,18 +145,18 @@ def read_gates(layout: Layout, channel: str) -> Gates:
 def refusals(
     layout: Layout,
     gates: Gates,
-    current: Channel | None,
+    baseline: str | None,
     release: Release,
     *,
     again_on: str | None = None,
     share_on: str | None = None,
 ) -> tuple[Refusal, ...]:
-    """Why these gates refuse to let the channel go from `current` to `release`; empty when they do not.
+    """Why these gates refuse to let a channel go to `release`; empty when they do not.
 
     Args:
         layout: of the registry.
         gates: what is asked.
-        current: what the channel says; None before its first release.
+        baseline: id of the release that it is compared with; None before a channel's first release.
         release: that is to come.
         again_on: a channel of which the replicas are to try once more what they rejected, so that it refuses nothing.
         share_on: the channel, where the release is to get only a share there, for what is said to do.
@@ -166,8 +165,8 @@ def refusals(
         NotFound, VerificationError, StorageError: a version, or a status record, can not be read.
     """
     found = list(_canaries(layout, gates.canary, release, again_on, share_on)) if gates.canary is not None else []
-    if current is not None and gates.evaluations:
-        found += _evaluations(layout, gates.evaluations, current.release, release.id)
+    if baseline is not None and baseline != release.id and gates.evaluations:
+        found += _evaluations(layout, gates.evaluations, baseline, release.id)
     return tuple(found)
 
 
