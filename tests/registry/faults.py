@@ -5,17 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 CHANGES = ("open", "write", "mkdir", "chmod", "fchmod", "fsync", "rename", "replace", "unlink", "rmdir")
+LOOKS = ("open", "stat", "lstat", "scandir", "listdir", "readlink")
+"""What a mount that is away fails at, `pathlib` included."""
 
 
 @contextmanager
-def patched_changes(before: Callable[[str, tuple[Any, ...]], None]) -> Iterator[None]:
-    """Call `before(name, args)` ahead of each call of `os` that changes the disk (or opens a file)."""
-    real = {name: getattr(os, name) for name in CHANGES}
+def patched_changes(before: Callable[[str, tuple[Any, ...]], None], calls: Sequence[str] = CHANGES) -> Iterator[None]:
+    """Call `before(name, args)` ahead of each of these calls of `os`: those that change the disk (or open a file)."""
+    real = {name: getattr(os, name) for name in calls}
 
     def wrap(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -25,7 +27,7 @@ def patched_changes(before: Callable[[str, tuple[Any, ...]], None]) -> Iterator[
 
         return call
 
-    for name in CHANGES:
+    for name in calls:
         setattr(os, name, wrap(name))
     try:
         yield
@@ -61,8 +63,10 @@ def run_killed_at(step: int, action: Callable[[], object]) -> bool:
     return process.exitcode != 0
 
 
-def run_failing_at(step: int, error: OSError, action: Callable[[], object]) -> bool:
-    """Run `action` here; its `step`-th change of the disk raises `error`. False when it has fewer changes."""
+def run_failing_at(step: int, error: OSError, action: Callable[[], object], calls: Sequence[str] = CHANGES) -> bool:
+    """Run `action` here; its `step`-th change of the disk (or other of the `calls`) raises `error`. False when it has
+    fewer.
+    """
     seen = 0
 
     def before(name: str, args: tuple[Any, ...]) -> None:
@@ -71,7 +75,7 @@ def run_failing_at(step: int, error: OSError, action: Callable[[], object]) -> b
         if seen == step + 1:
             raise error
 
-    with patched_changes(before):
+    with patched_changes(before, calls):
         try:
             action()
         finally:

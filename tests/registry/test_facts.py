@@ -86,7 +86,7 @@ def test_the_template_may_lie_in_the_tokenizers_config(make_checkpoint: Callable
     assert caught.value.reason is RejectReason.CHAT_TEMPLATE
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_required_files(make_checkpoint: Callable[..., Path], name: str) -> None:
     directory = make_checkpoint()
     (directory / name).unlink()

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry.faults import patched_changes, run_failing_at, run_killed_at
+from registry.adapters.tiny import publish_base, publish_on, write_adapter
+from registry.faults import LOOKS, patched_changes, run_failing_at, run_killed_at
+from registry.keys import make_keys
 from registry.tiny import METADATA
 
 from acemath_core.errors import ServiceError
@@ -124,6 +127,26 @@ def test_private_copy_refused_at_every_step(registry: Registry, policy: ModelRef
         if not reached:
             break
     assert not reached and step > 20
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES])
+def test_a_mount_that_fails_at_any_look_is_told_as_that(registry: Registry, tmp_path: Path, number: int) -> None:
+    """Of an adapter version on its base, with a signature: all that there is to look at."""
+    ours, _ = make_keys(tmp_path)
+    base = publish_base(registry, tmp_path / "base")
+    ref = publish_on(registry, write_adapter(tmp_path / "adapter"), base, signer=ours)
+    trusting = Registry(registry.root, trusted=ours.trusted())
+    for use in (trusting.verify, lambda ref: trusting.private_copy(ref, tmp_path / "cache")):
+        use(ref)  # what is imported at the first use is imported
+        step, reached = 0, True
+        while reached:
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+            try:
+                reached = run_failing_at(step, OSError(number, "no"), lambda use=use: use(ref), LOOKS)
+            except StorageError as error:
+                assert isinstance(error.__cause__, OSError), step
+            step += 1
+        assert step > 15
 
 
 def test_promote_killed_and_refused_at_every_step(

@@ -127,6 +127,7 @@ def edit_config(directory: Path, **changes: Any) -> None:
         (lambda d: (d / "config.json").write_text("{"), RejectReason.CONFIG_MALFORMED),
         (lambda d: (d / "tokenizer.json").write_text("[]"), RejectReason.CONFIG_MALFORMED),
         (lambda d: (d / "tokenizer.json").unlink(), RejectReason.FILE_MISSING),
+        (lambda d: (d / "tokenizer_config.json").unlink(), RejectReason.FILE_MISSING),
         (lambda d: (d / "model.safetensors").unlink(), RejectReason.FILE_MISSING),
         (lambda d: os.truncate(d / "model.safetensors", 150), RejectReason.TRUNCATED),
     ],

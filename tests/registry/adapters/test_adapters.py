@@ -92,14 +92,20 @@ def test_the_same_again_is_the_same_version_thin_or_whole(
 
 def test_a_tokenizer_comes_as_a_whole(registry: Registry, base: ModelRef, tmp_path: Path) -> None:
     source = write_adapter(tmp_path / "adapter")
-    (source / "tokenizer.json").write_text('{"model": {"another": 1}}')
-    with pytest.raises(VerificationError) as caught:
-        publish_on(registry, source, base)
-    assert caught.value.reason is R.CHAT_TEMPLATE  # the base's template is not taken for another tokenizer
-    (source / "chat_template.jinja").write_text("{{ messages[-1] }}")
+    own = {
+        "tokenizer.json": '{"model": {"vocab": {"another": 1}}}',
+        "tokenizer_config.json": "{}",
+        "chat_template.jinja": "{{ messages[-1] }}",
+    }
+    lacking = [(R.FILE_MISSING, "tokenizer_config.json"), (R.CHAT_TEMPLATE, "chat_template.jinja")]
+    for (name, text), lacks in zip(own.items(), lacking, strict=False):
+        (source / name).write_text(text)
+        with pytest.raises(VerificationError) as caught:  # the base's is not taken for another tokenizer
+            publish_on(registry, source, base)
+        assert (caught.value.reason, caught.value.file) == lacks
+    (source / "chat_template.jinja").write_text(own["chat_template.jinja"])
     ref = publish_on(registry, source, base)
-    assert (registry.path(ref) / "chat_template.jinja").read_text() == "{{ messages[-1] }}"
-    assert not (registry.path(ref) / "tokenizer_config.json").exists()
+    assert {name: (registry.path(ref) / name).read_text() for name in own} == own
     assert registry.verify(ref).compatibility.tokenizer_sha256 == sha256_hex((source / "tokenizer.json").read_bytes())
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from registry.adapters.tiny import publish_on, write_adapter
 from registry.damage import flip
+from registry.tiny import VOCABULARY
 
 from acemath_registry import ModelRef, PublishMetadata, Registry, RejectReason, VerificationError
+from acemath_registry.adapters import publish as publishing
 
 R = RejectReason
 WEIGHTS = "adapter_model.safetensors"
@@ -82,6 +84,48 @@ def test_what_can_not_be_merged_exactly_is_refused_by_name(
         publish_on(registry, write_adapter(tmp_path / "adapter", change), base)
     assert caught.value.reason is reason
     assert registry.versions() == [base] and not list(registry.root.glob("staging/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "tokenizer.json",
+            json.dumps(
+                {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": VOCABULARY, "content": "<think>"}]},
+            ),
+            f"'<think>' has the id {VOCABULARY}",
+        ),
+        ("tokenizer.json", json.dumps({"model": {"vocab": {"a": 0, "b": VOCABULARY}}}), f"'b' has the id {VOCABULARY}"),
+        ("tokenizer.json", json.dumps({"model": {"another": 1}}), "no model with a vocabulary"),
+        ("generation_config.json", json.dumps({"eos_token_id": VOCABULARY}), f"eos_token_id is {VOCABULARY}"),
+    ],
+)
+def test_a_token_without_a_row_in_the_embedding_is_neither_published_nor_verified(
+    registry: Registry,
+    base: ModelRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    text: str,
+    said: str,
+) -> None:
+    source = write_adapter(tmp_path / "adapter")
+    if name == "tokenizer.json":
+        (source / "tokenizer_config.json").write_text("{}")
+        (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / name).write_text(text)
+
+    def refused(action: Callable[[], object]) -> None:
+        with pytest.raises(VerificationError, match=said) as caught:
+            action()
+        assert (caught.value.reason, caught.value.file) == (R.CONFIG_MALFORMED, name)
+
+    refused(lambda: publish_on(registry, source, base))
+    assert registry.versions() == [base] and not list(registry.root.glob("staging/*"))
+    monkeypatch.setattr(publishing, "require_ids", lambda *given: None)  # an older publisher let it pass
+    ref = publish_on(registry, source, base)
+    refused(lambda: registry.verify(ref))
 
 
 def another_base(base: Path) -> None:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from acemath_core.wire import SlotState
-from acemath_registry import DiskFull, Registry, ReleaseMember, StorageError
-from acemath_registry.following import FollowedVersion, Lifting, Patience
+from acemath_registry import (
+    DiskFull,
+    ModelRef,
+    NotFound,
+    Registry,
+    RejectReason,
+    ReleaseMember,
+    StorageError,
+    VerificationError,
+)
+from acemath_registry.following import FollowedVersion, Lifting, Patience, copied
 
 S = SlotState
 
@@ -21,6 +35,9 @@ class Busy(Exception):
     pass
 
 
+_BAD = (Bad, VerificationError)
+
+
 class Lift(Lifting[FollowedVersion]):
     """Each attempt does what comes next in `script`: raises it, or is ready."""
 
@@ -28,7 +45,7 @@ class Lift(Lifting[FollowedVersion]):
         self.script, self.rejected, self.phases, self.freed = script, 0, list[str](), 0
         self.spaces = 0
         super().__init__(
-            Patience(attempts=3, backoff_max_seconds=0.001, bad=(Bad,), transient=(Busy, StorageError)),
+            Patience(attempts=3, backoff_max_seconds=0.001, bad=_BAD, transient=(Busy, StorageError, NotFound)),
             versions,
             registry=registry,
             replica="policy/0",
@@ -104,6 +121,113 @@ async def test_tried_again_or_given_up(
     assert noted == ([("policy/0", str(versions[0].ref), reason)] if state is S.REJECTED else [])
     assert lift.spaces == full
     assert lift.freed >= 1 and versions[0].leaving is (state is S.REJECTED)
+
+
+Mount = Callable[[], None]
+
+
+def unmounted(root: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
+    """The place where it was mounted is empty but for what this replica has written there since; how it comes back."""
+    root.rename(root.with_name("elsewhere"))
+    Registry(root).write_status("policy", "0", {"slots": []})
+
+    def back() -> None:
+        root.rename(root.with_name("beneath"))
+        root.with_name("elsewhere").rename(root)
+
+    return back
+
+
+def not_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
+    root.rename(root.with_name("elsewhere"))
+    return lambda: (root.with_name("elsewhere").rename(root), None)[1]
+
+
+def failing(number: int) -> Callable[[Path, pytest.MonkeyPatch], Mount]:
+    def fail(root: Path, monkeypatch: pytest.MonkeyPatch) -> Mount:
+        def refuse(real: Callable[..., Any], path: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(path).startswith(str(root)):
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *args, **kwargs)
+
+        for name in ("stat", "lstat", "open", "scandir"):
+            monkeypatch.setattr(os, name, partial(refuse, getattr(os, name)))
+        return monkeypatch.undo
+
+    return fail
+
+
+class Copying(Lift):
+    """Each attempt makes the private copy; ahead of the seventh the registry comes back."""
+
+    def __init__(self, versions: list[FollowedVersion], registry: Registry, cache: Path, back: Mount) -> None:
+        super().__init__([], versions, registry)
+        self.cache, self.back = cache, back
+
+    async def _attempt(self, version: FollowedVersion) -> None:
+        if self.freed == 7:
+            self.back()
+        await copied(self._registry, version.member, self.cache)
+        version.move(S.READY)
+
+
+@pytest.mark.parametrize(
+    "away",
+    [unmounted, not_there, *(failing(number) for number in (errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EACCES))],
+    ids=["unmounted", "not there", "ESTALE", "EIO", "ENOTCONN", "EACCES"],
+)
+async def test_a_registry_that_is_away_rejects_nothing(
+    registry: Registry,
+    policy: ModelRef,
+    reward: ModelRef,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    away: Callable[[Path, pytest.MonkeyPatch], Mount],
+) -> None:
+    member = (release := registry.create_release(policy, reward)).policy
+    registry.promote("default", release.id, expected_generation=None, by="me")
+    versions = [FollowedVersion(member, 1, {release.id}), version(S.ACTIVE)]
+    lift = Copying(versions, registry, tmp_path / "cache", away(registry.root, monkeypatch))
+    lift.up(versions[0])
+    assert versions[0].work is not None
+    await versions[0].work
+    assert (versions[0].state, versions[0].failures, lift.freed) == (S.READY, 0, 7)
+    registry.verify(policy, tmp_path / "cache" / policy.name / policy.version)
+
+
+def missing_base() -> VerificationError:
+    error = VerificationError(RejectReason.BASE_MISSING, "base@s1 is not in the registry")
+    error.__cause__ = NotFound("base@s1")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("script", "there", "state", "left"),
+    [
+        ([NotFound("x")] * 5 + [None], False, S.READY, 0),
+        ([NotFound("x")] * 5 + [None], True, S.REJECTED, 3),
+        ([missing_base(), missing_base(), None], False, S.READY, 0),
+        ([missing_base(), missing_base(), None], True, S.REJECTED, 2),
+        ([VerificationError(RejectReason.CHECKSUM_MISMATCH, "bits"), None], False, S.REJECTED, 1),
+    ],
+)
+async def test_what_is_missing_counts_where_the_registry_is_there(
+    registry: Registry,
+    policy: ModelRef,
+    reward: ModelRef,
+    script: list[Exception | None],
+    there: bool,
+    state: S,
+    left: int,
+) -> None:
+    if there:
+        registry.promote("default", registry.create_release(policy, reward).id, expected_generation=None, by="me")
+    script, versions = list(script), [version(), version(S.ACTIVE)]
+    lift = Lift(script, versions, registry)
+    lift.up(versions[0])
+    assert versions[0].work is not None
+    await versions[0].work
+    assert (versions[0].state, len(script)) == (state, left)
 
 
 async def test_the_longest_wait_is_a_wait_however_many_failed(registry: Registry) -> None:

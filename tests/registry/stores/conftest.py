@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from registry.tiny import METADATA
 
+from acemath_core.errors import ServiceError
 from acemath_registry import ModelRef, Registry
 from acemath_registry.layout import Layout
 from acemath_registry.stores import place_of, s3
@@ -39,6 +41,24 @@ def refuse(status: str, code: str) -> Rule:
         return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
 
     return rule
+
+
+@contextmanager
+def at_request(store: ObjectStore, number: int, action: Callable[[], object]) -> Iterator[list[int]]:
+    """Ahead of the `number`-th request, `action` takes place as a whole; what it raises is its own business."""
+    seen, events = [0], store.bucket.client.meta.events
+
+    def before(**given: Any) -> None:
+        seen[0] += 1
+        if seen[0] == number:
+            with suppress(ServiceError):
+                action()
+
+    events.register("before-call.s3", before)
+    try:
+        yield seen
+    finally:
+        events.unregister("before-call.s3", before)
 
 
 @pytest.fixture(scope="session")

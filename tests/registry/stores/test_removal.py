@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from registry.adapters.tiny import publish_base, publish_on, write_adapter
 from registry.damage import with_manifest
-from registry.stores.conftest import App, Faults, refuse
+from registry.stores.conftest import App, Faults, at_request, refuse
 from registry.tiny import METADATA
 
-from acemath_core.errors import ServiceError
 from acemath_registry import Conflict, ModelRef, NotFound, Registry, RejectReason, VerificationError
 from acemath_registry.announcing import announced
 from acemath_registry.collect import Action, Retention, Verdict
@@ -183,24 +182,6 @@ def test_a_promotion_took_place_although_its_announcement_cannot_be_taken_back(
     assert world.registry.channel("other").release == world.release
 
 
-@contextmanager
-def at_request(world: World, number: int, action: Callable[[], object]) -> Iterator[list[int]]:
-    """Ahead of the `number`-th request, `action` takes place as a whole; what it raises is its own business."""
-    seen, events = [0], world.store.bucket.client.meta.events
-
-    def before(**given: Any) -> None:
-        seen[0] += 1
-        if seen[0] == number:
-            with suppress(ServiceError):
-                action()
-
-    events.register("before-call.s3", before)
-    try:
-        yield seen
-    finally:
-        events.unregister("before-call.s3", before)
-
-
 def whole_or_unnamed(world: World) -> None:
     """The channel names what is there, or does not name what is gone."""
     named = "other" in world.registry.channel_names()
@@ -229,7 +210,7 @@ def test_whoever_comes_in_between_at_any_request(world: World, first: str) -> No
     (inner,) = actions.values()
     number, seen, outcomes = 1, [1], set[bool]()
     while number <= seen[0]:
-        with at_request(world, number, inner) as seen, suppress(Conflict, NotFound):  # it may give way
+        with at_request(world.store, number, inner) as seen, suppress(Conflict, NotFound):  # it may give way
             outer()
         whole_or_unnamed(world)
         outcomes.add(world.lost in world.registry.versions())

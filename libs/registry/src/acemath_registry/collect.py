@@ -127,7 +127,7 @@ def collect(
 def leftovers(layout: Layout, retention: Retention) -> list[Leftover]:
     """What publishers left that were killed, and until when it stays. Raises StorageError."""
     with storage_errors("listing what publishers left"):
-        return layout.store.leftovers(layout.staging, retention.age_s)
+        return layout.store.leftovers(layout.root, layout.staging, retention.age_s)
 
 
 def withdraw_tombstone(layout: Layout, ref: ModelRef, *, by: str, why: str) -> None:

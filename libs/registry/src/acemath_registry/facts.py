@@ -57,7 +57,7 @@ def compute_facts(directory: Path, names: set[str], tensors: list[Tensor]) -> Co
     """
     require_files(names)
     configs = {name: _read_config(directory / name) for name in sorted(names) if name.endswith(".json")}
-    config, tokenizer_config = configs[CONFIG_NAME], configs.get(TOKENIZER_CONFIG_NAME, {})
+    config, tokenizer_config = configs[CONFIG_NAME], configs[TOKENIZER_CONFIG_NAME]
     architecture = architecture_of(config)
     return ComputedFacts(
         kind=ARCHITECTURES[architecture],

@@ -43,7 +43,8 @@ ALLOWED_NAMES: Final = frozenset(
         "NOTICE",
     }
 )
-REQUIRED_NAMES: Final = (CONFIG_NAME, TOKENIZER_NAME)
+REQUIRED_NAMES: Final = (CONFIG_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME)
+"""Without them no service loads a version; the chat template may lie in the last one."""
 OWN_NAMES: Final = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
 """Written by the registry beside the files; outside the version's digest."""
 

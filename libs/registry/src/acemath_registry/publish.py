@@ -75,7 +75,7 @@ def publish(
         InvalidRequest: `name` can not be a name, `source` holds an adapter, or the canary is none of such a version.
         NotFound: `source` is not a directory.
         VerificationError: `source` holds what a version may not hold or no engine can load, or is not of this kind.
-        Conflict: the version exists but is damaged.
+        Conflict: the version exists but is damaged, or its upload to a bucket took most of a day: publish again.
         StorageError: the place refused (DiskFull: no space). On a file system nothing is left behind; in a bucket there
             may be objects without a manifest, which are no version and which the next attempt goes on from.
     """

@@ -18,6 +18,7 @@ from acemath_registry.refs import ModelRef
 from acemath_registry.signing import TrustedKeys
 from acemath_registry.tensors import read_tensors
 from acemath_registry.verify import verify_directory
+from acemath_registry.vocabulary import require_ids
 
 
 @contextmanager
@@ -68,10 +69,12 @@ def verify_version(
             with storage_errors(f"reading {ref}"):
                 where = stack.enter_context(layout.store.gathered(layout.version(ref), progress=progress))
         manifest = check(ref, where, manifest_sha256=manifest_sha256, trusted=trusted, progress=progress)
-        if manifest.adapter is None or copy is not None:  # merging has looked at every tensor and every number
+        if manifest.adapter is None or copy is not None:
             names = [entry.path for entry in manifest.files]
             require_loadable(where, read_tensors(where, names))
             require_finite(where, names, progress)
+        else:  # merging has looked at every tensor and every number; the tokenizer may be the adapter's own
+            require_ids(where, manifest.compatibility.vocab_size)
     _require_comparable(manifest)
     return manifest
 

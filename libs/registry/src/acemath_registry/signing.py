@@ -135,10 +135,10 @@ def read_signature(ref: ModelRef, directory: Path) -> tuple[str, bytes]:
         StorageError: it can not be read.
     """
     path = directory / SIGNATURE_NAME
-    if path.is_symlink():
-        raise _reject(RejectReason.SYMLINK, "is a symlink; put the file itself there")
     with storage_errors(f"reading the signature of {ref}"):
         try:
+            if path.is_symlink():
+                raise _reject(RejectReason.SYMLINK, "is a symlink; put the file itself there")
             data = read_file(path, _MAX_BYTES)
         except FileNotFoundError as error:
             said = f"{ref} is not signed; run: acemath registry sign {ref} --sign-key FILE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -117,11 +118,13 @@ def check_listing(manifest: Manifest, directory: Path) -> dict[str, int]:
 def manifest_bytes(ref: ModelRef, directory: Path) -> bytes:
     """The bytes of `manifest.json`, unchecked; raises as `read_manifest`."""
     path = directory / MANIFEST_NAME
-    if directory.is_symlink() or path.is_symlink():
-        raise _reject(RejectReason.SYMLINK, "or its directory is a symlink; put the file itself there")
-    if not path.exists():
-        raise _missing(ref, directory)
-    with storage_errors(f"reading the manifest of {ref}"):
+    with storage_errors(f"reading the manifest of {ref}"):  # a mount that is away fails at any look at it
+        try:
+            linked = any(stat.S_ISLNK(place.lstat().st_mode) for place in (directory, path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(ref, directory) from error
+        if linked:
+            raise _reject(RejectReason.SYMLINK, "or its directory is a symlink; put the file itself there")
         return read_file(path, MAX_DOCUMENT_BYTES)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from acemath_registry.errors import RejectReason, VerificationError
+from acemath_registry.errors import RejectReason, VerificationError, storage_errors
 from acemath_registry.files import CONFIG_NAME, TOKENIZER_NAME
 from acemath_registry.tensors import read_json
 
@@ -32,7 +32,9 @@ def require_ids(directory: Path, vocab_size: int) -> None:
         StorageError: a file can not be read.
     """
     for name in (CONFIG_NAME, _GENERATION_CONFIG):
-        if (directory / name).is_file():
+        with storage_errors(f"reading {name}"):
+            there = (directory / name).is_file()
+        if there:
             _check_special(name, read_json(directory / name, RejectReason.CONFIG_MALFORMED), vocab_size)
     tokens = dict(_tokens(read_json(directory / TOKENIZER_NAME, RejectReason.CONFIG_MALFORMED)))
     for token, number in tokens.items():

@@ -35,6 +35,7 @@ from acemath_registry.refs import ModelRef
 from acemath_registry.signing import SigningKey
 from acemath_registry.tensors import read_tensors
 from acemath_registry.verify import check_digests, check_listing, check_sizes, kept, manifest_bytes, read_manifest
+from acemath_registry.vocabulary import require_ids
 
 _TOKENIZER_FILES: Final = frozenset(
     {
@@ -82,7 +83,8 @@ def publish_adapter(
             version, or numpy is missing.
         NotFound: `source` is not a directory, or there is no such base.
         VerificationError: an adapter that can not be merged exactly or does not fit, a file that may not be there, a
-            damaged base, or a model of another kind.
+            tokenizer that is not whole or has tokens without a row in the base's embedding, a damaged base, or a model
+            of another kind.
         Conflict: the version exists but is damaged, or was removed just now.
         StorageError: the file system refused (DiskFull: no space); nothing is left behind.
     """
@@ -134,6 +136,7 @@ def _fill(
     tensors = read_tensors(base.directory, (entry.path for entry in base.manifest.files))
     facts = compute_facts(staged, stored.keys() - ADAPTER_NAMES, tensors)
     check_kind(facts.architecture, facts.kind, kind)
+    require_ids(staged, facts.compatibility.vocab_size)
     require_canary(kind, metadata.canary, facts.compatibility.vocab_size)
     merge = prepared(staged, base.manifest, base.directory)
     merged = merged_entries(merge, counter(progress, "merging", sum(entry.size for entry in merge.files)))

@@ -11,7 +11,7 @@ from acemath_registry.adapters.config import read_lora
 from acemath_registry.adapters.fitting import fit
 from acemath_registry.adapters.merging import Merge
 from acemath_registry.durable import copy_file, write_pieces
-from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, VerificationError
+from acemath_registry.errors import InvalidRequest, NotFound, RejectReason, VerificationError, storage_errors
 from acemath_registry.facts import compute_facts
 from acemath_registry.files import OWN_NAMES, list_files
 from acemath_registry.manifest import (
@@ -113,7 +113,8 @@ def stored_sizes(directory: Path) -> dict[str, int]:
         VerificationError, StorageError: as `files.list_files`.
     """
     sizes = list_files(directory, ignore=OWN_NAMES | ADAPTER_NAMES)
-    adapter = {name: (directory / name).stat().st_size for name in ADAPTER_NAMES if (directory / name).exists()}
+    with storage_errors(f"listing {directory.name}"):
+        adapter = {name: (directory / name).stat().st_size for name in ADAPTER_NAMES if (directory / name).exists()}
     return dict(sorted((sizes | adapter).items()))
 
 

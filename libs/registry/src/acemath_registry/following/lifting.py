@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from acemath_core.errors import ServiceError
 from acemath_core.wire import SlotState
 from acemath_registry.audit import AuditEvent
-from acemath_registry.errors import DiskFull, StorageError
+from acemath_registry.errors import DiskFull, NotFound, StorageError
 from acemath_registry.following.version import SERVING, FollowedVersion
 from acemath_registry.registry import Registry
 
@@ -33,8 +34,9 @@ class Patience:
         backoff_max_seconds: longest wait between two.
         bad: errors that say the version itself is bad: it is rejected at once.
         transient: errors that may go away. A `StorageError` says nothing of the version and is no failed attempt, a
-            full disk of this machine neither. What nobody foresaw counts as one of these: a device that is short of
-            memory for a moment is no fault of the version.
+            full disk of this machine neither; nor is what is not there, in a registry that is not there itself. What
+            nobody foresaw counts as one of these: a device that is short of memory for a moment is no fault of the
+            version.
     """
 
     attempts: int
@@ -113,7 +115,7 @@ class Lifting(abc.ABC, Generic[V]):
         return version.displaced or any(other.state in SERVING for other in self._versions if other is not version)
 
     async def _bring_up(self, version: V) -> None:
-        away = 0  # attempts in which the registry could not be read, or the disk was full
+        away = 0  # attempts in which the registry was not there or could not be read, or the disk was full
         while True:
             try:
                 await self._let_go(version)
@@ -123,11 +125,12 @@ class Lifting(abc.ABC, Generic[V]):
             except NoPlace as error:
                 await self._reject(version, str(error))
                 return
-            except self._patience.bad as error:
-                await self._reject(version, str(error))
-                return
             except Exception as error:
-                outage, reason = isinstance(error, StorageError), self._told(version, error)
+                outage = await self._is_outage(error)
+                if isinstance(error, self._patience.bad) and not outage:
+                    await self._reject(version, str(error))
+                    return
+                reason = self._told(version, error)
                 away, version.failures = away + outage, version.failures + (not outage)
                 version.move(version.state, reason)
                 _log.warning("%s: attempt %d failed: %s", version.ref, version.failures + away, reason)
@@ -136,6 +139,12 @@ class Lifting(abc.ABC, Generic[V]):
                 if not outage and version.failures >= self._patience.attempts and self._dispensable(version):
                     await self._reject(version, reason)
                     return
+
+    async def _is_outage(self, error: Exception) -> bool:
+        """Whether it says nothing of the version: this machine's disk is full, or the registry was away."""
+        return isinstance(error, StorageError) or (
+            _says_missing(error) and not await asyncio.to_thread(_is_there, self._registry)
+        )
 
     def _told(self, version: V, error: Exception) -> str:
         """The reason that is shown; what nobody foresaw may say more than everybody should read."""
@@ -161,3 +170,16 @@ class Lifting(abc.ABC, Generic[V]):
         started = time.monotonic()
         yield  # a failed phase is not a duration
         self._on_phase(phase, time.monotonic() - started)
+
+
+def _says_missing(error: Exception) -> bool:
+    """Whether it only says that something is not there, as a registry says of everything that is not mounted."""
+    return isinstance(error, NotFound) or isinstance(error.__cause__, NotFound | FileNotFoundError)
+
+
+def _is_there(registry: Registry) -> bool:
+    """Whether the registry can be read; a place where nothing is mounted is a directory too, but without a channel."""
+    try:
+        return bool(registry.channel_names())
+    except ServiceError:
+        return False

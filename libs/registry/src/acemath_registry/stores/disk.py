@@ -173,7 +173,7 @@ class Disk:
             sweep_staging(Path(staging), stale_after_s=max(older_than_s, STALE_STAGING_S))
         sweep_documents(Path(root), stale_after_s=max(older_than_s, _WRITTEN_S))
 
-    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
+    def leftovers(self, root: PurePath, staging: PurePath, older_than_s: float) -> list[Leftover]:
         """See `Versions.leftovers`."""
         if not Path(staging).is_dir():
             return []

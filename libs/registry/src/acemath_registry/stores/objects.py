@@ -2,8 +2,9 @@
 
 There is no rename and no lock. So the manifest, created only if there is none, is what makes a version visible, after
 all its files; a channel changes by `If-Match`; and what a version's manifest does not name is no part of the version: a
-publisher that was killed leaves objects that nobody asks for. Whatever is read by the rules of a file system (headers
-of tensors, signatures, merging) is downloaded into a private directory first.
+publisher that was killed leaves objects that nobody asks for, until a collection takes them (`uploads`). Whatever is
+read by the rules of a file system (headers of tensors, signatures, merging) is downloaded into a private directory
+first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from acemath_registry.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, 
 from acemath_registry.progress import Progress, counter, no_progress
 from acemath_registry.refs import ModelRef
 from acemath_registry.stores import log as log_pieces
-from acemath_registry.stores import removal
+from acemath_registry.stores import removal, uploads
 from acemath_registry.stores.conditional import ConditionalChange
 from acemath_registry.stores.port import Advance, Leftover, Overtaken
 from acemath_registry.stores.s3 import ABSENT, ObjectFacts, S3Bucket
@@ -186,11 +187,12 @@ class ObjectStore:
         """See `Versions.install`: files, then the manifest, which makes them a version, then its signature."""
         if self.has(version):
             return False
-        manifest = _manifest_in(staged)
+        manifest, since = _manifest_in(staged), time.time()
         advance = counter(progress, "uploading", sum(entry.size for entry in manifest.stored_files))
         for entry in manifest.stored_files:
             self._upload(staged / entry.path, str(version / entry.path), entry, advance)
         data = read_file(staged / MANIFEST_NAME, MAX_DOCUMENT_BYTES)
+        uploads.require_in_time(version, since)
         if not self.bucket.put(str(version / MANIFEST_NAME), data, only_if=ABSENT):
             return False
         with suppress(FileNotFoundError):  # only whose manifest it is may sign: two publishers' differ in their times
@@ -254,11 +256,12 @@ class ObjectStore:
         yield
 
     def sweep(self, root: PurePath, staging: PurePath, older_than_s: float) -> None:
-        """See `Versions.sweep`: an object is there whole or not, and scratch on this machine's disk goes by itself."""
+        """See `Versions.sweep`: uploads without a manifest; scratch on the publisher's own disk goes by itself."""
+        uploads.sweep(self.bucket, root, max(older_than_s, STALE_STAGING_S))
 
-    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
-        """See `Versions.leftovers`: what is staged lies on the publisher's own machine."""
-        return []
+    def leftovers(self, root: PurePath, staging: PurePath, older_than_s: float) -> list[Leftover]:
+        """See `Versions.leftovers`."""
+        return uploads.left(self.bucket, root, max(older_than_s, STALE_STAGING_S))
 
     def unmark(self, mark: PurePath) -> bool:
         """See `Versions.unmark`."""

@@ -157,10 +157,11 @@ class Versions(Protocol):
             root: of the registry.
             staging: its folder of versions that are being published.
             older_than_s: seconds; what would be too young to tell the dead from the living by is kept whatever it says:
-                a folder in `staging` for a day, a document that was to replace another for a minute.
+                a folder in `staging`, or in a bucket what was uploaded without its manifest, for a day, a document that
+                was to replace another for a minute.
         """
 
-    def leftovers(self, staging: PurePath, older_than_s: float) -> list[Leftover]:
+    def leftovers(self, root: PurePath, staging: PurePath, older_than_s: float) -> list[Leftover]:
         """What `sweep` with these arguments removes, now or when it is old enough."""
 
     def unmark(self, mark: PurePath) -> bool:

@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from acemath_core.errors import ServiceError
-from acemath_registry.documents import encode
+from acemath_registry.documents import MAX_DOCUMENT_BYTES, encode
 from acemath_registry.errors import Conflict
 from acemath_registry.manifest import MANIFEST_NAME
 from acemath_registry.stores.conditional import ConditionalChange
@@ -69,12 +69,11 @@ class Removal:
 
 
 @contextmanager
-def removing(bucket: S3Bucket, version: PurePath, mark: PurePath) -> Iterator[Removal]:
-    """See `port.Versions.removing`."""
+def removing(bucket: S3Bucket, version: PurePath, mark: PurePath, *, unmarked: bool = False) -> Iterator[Removal]:
+    """See `port.Versions.removing`; what is `unmarked` is no version (`uploads`), and needs no mark from before."""
     change = ConditionalChange(bucket, str(mark))
-    data = change.read()
-    document = _document(data)
-    since = time.time()
+    found, since = _document(change.read()), time.time()
+    document = found or ({"at": since, "by": "gc", "why": "it has no manifest"} if unmarked else {})
     refused = _why_not(document, since)
     if refused is None:
         try:
@@ -88,7 +87,8 @@ def removing(bucket: S3Bucket, version: PurePath, mark: PurePath) -> Iterator[Re
         if refused is None and not removal.gone:
             with suppress(Overtaken):
                 if _document(change.read()).get(_REMOVING) == since:  # else somebody took it for dead
-                    change.write(encode({key: value for key, value in document.items() if key != _REMOVING}))
+                    before = {key: value for key, value in found.items() if key != _REMOVING}
+                    change.write(encode(before) if found else b"")
 
 
 def unmark(bucket: S3Bucket, mark: PurePath) -> bool:
@@ -136,17 +136,36 @@ def sweep(bucket: S3Bucket, root: PurePath) -> None:
             if time.time() - bucket.facts(key).modified_s > STALE_STAGING_S:
                 bucket.delete(key)
     for key, _ in bucket.sizes(f"{root / 'tombstones'}/"):
-        _follow_killed(bucket, PurePath(key))
+        _follow_killed(bucket, root, PurePath(key))
 
 
-def _follow_killed(bucket: S3Bucket, mark: PurePath) -> None:
+def _follow_killed(bucket: S3Bucket, root: PurePath, mark: PurePath) -> None:
     """End a removal whose collector was killed; of two who would, one makes the mark its own."""
-    change = ConditionalChange(bucket, str(mark))
-    document = _document(change.read())
-    if _was_killed(document) and not _is_there(bucket, _version_of(mark)):
-        with suppress(Overtaken):
-            change.write(encode({**document, _REMOVING: time.time()}))
-            Removal(bucket, _version_of(mark), mark, None).clean()
+    version = _version_of(mark)
+    document = _document(ConditionalChange(bucket, str(mark)).read())
+    if not _was_killed(document) or _is_there(bucket, version):
+        return
+    with removing(bucket, version, mark) as going:
+        # A publisher that came before the mark is at work where an upload's rest was to go.
+        going.gone = going.refused is None and nobody_needs(bucket, root, version)
+    if going.gone:
+        going.clean()
+
+
+def nobody_needs(bucket: S3Bucket, root: PurePath, version: PurePath) -> bool:
+    """Whether nobody makes a version of what lies in its folder; asked under its mark, it stays so."""
+    said = f"{version.parent.name}@{version.name}".encode()
+    # In this order: who has taken his announcement back has written the manifest before.
+    return not any(said in note for note in announcements(bucket, root)) and not _is_there(bucket, version)
+
+
+def announcements(bucket: S3Bucket, root: PurePath) -> list[bytes]:
+    """What those said who are about to need a version, or to publish one."""
+    notes: list[bytes] = []
+    for key, _ in bucket.sizes(f"{root / 'status' / ANNOUNCEMENTS}/"):
+        with suppress(FileNotFoundError):  # taken back since
+            notes.append(bucket.get(key, MAX_DOCUMENT_BYTES)[0])
+    return notes
 
 
 def _is_there(bucket: S3Bucket, version: PurePath) -> bool:

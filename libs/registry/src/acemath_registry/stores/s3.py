@@ -160,8 +160,13 @@ class S3Bucket:
 
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Name and bytes of all objects whose names begin with `prefix`, in order, however many there are."""
+        return ((key, size) for key, size, _ in self.listed(prefix))
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        """The same with the Unix time of their writing, by the store's clock."""
         for page in self._pages(prefix, ""):
-            yield from ((str(one["Key"]), int(one["Size"])) for one in page.get("Contents", ()))
+            for one in page.get("Contents", ()):
+                yield str(one["Key"]), int(one["Size"]), one["LastModified"].timestamp()
 
     def children(self, prefix: str) -> tuple[list[str], list[str]]:
         """Names right below `prefix`, which ends in a slash or is empty: of objects, and of folders."""
