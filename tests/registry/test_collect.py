@@ -137,7 +137,9 @@ def test_what_a_record_names_stays(world: World, service: str) -> None:
 
 
 @pytest.mark.parametrize("service", ["policy", "reward"])
-def test_a_replica_that_is_gone_for_a_day_keeps_nothing_and_its_record_goes(world: World, service: str) -> None:
+def test_a_replica_that_is_gone_for_a_day_keeps_nothing_and_its_record_goes_with_the_version(
+    world: World, service: str
+) -> None:
     """Its name has its host in it, which in a cluster is another one after each start."""
     ref = world.publish("a")
     said = {"slots": [{"version": str(ref)}], "at": time.time() - world.ahead}
@@ -150,6 +152,10 @@ def test_a_replica_that_is_gone_for_a_day_keeps_nothing_and_its_record_goes(worl
     assert world.collect(apply=False)[ref].action is A.MARK
     assert set(world.registry.statuses(service)) == {"gone", "lives", "old"}, "it was only shown"
     assert world.collect()[ref].action is A.MARK
+    assert set(world.registry.statuses(service)) == {"gone", "lives", "old"}, "that it had it is of use to a gate"
+    world.later(60.0)
+    assert world.collect()[ref].action is A.REMOVE
+    world.collect()
     assert set(world.registry.statuses(service)) == {"lives", "old"}
 
 

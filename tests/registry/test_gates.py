@@ -1,6 +1,7 @@
 """A channel's gates: what each refuses and says, that nothing goes past them, and that overriding leaves its line."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from acemath_registry import (
     NotFound,
     Registry,
     Release,
-    Served,
     StorageError,
     VerificationError,
 )
@@ -96,7 +96,7 @@ def test_the_canary_has_to_be_there(registry: Registry, releases: list[Release],
     release = registry.create_release(bare, releases[0].reward.ref)
     assert refused(registry, release) == [G.CANARY_MISSING]
     (refusal,) = registry.ask_gates("default", release.id)
-    said = "publish it again with another --step and a canary (acemath train canary computes one)"
+    said = "publish it again with another --step and a canary (acemath train canary computes one of most models)"
     assert refusal.detail == f"{bare} was published without a canary; {said}"
     assert promote(registry, releases[1]) == 2
 
@@ -191,7 +191,8 @@ def test_it_is_compared_with_what_is_served_not_with_what_replicas_rejected(
     registry: Registry, releases: list[Release]
 ) -> None:
     """The first serves, the second was promoted and never did; to the first itself there is nothing to be compared."""
-    registry.note_served("default", Served(releases[0].id, registry.channel("default").generation), by="g1")
+    served = {"channel": "default", "generation": 1, "release": releases[0].id, "leases": {}, "at": time.time()}
+    registry.write_status("gateway", "g1", served)
     promote(registry, releases[1])
     registry.set_gates("default", EVALUATED, by="ann")
     registry.attach_evaluation(comparison(releases[1], releases[2]), by="ann")

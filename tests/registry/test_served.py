@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +32,15 @@ def promote(registry: Registry, release: Release, *, serve: bool = True) -> str 
     """Promote it and, if gateways serve it, say so; the release that a rollback would go to."""
     channel = registry.promote("default", release.id, expected_generation=None, by="ann")
     if serve:
-        registry.note_served("default", Served(release.id, channel.generation), by="g1")
+        serves(registry, release, channel.generation)
     return channel.previous
+
+
+def serves(registry: Registry, release: Release, generation: int, at: float | None = None) -> None:
+    """What a gateway writes that has flipped."""
+    record = {"channel": "default", "generation": generation, "release": release.id, "leases": {}}
+    registry.write_status("gateway", "g1", record | {"at": time.time() if at is None else at})
+    registry.note_served("default", Served(release.id, generation), by="g1")
 
 
 def test_nobody_served_anything(registry: Registry, four: list[Release]) -> None:
@@ -52,6 +60,41 @@ def test_a_rollback_goes_past_what_was_never_served(registry: Registry, four: li
     assert (back.release, back.previous, back.rollback) == (a.id, c.id, True)
     with pytest.raises(Conflict, match="rolled back from"):
         registry.rollback("default", by="ann", expected_release=c.id)
+
+
+def test_what_is_being_rolled_back_from_is_not_gone_back_to(registry: Registry, four: list[Release]) -> None:
+    """Gateways serve it until the one before is up again, which may take as long as an engine's start."""
+    a, _, c, d = four
+    promote(registry, a)
+    promote(registry, c)
+    registry.rollback("default", by="watch")
+    assert registry.served("default") == Served(c.id, 2) and registry.to_come_back_to("default") is None
+    assert promote(registry, d, serve=False) == a.id
+
+
+@pytest.mark.parametrize("gone", ["silent", "stopped"])
+def test_what_gateways_served_long_ago_is_nothing_to_go_by(registry: Registry, four: list[Release], gone: str) -> None:
+    a, b, c, _ = four
+    promote(registry, a)
+    if gone == "silent":
+        serves(registry, a, 1, at=time.time() - 61.0)
+    else:
+        registry.remove_status("gateway", "g1")
+    assert promote(registry, b, serve=False) == a.id and registry.to_come_back_to("default") == Served(a.id, 1)
+    assert promote(registry, c, serve=False) == b.id, "gateways may serve it, and not be able to write"
+    assert registry.to_come_back_to("default") is None, "neither named nor named before"
+
+
+def test_the_newest_gateway_counts(registry: Registry, four: list[Release]) -> None:
+    a, b, c, _ = four
+    promote(registry, a)
+    promote(registry, b)
+    slow = {"channel": "default", "generation": 1, "release": a.id, "leases": {}, "at": time.time()}
+    starting = {"channel": "default", "generation": 0, "release": None, "leases": {}, "at": time.time()}
+    elsewhere = slow | {"channel": "other", "generation": 9}
+    for name, record in (("slow", slow), ("starting", starting), ("elsewhere", elsewhere)):
+        registry.write_status("gateway", name, record)
+    assert promote(registry, c, serve=False) == b.id
 
 
 def test_what_was_served_is_promoted_again(registry: Registry, four: list[Release]) -> None:

@@ -289,6 +289,13 @@ def test_prometheus_sees_that_it_looks_and_what_came_of_it(registry: Registry, r
     assert taken.exit_code == 1 and error["param"] == "metrics" and "cannot listen on" in error["message"]
 
 
+def test_metrics_are_for_a_watch_that_goes_on(registry: Registry, releases: list[Release]) -> None:
+    ends = ("--looks", "1", "--metrics", "127.0.0.1:0")
+    refused = run(registry, "run", "default", "--prometheus", "http://127.0.0.1:1", *ends, "--json")
+    error = json.loads(refused.stderr)["error"]
+    assert refused.exit_code == 1 and error["param"] == "metrics" and "goes on" in error["message"]
+
+
 @pytest.mark.parametrize("address", ["9109", "127.0.0.1:99999", "http://127.0.0.1:9109", ":9109", ""])
 def test_a_metrics_address_that_cannot_be(address: str, registry: Registry, releases: list[Release]) -> None:
     refused = run(registry, "run", "default", "--prometheus", "http://127.0.0.1:1", "--metrics", address, "--json")

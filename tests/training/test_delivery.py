@@ -212,6 +212,18 @@ def test_only_what_the_channels_replicas_say_now_counts(
     assert channel.channel("default").release == done.release
 
 
+def test_what_mends_the_half_for_which_the_partner_was_refused_is_promoted(
+    channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery
+) -> None:
+    """One version at a time: a half goes as rejected when the other half of its release is bad."""
+    first = channel.release(channel.channel("default").release)
+    reject(channel, first.policy.ref)
+    slot = {"version": str(first.reward.ref), "state": "rejected", "reason": "canary: off by 9"}
+    channel.write_status("reward", "r0", {"channel": "default", "at": time.time(), "slots": [slot]})
+    done = deliver("reward_model", tiny_base, finished(tmp_path / "rm", 9, head=True), replace(wish, channel="default"))
+    assert channel.channel("default").release == done.release
+
+
 def test_a_result_that_takes_shorter_requests_is_promoted_and_said(
     channel: Registry, tiny_base: Path, tmp_path: Path, wish: Delivery, capsys: pytest.CaptureFixture[str]
 ) -> None:

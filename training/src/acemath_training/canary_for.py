@@ -18,7 +18,7 @@ from acemath_registry.errors import RejectReason
 from acemath_registry.facts import ARCHITECTURES, architecture_of
 from acemath_registry.files import CONFIG_NAME
 from acemath_registry.hub import download, is_hub_source
-from acemath_registry.manifest import ModelKind
+from acemath_registry.manifest import ADAPTER_CONFIG_NAME, ModelKind
 from acemath_registry.progress import Progress, no_progress
 from acemath_registry.tensors import read_json
 from acemath_training.errors import PublishError
@@ -29,8 +29,9 @@ _OURS_ALONE: Final = "Qwen2ForRewardModel"
 
 
 @contextmanager
-def opened(source: str, progress: Progress = no_progress) -> Iterator[Path]:
-    """The directory of a checkpoint; one of the hub (`hf://owner/name@revision`) is there while the block runs.
+def opened(source: str, progress: Progress = no_progress) -> Iterator[tuple[Path, str]]:
+    """The directory of a checkpoint, and what names its content; one of the hub (`hf://owner/name@revision`) is there
+    while the block runs, and is named by its commit.
 
     Raises:
         PublishError: there is no such directory.
@@ -41,20 +42,23 @@ def opened(source: str, progress: Progress = no_progress) -> Iterator[Path]:
             raise PublishError(
                 f"there is no directory {source}; give a checkpoint's folder, or hf://owner/name@revision"
             )
-        yield Path(source)
+        yield Path(source), source
         return
     with tempfile.TemporaryDirectory(prefix="acemath-canary-") as folder:
-        download(source, Path(folder), progress)
-        yield Path(folder)
+        yield Path(folder), download(source, Path(folder), progress).source
 
 
 def kind_of(checkpoint: Path) -> ModelKind:
     """What a checkpoint is published as.
 
     Raises:
-        PublishError: plain transformers does not compute what it would be compared with.
+        PublishError: it is no whole checkpoint, or plain transformers does not compute what it would be compared with.
         VerificationError: its config.json can not be read, or names an architecture that is not served.
     """
+    if not (checkpoint / CONFIG_NAME).is_file():
+        adapter = (checkpoint / ADAPTER_CONFIG_NAME).is_file()
+        then = "give the folder of the merged model" if adapter else "give a checkpoint's folder"
+        raise PublishError(f"{checkpoint} has no {CONFIG_NAME}{' (it is an adapter)' if adapter else ''}; {then}")
     architecture = architecture_of(read_json(checkpoint / CONFIG_NAME, RejectReason.CONFIG_MALFORMED))
     if architecture == _OURS_ALONE:
         said = "plain transformers has no such class, so that there is nothing to compare an engine with"

@@ -31,8 +31,9 @@ def canary(
         progress_bar(quiet=as_json) as progress,
         canary_for.opened(source, progress) as found,
     ):
-        kind = canary_for.kind_of(found)
-        canary_for.write(canary_for.metadata(found, Teller("canary", sys.stderr)), out)
+        checkpoint, pinned = found
+        kind = canary_for.kind_of(checkpoint)
+        canary_for.write(canary_for.metadata(checkpoint, Teller("canary", sys.stderr)), out)
     document = {"file": str(out), "kind": kind.value}
-    then = f"acemath registry publish {source} --name NAME --kind {kind} --metadata {out}"
+    then = f"acemath registry publish {pinned} --name NAME --kind {kind} --metadata {out}"
     typer.echo(json.dumps(document) if as_json else f"{out} has the {kind} canary; publish with it: {then}")

@@ -1,6 +1,5 @@
 """What keeps a finished job from moving its channel: what somebody did meanwhile, or a partner that was rejected."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from acemath_core.errors import ServiceError
@@ -60,18 +59,25 @@ def refuse_beside_rejected(
 ) -> None:
     """Raises LeftAlone where a replica of the channel rejected the partner, which is of this kind.
 
-    Gateways use a release only when every replica has both halves ready.
+    Gateways use a release only when every replica has both halves ready. Where the other half of what the channel names
+    was rejected, too, the partner may have been refused for that alone, and the job brings what mends it.
     """
-    found = list[Word]()
-    with suppress(ServiceError):  # what cannot be read rejects nothing
-        found = [word for word in words(registry.statuses(kind.value, name), str(partner)) if word.rejects()]
-    if found:
+    found = _rejections(registry, name, kind, partner)
+    named_beside = None if channel is None else _member(registry, channel.release, other_kind(kind))
+    if found and not (named_beside and _rejections(registry, name, other_kind(kind), named_beside)):
         before = None if channel is None or channel.previous is None else _member(registry, channel.previous, kind)
         example = "" if before in (None, partner) else f" (the release before has {before})"
         raise LeftAlone(
             f"{kind.value}/{found[0].instance} rejected {partner} ({found[0].reason}), so that no gateway would use "
             f"this release; the same command with --with NAME@VERSION puts the result beside another model{example}"
         )
+
+
+def _rejections(registry: Registry, name: str, kind: ModelKind, ref: ModelRef) -> list[Word]:
+    try:
+        return [word for word in words(registry.statuses(kind.value, name), str(ref)) if word.rejects()]
+    except ServiceError:  # what cannot be read rejects nothing
+        return []
 
 
 def _member(registry: Registry, release: str, kind: ModelKind) -> ModelRef | None:

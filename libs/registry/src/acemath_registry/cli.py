@@ -38,7 +38,8 @@ app.add_typer(cli_watch.app, name="watch")
 
 _NO_CANARY = (
     "no canary: replicas cannot tell whether their engine computes what was trained; `acemath train canary SOURCE` "
-    "computes one for --metadata (with another --step: what is published stays as it is)"
+    "computes one for --metadata, of an adapter's merged model or of a checkpoint of most classes (with another "
+    "--step: what is published stays as it is)"
 )
 Witness = Annotated[str, typer.Option("--by", help="Who says that the gateway has ended.", default_factory=acting_user)]
 Target = Annotated[str, typer.Argument(help="A version (name@version), a release (r-…) or a channel.")]

@@ -88,7 +88,7 @@ def rollback(
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Promote the release that the channel had before; without --from and --expect never one that was taken back."""
+    """Promote the release that was served before; without --from and --expect never one that was taken back."""
     with errors(as_json):
         registry = existing(root)
         require_channel(registry, channel)

@@ -33,7 +33,10 @@ from acemath_registry.watch import Look, Watcher
 from acemath_registry.watch_metrics import Note, WatchKind, serving
 
 Metrics = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a /metrics for Prometheus, which tells whether the watch still looks.")
+    str | None,
+    typer.Option(
+        help="HOST:PORT of a /metrics for Prometheus, which tells whether the watch still looks; not with --looks."
+    ),
 ]
 app = typer.Typer(no_args_is_help=True, help="Take a release back whose live figures leave their bands.")
 
@@ -94,6 +97,7 @@ def run(
 ) -> None:
     """Look again and again, and roll the channel back when as many looks in a row as declared were outside."""
     with errors(as_json):
+        _check_goes_on(looks, metrics)
         watcher = Watcher(existing(root), channel, Prometheus(prometheus))
         with serving(WatchKind.RELEASE, channel, metrics) as note:
             _look_on(_noted(watcher.look, note), interval, looks, as_json)
@@ -126,6 +130,7 @@ def run_canary(
 ) -> None:
     """Compare a canary with the current release again and again: take its share away, or promote it."""
     with errors(as_json):
+        _check_goes_on(looks, metrics)
         try:
             bands = CanaryBands(
                 bands=tuple(_canary_band(text) for text in band), window_seconds=window, min_count=min_count,
@@ -137,6 +142,12 @@ def run_canary(
         watcher = CanaryWatcher(existing(root), channel, Prometheus(prometheus), bands, after)
         with serving(WatchKind.CANARY, channel, metrics) as note:
             _look_on(_noted(watcher.look, note), interval, looks, as_json)
+
+
+def _check_goes_on(looks: int | None, metrics: str | None) -> None:
+    """Raises InvalidRequest: nobody would scrape the last look, and its end would look like a watch that died."""
+    if looks is not None and metrics is not None:
+        raise InvalidRequest("--metrics is for a watch that goes on; leave it out, or --looks", param="metrics")
 
 
 def _noted(look: Callable[[], Look], note: Note) -> Callable[[], Look]:

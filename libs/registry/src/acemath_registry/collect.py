@@ -24,7 +24,7 @@ from acemath_registry.files import OWN_NAMES
 from acemath_registry.layout import Layout
 from acemath_registry.manifest import Manifest
 from acemath_registry.progress import Progress, counter, no_progress
-from acemath_registry.references import HISTORY, REPLICAS, is_silent, named_versions
+from acemath_registry.references import HISTORY, REPLICAS, is_silent, named_in, named_versions
 from acemath_registry.refs import VERSION_PATTERN, ModelRef, check_by
 from acemath_registry.status import read_statuses, remove_status
 from acemath_registry.stores import Leftover
@@ -251,12 +251,21 @@ def list_versions(layout: Layout) -> list[ModelRef]:
 
 
 def _remove_silent(layout: Layout, heard_since: float) -> None:
-    """Take away the records of replicas that are gone: one with a name of its own leaves one each time it starts."""
-    for service in REPLICAS:
-        for instance, document in read_statuses(layout, service).items():
-            if is_silent(service, document, heard_since):
-                with suppress(NotFound):
-                    remove_status(layout, service, instance)
+    """Take away the records of replicas that are gone: one with a name of its own leaves one each time it starts.
+
+    What one says of versions that are still there stays: that it reproduced a canary is what a gate may ask.
+    """
+    silent = [
+        (service, instance, document)
+        for service in REPLICAS
+        for instance, document in read_statuses(layout, service).items()
+        if is_silent(service, document, heard_since)
+    ]
+    there = {str(ref) for ref in list_versions(layout)} if silent else set[str]()
+    for service, instance, document in silent:
+        if there.isdisjoint(map(str, named_in(document))):
+            with suppress(NotFound):
+                remove_status(layout, service, instance)
 
 
 def _manifest(layout: Layout, ref: ModelRef) -> Manifest | str:

@@ -11,7 +11,7 @@ from acemath_registry.layout import Layout
 from acemath_registry.moves import Gatekeeper
 from acemath_registry.refs import check_by, check_reason
 from acemath_registry.releases import Release, read_release
-from acemath_registry.served import last_served
+from acemath_registry.served import stands
 
 
 def set_gates(layout: Layout, channel: str, gates: Gates, *, by: str) -> None:
@@ -52,11 +52,8 @@ def ask(layout: Layout, channel: str, release_id: str) -> tuple[Refusal, ...]:
 
 
 def _baseline(layout: Layout, channel: str, current: Channel | None) -> str | None:
-    """What is served: not to be worse than a release that replicas rejected would say nothing."""
-    if current is None:
-        return None
-    known = last_served(layout, channel)
-    return current.release if known is None else known.release
+    """What serves: not to be worse than a release that replicas rejected would say nothing."""
+    return None if current is None else stands(layout, channel, current)
 
 
 def gatekeeper(

@@ -194,7 +194,7 @@ def _canaries(
 
 def _missing_canary(manifest: Manifest) -> str | None:
     """The same content and step keep their manifest, and with it the canary, so that only another step helps."""
-    then = "publish it again with another --step and a canary (acemath train canary computes one)"
+    then = "publish it again with another --step and a canary (acemath train canary computes one of most models)"
     if not manifest.canary:
         return f"{manifest.ref} was published without a canary; {then}"
     fault = canary_fault(manifest.kind, manifest.canary, manifest.compatibility.vocab_size)

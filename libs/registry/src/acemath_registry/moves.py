@@ -19,7 +19,7 @@ from acemath_registry.layout import Layout
 from acemath_registry.members import members_kept
 from acemath_registry.refs import check_by, check_channel_name, check_reason
 from acemath_registry.releases import Release, existing, read_release
-from acemath_registry.served import last_served
+from acemath_registry.served import stands
 from acemath_registry.stores import Overtaken
 from acemath_registry.way_back import WayBack
 
@@ -119,7 +119,7 @@ def rollback(
     expected_release: str | None = None,
     once: bool = False,
 ) -> Move:
-    """Promote the release that was current before this one.
+    """Promote the release that was served before this one.
 
     Args:
         layout: of the registry.
@@ -235,15 +235,13 @@ def _current(current: Channel, release: Release) -> str:
 
 
 def _before(layout: Layout, name: str, current: Channel, release: Release) -> str:
-    """What a rollback from the release would go to: what gateways served last, where they say so.
+    """What a rollback from the release would go to: what gateways serve, where they say so.
 
     What the channel names now may be what replicas rejected; a rollback to it would end nothing.
     """
-    known = last_served(layout, name)
-    if known is None or known.release == current.release:
-        return current.release
-    if known.release != release.id:
-        return known.release
+    now = stands(layout, name, current)
+    if now != release.id:
+        return now
     previous = current.previous
     return current.release if previous is None or previous == release.id else previous
 

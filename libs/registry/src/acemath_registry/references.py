@@ -92,7 +92,7 @@ def _of_status(layout: Layout, heard_since: float) -> Iterator[tuple[str | Model
         for instance, document in read_statuses(layout, service).items():
             if is_silent(service, document, heard_since):
                 continue
-            for name in _names(document):
+            for name in named_in(document):
                 yield name, f"the status record {service}/{instance} names it"
 
 
@@ -113,15 +113,15 @@ def _of_adapters(layout: Layout) -> Iterator[tuple[ModelRef, str]]:
                 yield adapter.base_ref, f"{ref} is an adapter on it"
 
 
-def _names(document: Any) -> Iterator[str | ModelRef]:
+def named_in(document: Any) -> Iterator[str | ModelRef]:
     """Every release id and version anywhere in a document, keys too (leases are counted by release)."""
     if isinstance(document, dict):
         for key, value in document.items():
-            yield from _names(key)
-            yield from _names(value)
+            yield from named_in(key)
+            yield from named_in(value)
     elif isinstance(document, list):
         for value in document:
-            yield from _names(value)
+            yield from named_in(value)
     elif isinstance(document, str) and RELEASE_PATTERN.fullmatch(document):
         yield document
     elif isinstance(document, str) and VERSION_PATTERN.fullmatch(document.rpartition("@")[2]):

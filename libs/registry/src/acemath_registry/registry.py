@@ -196,6 +196,10 @@ class Registry(Checkpoints):
         """Which release a channel's gateways served last. See `served.last_served` for errors."""
         return served.last_served(self._layout, channel)
 
+    def to_come_back_to(self, channel: str) -> Served | None:
+        """What a start may serve while the named release is not ready. See `served.to_come_back_to` for errors."""
+        return served.to_come_back_to(self._layout, channel)
+
     def note_served(self, channel: str, now: Served, *, by: str) -> None:
         """Write down which release a gateway serves. See `served.note_served` for errors."""
         served.note_served(self._layout, channel, now, by=by)

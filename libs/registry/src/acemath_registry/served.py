@@ -1,8 +1,8 @@
-"""Which release a channel's gateways began to serve last.
+"""Which release a channel's gateways serve, and which they served last.
 
 What a channel names may never have been served: replicas rejected it, or it was overtaken. A gateway's own record says
-what it serves, and ends with the gateway. This one does not, so that a start finds what to come back to while the named
-release is not ready, and a way back does not lead to what nobody served.
+what it serves, and ends with the gateway: a way back, and what a release is compared with, are told by it. What they
+served last stays, so that a start finds what to come back to while the named release is not ready.
 
 `status/served/<channel>.json`:
 `{"channel": "default", "release": "r-…", "generation": 3, "by": <instance>, "at": <Unix seconds>}`
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from acemath_registry.channels import Channel, current_channel
 from acemath_registry.errors import NotFound, VerificationError
 from acemath_registry.layout import Layout
 from acemath_registry.refs import RELEASE_PATTERN
 from acemath_registry.releases import read_channel, read_release
-from acemath_registry.status import read_status, write_status
+from acemath_registry.status import read_status, read_statuses, write_status
 
 _SERVICE: Final = "served"
+_LIVES_S: Final = 60.0
+"""A gateway writes its record every few seconds; an older one may be of a gateway that cannot write any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,54 @@ def last_served(layout: Layout, channel: str) -> Served | None:
         StorageError: it can not be read.
     """
     try:
-        record = read_status(layout, _SERVICE, channel)
-        release, generation = record.get("release"), record.get("generation")
-        if not isinstance(release, str) or not RELEASE_PATTERN.fullmatch(release) or type(generation) is not int:
-            return None
-        return Served(read_release(layout, release).id, generation)
+        found = _said(read_status(layout, _SERVICE, channel))
+        return None if found is None else Served(read_release(layout, found.release).id, found.generation)
     except (NotFound, VerificationError):
         return None
+
+
+def to_come_back_to(layout: Layout, channel: str) -> Served | None:
+    """What was served last, where a start may serve it again: the channel names it, or named it before, and it was not
+    rolled back. Where gateways could write once and cannot any more it is of long ago, and none. Raises as
+    `last_served`.
+    """
+    found = last_served(layout, channel)
+    current = None if found is None else current_channel(layout, channel)
+    if found is None or current is None:
+        return None
+    before = None if current.rollback else current.previous
+    return found if found.release in (current.release, before) else None
+
+
+def stands(layout: Layout, name: str, current: Channel) -> str:
+    """The release that serves while the channel says `current`, as its living gateways say; else what it names.
+
+    What they still serve while a rollback from it comes up is not what anybody wants back.
+
+    Raises:
+        StorageError: their records can not be read.
+    """
+    try:
+        records = read_statuses(layout, "gateway", name).values()
+    except VerificationError:
+        return current.release
+    said = [found for found in map(_said, (one for one in records if _lives(one))) if found is not None]
+    now = max(said, key=lambda one: one.generation, default=None)
+    if now is None or (current.rollback and now.release == current.previous):
+        return current.release
+    return now.release
+
+
+def _said(record: dict[str, Any]) -> Served | None:
+    release, generation = record.get("release"), record.get("generation")
+    if not isinstance(release, str) or not RELEASE_PATTERN.fullmatch(release) or type(generation) is not int:
+        return None
+    return Served(release, generation)
+
+
+def _lives(record: dict[str, Any]) -> bool:
+    at = record.get("at")
+    return isinstance(at, int | float) and time.time() - at <= _LIVES_S
 
 
 def note_served(layout: Layout, channel: str, served: Served, *, by: str) -> None:

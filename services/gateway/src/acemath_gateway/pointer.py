@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from acemath_core.errors import ErrorCode, ServiceError, Unavailable
-from acemath_registry import Channel, Registry, Release
+from acemath_registry import Channel, NotFound, Registry, Release, VerificationError
 
 _READ_SECONDS = 2.0
 
@@ -84,7 +84,7 @@ class ChannelWatch:
         Raises:
             NotFound, VerificationError, StorageError: a record, or a release that it names, cannot be read.
         """
-        served = self._registry.served(self._name)
+        served = self._registry.to_come_back_to(self._name)
         found = dict[int, str]() if served is None else {served.generation: served.release}
         for record in self._registry.statuses("gateway", self._name).values():
             generation, release = record.get("generation"), record.get("release")
@@ -96,7 +96,7 @@ class ChannelWatch:
         newest = replace(self._pointer(channel.release, channel.generation), canary=self._canary(channel))
         if channel.previous is None:
             return (newest,)
-        with suppress(ServiceError):  # of an incomplete copy of a registry; the current release does not need it
+        with suppress(NotFound, VerificationError):  # an incomplete copy of a registry; the current one needs it not
             return (newest, self._pointer(channel.previous, channel.generation - 1))
         return (newest,)
 

@@ -54,8 +54,8 @@ class Usage:
         leased: version → by whom; one that no job holds is not there, whoever routes to it.
         viewed: Unix time of what replicas said, by which new leases are given, of the gateway where that is oldest;
             None when one does not say.
-        served: by kind, the version that gateways began to serve last, known or not what they do now; of a channel that
-            was never served none.
+        served: by kind, the version that was served last, known or not what gateways do now; none where it is not to
+            come back (`acemath_registry.served`).
     """
 
     unknown: str | None
@@ -177,7 +177,7 @@ class StatusLeases:
 
     def _served(self) -> dict[ModelKind, Desired]:
         try:
-            known = self._registry.served(self._channel)
+            known = self._registry.to_come_back_to(self._channel)
             release = None if known is None else self._registry.release(known.release)
         except ServiceError:
             return {}

@@ -83,6 +83,10 @@ class MakingWay(Generic[V]):
         """The version that was stopped last, while nothing has become active instead."""
         return self._stopped
 
+    async def refused(self, desired: Desired) -> str | None:
+        """Which replica refused a version of the release, in words; None while none is known to have."""
+        return await self._refusals.of(desired)
+
     async def step(
         self, desired: Desired, wanted: V | None, living: Sequence[V], quiet: Callable[[V], bool]
     ) -> V | None:
@@ -123,8 +127,10 @@ class MakingWay(Generic[V]):
         version.give_place()
 
     async def _useless(self, desired: Desired, wanted: V | None, usage: Usage) -> str | None:
-        """Why no gateway will ever use the wanted version, while they use another one; None when they may."""
-        others = any(use.generation for use in usage.users.values())
+        """Why no gateway will ever use the wanted version, while there is another one to use; None when they may."""
+        others = any(use.generation for use in usage.users.values()) or any(
+            served.release != desired.release for served in usage.served.values()
+        )
         if wanted is None or wanted.leaving or usage.unknown is not None or not others or wanted.member in usage.users:
             return None
         return await self._refusals.of(desired) if wanted.waits or wanted.state in _OFFERED else None

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from acemath_core.wire import SlotState
 from acemath_registry.following.channel import ChannelFollower, Desired
+from acemath_registry.following.leases import Usage
 from acemath_registry.following.making_way import MakingWay
 from acemath_registry.following.places import Places
 from acemath_registry.following.version import BRINGING_UP, ENDED, SERVING, FollowedVersion
@@ -188,13 +189,22 @@ class Versions(Generic[V]):
         usage = await self._places.usage()
         ours = [(use, one) for one, use in usage.users.items() if use.kind is self._kind and use.generation]
         if usage.unknown is not None or not ours:
-            found = self._way.way_back() or usage.served.get(self._kind)
+            found = self._way.way_back() or await self._served_last(desired, usage)
         else:
             use, member = max(ours, key=lambda found: found[0].generation)
             found = Desired(member, use.release, use.generation)
         refused = [version for version in self._ended if version.state is SlotState.REJECTED]
         here = {version.member for version in (*self.living, *refused)}
         return None if found is None or desired.names(found.member) or found.member in here else found
+
+    async def _served_last(self, desired: Desired, usage: Usage) -> Desired | None:
+        """Where only one version fits, it takes the place of the named one only when that will not serve."""
+        served = usage.served.get(self._kind)
+        if served is None or not self._way.one_at_a_time:
+            return served
+        tried = (*self.living, *self._ended)
+        refused = any(one.member == desired.member and one.state is SlotState.REJECTED for one in tried)
+        return served if refused or await self._way.refused(desired) else None
 
     def _begin(self, desired: Desired, up: Callable[[V], object]) -> V:
         version = self._make(desired)

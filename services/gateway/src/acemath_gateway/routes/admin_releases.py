@@ -41,7 +41,7 @@ def admin_releases_router() -> APIRouter:
 
     @router.post(
         "/{channel}/rollback",
-        summary="Point a channel at the release that it had before",
+        summary="Point a channel at the release that was served before",
         openapi_extra=admin_schema(RollbackRequest, "there is no such channel"),
     )
     async def rollback(request: Request, channel: ChannelName, caller: Administrator) -> ChannelInfo:
