@@ -54,7 +54,8 @@ class Seen:
         return 0 if first is None else sum(1 for asked, _, by in self.answers if asked > first and by != release)
 
 
-async def _client(http: httpx.AsyncClient, registry: Registry, seen: Seen, n: int, over: asyncio.Event) -> None:
+async def client(http: httpx.AsyncClient, registry: Registry, seen: Seen, n: int, over: asyncio.Event) -> None:
+    """Ask one problem after the other, `n` candidates each, until it is `over`; what is wrong with an answer is seen."""
     number = 0
     while not over.is_set():
         number, asked = number + 1, time.monotonic()
@@ -108,7 +109,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             asyncio.TaskGroup() as group,
         ):
             for _ in range(options.clients):
-                group.create_task(_client(http, registry, seen, options.n, over))
+                group.create_task(client(http, registry, seen, options.n, over))
             with tempfile.TemporaryDirectory(prefix="bench-trained-") as folder, contextlib.ExitStack() as stack:
                 stack.callback(over.set)
                 await asyncio.sleep(options.calm)
