@@ -55,7 +55,7 @@ class Seen:
 
 
 async def client(http: httpx.AsyncClient, registry: Registry, seen: Seen, n: int, over: asyncio.Event) -> None:
-    """Ask one problem after the other, `n` candidates each, until it is `over`; what is wrong with an answer is seen."""
+    """Ask one problem after the other, `n` candidates each, until it is `over`; a wrong answer is a failure."""
     number = 0
     while not over.is_set():
         number, asked = number + 1, time.monotonic()
