@@ -219,6 +219,9 @@ class World:
         self.gateways = [Gateway(self, f"g{i}", skew) for i, skew in enumerate(skews)]
         self.promote(release(0, 0))
 
+    def to_come_back_to(self, channel: str) -> None:
+        """Replicas that start anew are modelled elsewhere (`test_making_way`)."""
+
     def statuses(self, service: str, channel: str | None = None) -> dict[str, dict[str, Any]]:
         return dict(self.records)
 
