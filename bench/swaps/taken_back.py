@@ -34,7 +34,7 @@ from bench.swaps.trained import PROBLEMS, Seen, client
 
 CHANNEL, NAME, BY = "default", "bench-taken-back", "bench.swaps.taken_back"
 CLIENTS, N, CALM_SECONDS, PATIENCE = 4, 4, 45.0, 600.0
-WINDOW_SECONDS, INTERVAL_SECONDS = 30, 5.0
+WINDOW_SECONDS, INTERVAL_SECONDS = 60, 5.0  # Prometheus looks every 15 s
 WEIGHTS, LOUD = "model.safetensors", 20.0
 
 

@@ -11,7 +11,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from acemath_registry.bands import Interval
-from acemath_registry.prometheus import ANSWERED, RATES, Window, increase
+from acemath_registry.prometheus import ANSWERED, RATES, Window, increase, mean_score
 
 
 class CanaryMeasure(StrEnum):
@@ -71,6 +71,8 @@ class CanaryBands(BaseModel):
 def role_value_query(measure: CanaryMeasure, role: str, window: Window) -> str:
     """PromQL: one release's figure over the window; `role` is `canary` or `current`."""
     mine = f'release="{role}"'
+    if measure is CanaryMeasure.SCORE_MEAN:
+        return mean_score(_HISTOGRAMS[measure], window, mine)
     if measure in _HISTOGRAMS:
         name = _HISTOGRAMS[measure]
         return f"sum({increase(f'{name}_sum', window, mine)}) / sum({increase(f'{name}_count', window, mine)})"

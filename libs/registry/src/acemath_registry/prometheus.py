@@ -98,7 +98,7 @@ def value_query(measure: Measure, bands: Bands) -> str:
         return f"histogram_quantile(0.95, sum by (le) ({buckets}))"
     if measure is Measure.SCORE_MEDIAN:
         return f"histogram_quantile(0.5, sum by (le) ({increase('score_bucket', bands)}))"
-    return f"sum({increase('score_sum', bands)}) / sum({increase('score_count', bands)})"
+    return mean_score("score", bands)
 
 
 def count_query(measure: Measure, bands: Bands) -> str:
@@ -113,6 +113,15 @@ def generation_queries(window: Window) -> tuple[str, str]:
     """PromQL: the lowest and the highest generation that a gateway used within the window."""
     series = _series("release_generation", window)
     return f"min(min_over_time({series}))", f"max(max_over_time({series}))"
+
+
+def mean_score(name: str, window: Window, *matchers: str) -> str:
+    """PromQL: the mean of a histogram of scores, which may be below zero: such a one has no `_sum`, but two parts."""
+    above, below = (
+        f"sum({increase(f'{name}_parts_total', window, *matchers, sign)})"
+        for sign in ('sign="positive"', 'sign="negative"')
+    )
+    return f"({above} - {below}) / sum({increase(f'{name}_count', window, *matchers)})"
 
 
 def increase(name: str, window: Window, *matchers: str) -> str:

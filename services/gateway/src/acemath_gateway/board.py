@@ -14,6 +14,7 @@ from acemath_core.wire import FinishReason, StopReason
 from acemath_gateway.jobs import CandidateDone, CandidateRejected, CandidateScored, SolvedItem, SolveEvent, Timings
 from acemath_gateway.metrics import CandidateResult, GatewayMetrics
 from acemath_gateway.ports import CandidateFailed, CandidateFinished, PolicyEvent, ReleaseTarget, TokensGenerated
+from acemath_gateway.signed_sum import add_signed
 
 _MISSES_UNTIL_AWAY = 3  # one may be an accident of its replica; the scorer has already tried others
 
@@ -192,6 +193,7 @@ class Board:
             metrics.first_candidate.observe(min(event.seconds for event in self._done.values()))
         for event in self._scored.values():
             metrics.score.observe(event.score)
+            add_signed(metrics.score_parts, event.score)
         if len(self._scored) > 1:
             times = [event.seconds for event in self._scored.values()]
             metrics.straggler_wait.observe(max(times) - statistics.median(times))

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from acemath_core.wire import DegradedReason, Selection, StopReason
 from acemath_gateway.release_figures import ReleaseFigures
+from acemath_gateway.signed_sum import Sign
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 _CANDIDATES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -118,6 +119,7 @@ class GatewayMetrics:
         generated_tokens: tokens of all candidates.
         rejected_tokens: tokens of candidates that were not the answer.
         score: raw scores.
+        score_parts: sum of the scores above zero, and of those below (`signed_sum`).
         score_margin: best minus second-best score of a job.
         degraded: degraded answers by reason.
         undecided: comparisons of answers without a verdict that could have changed a vote.
@@ -158,6 +160,7 @@ class GatewayMetrics:
     generated_tokens: Counter
     rejected_tokens: Counter
     score: Histogram
+    score_parts: Counter
     score_margin: Histogram
     degraded: Counter
     undecided: Counter
@@ -204,6 +207,7 @@ class GatewayMetrics:
             generated_tokens=make.counter("generated_tokens", "tokens of all candidates"),
             rejected_tokens=make.counter("rejected_tokens", "tokens of candidates that were not the answer"),
             score=make.histogram("score", "raw scores (logits)", _SCORES),
+            score_parts=make.counter("score_parts", "sum of raw scores above zero, and of those below", "sign"),
             score_margin=make.histogram("score_margin", "best minus second-best score of a job", _MARGINS),
             degraded=make.counter("degraded", "answers that were less than was asked for", "reason"),
             undecided=make.counter("undecided_comparisons", "comparisons without a verdict that could change a vote"),
@@ -234,6 +238,7 @@ class GatewayMetrics:
 
     def _initialise(self) -> None:
         _touch(self.requests, JobOutcome, Selection)
+        _touch(self.score_parts, Sign)
         _touch(self.duration, JobOutcome)
         _touch(self.candidates, CandidateResult)
         _touch(self.early_stops, EARLY_STOPS)

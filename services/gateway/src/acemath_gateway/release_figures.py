@@ -15,6 +15,8 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from acemath_gateway.signed_sum import Sign, add_signed
+
 
 class CountedAs(StrEnum):
     """What the release of a job is when the job ends."""
@@ -35,6 +37,7 @@ class ReleaseFigures:
         requests: jobs that had a release, by which one and by outcome.
         duration: seconds of an answered job, by release; its wait for places included.
         score: raw scores of the candidates of answered jobs, by release.
+        score_parts: sum of those above zero, and of those below (`signed_sum`).
         score_margin: best minus second-best score of a job, by release.
         agreement: share of a job's candidates whose answer is written as the chosen one, by release; of jobs with two
             or more candidates and an answer.
@@ -45,6 +48,7 @@ class ReleaseFigures:
     requests: Counter
     duration: Histogram
     score: Histogram
+    score_parts: Counter
     score_margin: Histogram
     agreement: Histogram
     fallbacks: Counter
@@ -73,10 +77,18 @@ class ReleaseFigures:
         for outcome in outcomes:
             for counted in CountedAs:
                 requests.labels(counted, outcome)
+        parts = Counter(
+            "acemath_gateway_release_score_parts", "sum of raw scores above zero, and of those below, by release",
+            ["release", "sign"], registry=registry,
+        )  # fmt: skip
+        for counted in CountedAs:
+            for sign in Sign:
+                parts.labels(counted, sign)
         return cls(
             requests,
             histogram("request_duration_seconds", "duration of an answered job with its wait", seconds),
             histogram("score", "raw scores (logits) by release", scores),
+            parts,
             histogram("score_margin", "best minus second-best score of a job", margins),
             histogram("agreement", "share of a job's candidates with the chosen answer, as written", _SHARES),
             Counter(
@@ -99,6 +111,7 @@ class ReleaseFigures:
         observed = self.score.labels(counted)  # looked up once: there may be 64
         for score in scores:
             observed.observe(score)
+            add_signed(self.score_parts, score, counted)
         if margin is not None:
             self.score_margin.labels(counted).observe(margin)
         if agreement is not None:
