@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ import pytest
 from registry.following.making_way_world import TIMEOUT, Bad, Flaw, World, member
 
 from acemath_core.wire import SlotState as S
-from acemath_registry import ModelKind, PublishMetadata, Registry, ReleaseMember
+from acemath_registry import PublishMetadata, Registry
 from acemath_registry.following import (
     ENDED,
-    SERVING,
     Desired,
     StatusRefusals,
     SwapStrategy,
-    Usage,
 )
 from doubles.servers import until
 
@@ -270,60 +268,3 @@ async def test_a_refusal_is_read_from_a_fresh_record_of_this_generation(
     said = await refusals.of(Desired(release.policy, release.id, 2))
     assert said == (f"reward/0 refused {reward} of {release.id}" if found else None)
     assert await refusals.of(Desired(release.policy, "r-000000000000", 2)) is None, "a release that cannot be read"
-
-
-class Served:
-    """All were restarted: no gateway routes, and the first version was served last."""
-
-    def __init__(self, world: World, unknown: str | None) -> None:
-        self.world, self.unknown = world, unknown
-
-    async def holder(self, member: ReleaseMember, generation: int, releases: Collection[str]) -> str | None:
-        return self.unknown
-
-    async def usage(self) -> Usage:
-        served = {ModelKind.POLICY: Desired(member(1), "r-1", 1)}
-        return Usage(self.unknown, self.world.now, viewed=self.world.now, served=served)
-
-
-@pytest.mark.parametrize("unknown", [None, "gateway g: its record is 90 s old"])
-@pytest.mark.parametrize("strategy", list(SwapStrategy))
-async def test_after_a_restart_of_all_what_was_served_last_takes_no_place_that_the_named_one_needs(
-    registry: Registry, strategy: SwapStrategy, unknown: str | None
-) -> None:
-    world = World(registry, strategy)
-    world.gateways = Served(world, unknown)  # type: ignore[assignment]
-    world.start()
-    world.promote(1)
-    world.promote(2)
-    for _ in range(30):
-        await world.round()
-        await world.idle()
-        world.now += 1
-    assert world.state(2) is S.ACTIVE, "the gateways may have flipped to it, and not been able to say so"
-    alone = strategy is SwapStrategy.RESOURCE_PRESERVING
-    assert world.loaded == ({member(2)} if alone else {member(1), member(2)})
-    await world.end()
-
-
-@pytest.mark.parametrize("fault", [True, False], ids=["it fails here", "its other half was refused"])
-@pytest.mark.parametrize("strategy", list(SwapStrategy))
-async def test_after_a_restart_of_all_what_was_served_last_comes_back_where_the_named_one_will_not_serve(
-    registry: Registry, strategy: SwapStrategy, fault: bool
-) -> None:
-    world = World(registry, strategy)
-    world.gateways = Served(world, None)  # type: ignore[assignment]
-    world.start()
-    if fault:
-        world.faults[member(2), "stage"] = Bad("canary")
-    else:
-        world.halves.add(2)
-    world.promote(1)
-    world.promote(2)
-    for _ in range(40):
-        await world.round()
-        await world.idle()
-        world.now += 1
-    served = world.find(1)
-    assert served is not None and served.state in SERVING and member(1) in world.loaded
-    await world.end()
